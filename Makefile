@@ -1,0 +1,22 @@
+# make demo   the main job on real BuildKit: two builds, the second all from remora's cache
+# make test   every test, with real buildkitd, buildctl, buildx, MinIO and Docker Engine
+# make lint   format, clippy, shell and Go checks
+# make tools  fetches and builds the real parts once, into a cache folder outside the tree
+
+.PHONY: demo test lint tools build
+
+demo: tools
+	scripts/demo.sh
+
+test: tools
+	cargo test --locked
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+tools:
+	@scripts/tools.sh >/dev/null
+
+build:
+	cargo build --locked --release

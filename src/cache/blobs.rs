@@ -1,0 +1,182 @@
+//! Blobs: looked up, read, stored whole, touched, listed, deleted.
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt, TryStreamExt};
+use time::OffsetDateTime;
+
+use super::spool::SpoolFile;
+use super::{Cache, Error, Incoming, Outgoing, Result, layout};
+use crate::store::{self, Body, Condition};
+use crate::transfer;
+use crate::types::{ByteRange, Digest, ETag, Grant, Hasher, Right};
+
+/// Blobs up to this size are taken in memory, larger ones in the spool.
+const IN_MEMORY_BYTES: u64 = 1 << 20;
+
+/// What is known of a stored blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobInfo {
+    /// Its name.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    /// The version of the object that holds it.
+    pub etag: ETag,
+    /// When it was last stored or touched.
+    pub modified: OffsetDateTime,
+}
+
+impl BlobInfo {
+    fn new(digest: Digest, meta: store::Meta) -> Self {
+        Self { digest, size: meta.size, etag: meta.etag, modified: meta.modified }
+    }
+}
+
+/// A blob that is being read.
+pub struct BlobRead {
+    /// The whole blob.
+    pub info: BlobInfo,
+    /// What part of it `body` is; `None` for an empty blob.
+    pub range: Option<ByteRange>,
+    /// The bytes.
+    pub body: Outgoing,
+}
+
+impl std::fmt::Debug for BlobRead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlobRead").field("info", &self.info).field("range", &self.range).finish_non_exhaustive()
+    }
+}
+
+impl Cache {
+    /// Looks a blob up.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Denied`], or the store's.
+    pub async fn stat_blob(&self, grant: &Grant, digest: &Digest) -> Result<BlobInfo> {
+        grant.check(Right::Exists)?;
+        let meta = self.store(grant)?.head(&layout::blob_key(grant.scope(), digest)).await?;
+        Ok(BlobInfo::new(*digest, meta))
+    }
+
+    /// Reads a blob, or a part of it. A range that ends behind the blob is cut to it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::OutOfRange`] for a range that begins behind the blob,
+    /// [`Error::Denied`], or the store's.
+    pub async fn read_blob(&self, grant: &Grant, digest: &Digest, range: Option<ByteRange>) -> Result<BlobRead> {
+        grant.check_blob(Right::Read, digest)?;
+        let key = layout::blob_key(grant.scope(), digest);
+        let object = self.store(grant)?.get(&key, range, None).await.map_err(|error| match error {
+            store::Error::Invalid(what) => Error::OutOfRange(what),
+            other => other.into(),
+        })?;
+        grant.usage().blob_served();
+        let counted = grant.clone();
+        let body = object.body.map_err(Error::from).inspect_ok(move |piece| counted.usage().sent(piece.len() as u64));
+        Ok(BlobRead { info: BlobInfo::new(*digest, object.meta), range: object.range, body: Box::pin(body) })
+    }
+
+    /// Stores a blob that arrives whole; `size` is what the caller announced.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] where the bytes do not have that digest or size, [`Error::Exhausted`] with
+    /// the spool full, [`Error::Denied`], or the store's. Nothing is visible after an error.
+    pub async fn put_blob(&self, grant: &Grant, digest: &Digest, size: u64, mut body: Incoming) -> Result<BlobInfo> {
+        grant.check_blob(Right::Write, digest)?;
+        if size > IN_MEMORY_BYTES {
+            let mut file = SpoolFile::create(&self.0.settings.spool_dir).await?;
+            while let Some(piece) = body.next().await {
+                file.write(piece?).await?;
+                if file.len() > size {
+                    break;
+                }
+            }
+            check_content(digest, size, &file.digest(), file.len())?;
+            let finished = file.finish().await?;
+            return self.publish_blob(grant, digest, finished.body()).await;
+        }
+        let (mut bytes, mut hasher) = (BytesMut::new(), Hasher::default());
+        while let Some(piece) = body.next().await {
+            let piece = piece?;
+            hasher.update(&piece);
+            bytes.extend_from_slice(&piece);
+            if bytes.len() as u64 > size {
+                break;
+            }
+        }
+        check_content(digest, size, &hasher.finish(), bytes.len() as u64)?;
+        self.publish_blob(grant, digest, Body::Bytes(bytes.freeze())).await
+    }
+
+    /// Makes verified bytes visible as a blob.
+    pub(super) async fn publish_blob(&self, grant: &Grant, digest: &Digest, body: Body) -> Result<BlobInfo> {
+        let (store, key, size) = (self.store(grant)?, layout::blob_key(grant.scope(), digest), body.len());
+        // The name is the content, so whoever comes second writes the same bytes.
+        let etag = transfer::upload(store.as_ref(), &key, body, Condition::None).await?;
+        grant.usage().blob_written(size);
+        Ok(BlobInfo { digest: *digest, size, etag, modified: OffsetDateTime::now_utc() })
+    }
+
+    /// Makes a blob young again for lifecycle rules.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Denied`], or the store's.
+    pub async fn touch_blob(&self, grant: &Grant, digest: &Digest) -> Result<BlobInfo> {
+        grant.check_blob(Right::Write, digest)?;
+        let (store, key) = (self.store(grant)?, layout::blob_key(grant.scope(), digest));
+        store.touch(&key).await?;
+        Ok(BlobInfo::new(*digest, store.head(&key).await?))
+    }
+
+    /// Deletes a blob and its labels.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Denied`], or the store's.
+    pub async fn delete_blob(&self, grant: &Grant, digest: &Digest) -> Result<()> {
+        grant.check_blob(Right::Delete, digest)?;
+        let (store, key) = (self.store(grant)?, layout::blob_key(grant.scope(), digest));
+        store.head(&key).await?;
+        store.delete(&key).await?;
+        Ok(store.delete(&layout::labels_key(grant.scope(), digest)).await?)
+    }
+
+    /// Blobs behind `after`, in the order of their digests, at most `limit` (1 to 1,000); and whether
+    /// there are more.
+    ///
+    /// # Errors
+    /// [`Error::Denied`], or the store's.
+    pub async fn list_blobs(&self, grant: &Grant, after: Option<&Digest>, limit: usize) -> Result<(Vec<BlobInfo>, bool)> {
+        grant.check(Right::Read)?;
+        let prefix = layout::blobs_prefix(grant.scope());
+        let after = after.map(|digest| format!("{prefix}{digest}"));
+        let page = self.store(grant)?.list(&prefix, after.as_deref(), limit).await?;
+        let info = |(key, meta): (String, store::Meta)| Some(BlobInfo::new(key.strip_prefix(&prefix)?.parse().ok()?, meta));
+        Ok((page.entries.into_iter().filter_map(info).collect(), page.more))
+    }
+}
+
+/// Whether what arrived is what was announced.
+pub(super) fn check_content(digest: &Digest, size: u64, actual: &Digest, len: u64) -> Result<()> {
+    if len > size {
+        Err(Error::Precondition(format!("blob {digest}: more than the announced {size} bytes arrived")))
+    } else if len < size {
+        Err(Error::Precondition(format!("blob {digest}: {len} of the announced {size} bytes arrived")))
+    } else if actual != digest {
+        Err(Error::Precondition(format!("blob {digest}: the bytes that arrived have the digest {actual}")))
+    } else {
+        Ok(())
+    }
+}
+
+/// Collects a body that may have at most `max` bytes.
+pub(super) async fn collect(mut body: Incoming, max: u64) -> Result<Bytes> {
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = body.next().await {
+        bytes.extend_from_slice(&piece?);
+        if bytes.len() as u64 > max {
+            return Err(Error::Exhausted(format!("more than {max} bytes")));
+        }
+    }
+    Ok(bytes.freeze())
+}

@@ -1,0 +1,140 @@
+//! What the content endpoint knows of a blob beyond its bytes: labels, and times finer than S3's.
+//!
+//! BuildKit's layout has no place for them, so they are objects of our own beside the blobs, written
+//! for blobs that come through the content endpoint alone.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::{Cache, Error, Result, layout};
+use crate::store::{self, Body, Condition};
+use crate::types::{Digest, Grant, Right};
+
+/// containerd's bound for a label's key and value together.
+const MAX_LABEL_BYTES: usize = 4096;
+/// Enough for any use known; bounds the object.
+const MAX_LABELS: usize = 1024;
+
+/// A blob with its labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Labelled {
+    /// The blob.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    /// When it was stored.
+    pub created: OffsetDateTime,
+    /// When its labels last changed.
+    pub updated: OffsetDateTime,
+    /// The labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Document {
+    #[serde(with = "time::serde::rfc3339")]
+    created: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    updated: OffsetDateTime,
+    labels: BTreeMap<String, String>,
+}
+
+impl Cache {
+    /// A blob with its labels.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Denied`], or the store's.
+    pub async fn labelled_blob(&self, grant: &Grant, digest: &Digest) -> Result<Labelled> {
+        let info = self.stat_blob(grant, digest).await?;
+        let document = self.read_labels(grant, digest).await?;
+        Ok(match document {
+            Some((document, _)) => {
+                Labelled { digest: *digest, size: info.size, created: document.created, updated: document.updated, labels: document.labels }
+            }
+            None => Labelled { digest: *digest, size: info.size, created: info.modified, updated: info.modified, labels: BTreeMap::new() },
+        })
+    }
+
+    /// Changes a blob's labels: `change` gets those that it has. Safe against concurrent changes.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`] for labels above containerd's bounds,
+    /// [`Error::Denied`], or the store's.
+    pub async fn update_labels(
+        &self,
+        grant: &Grant,
+        digest: &Digest,
+        change: impl Fn(&mut BTreeMap<String, String>) + Send + Sync,
+    ) -> Result<Labelled> {
+        grant.check_blob(Right::Write, digest)?;
+        let info = self.stat_blob(grant, digest).await?;
+        let (store, key) = (self.store(grant)?, layout::labels_key(grant.scope(), digest));
+        loop {
+            let (mut document, condition) = match self.read_labels(grant, digest).await? {
+                Some((document, etag)) => (document, Condition::Matches(etag)),
+                None => (Document { created: info.modified, updated: info.modified, labels: BTreeMap::new() }, Condition::Absent),
+            };
+            change(&mut document.labels);
+            check_labels(&document.labels)?;
+            document.updated = OffsetDateTime::now_utc();
+            match store.put(&key, encode(&document)?, condition).await {
+                // Somebody else was faster: their change first, ours on top.
+                Err(store::Error::Precondition(_)) => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => {
+                    return Ok(Labelled {
+                        digest: *digest,
+                        size: info.size,
+                        created: document.created,
+                        updated: document.updated,
+                        labels: document.labels,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Records a new blob's labels and exact time.
+    pub(super) async fn write_labels(&self, grant: &Grant, digest: &Digest, labels: BTreeMap<String, String>) -> Result<()> {
+        let now = OffsetDateTime::now_utc();
+        let document = encode(&Document { created: now, updated: now, labels })?;
+        self.store(grant)?.put(&layout::labels_key(grant.scope(), digest), document, Condition::None).await?;
+        Ok(())
+    }
+
+    async fn read_labels(&self, grant: &Grant, digest: &Digest) -> Result<Option<(Document, crate::types::ETag)>> {
+        let object = match self.store(grant)?.get(&layout::labels_key(grant.scope(), digest), None, None).await {
+            Ok(object) => object,
+            Err(store::Error::NotFound(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if object.meta.size > (MAX_LABELS * MAX_LABEL_BYTES * 2) as u64 {
+            return Err(Error::Corrupt(format!("labels of {digest}: {} bytes", object.meta.size)));
+        }
+        let pieces: Vec<Bytes> = object.body.try_collect().await?;
+        let document = serde_json::from_slice(&pieces.concat()).map_err(|error| Error::Corrupt(format!("labels of {digest}: {error}")))?;
+        Ok(Some((document, object.meta.etag)))
+    }
+}
+
+/// containerd's rule, so that a label that it would refuse is refused here too.
+pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
+    if labels.len() > MAX_LABELS {
+        return Err(Error::Invalid(format!("{} labels; at most {MAX_LABELS} are allowed", labels.len())));
+    }
+    match labels.iter().find(|(key, value)| key.len() + value.len() > MAX_LABEL_BYTES) {
+        Some((key, _)) => {
+            let shown: String = key.chars().take(32).collect();
+            Err(Error::Invalid(format!("label {shown:?}: key and value have more than {MAX_LABEL_BYTES} bytes")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn encode(document: &Document) -> Result<Body> {
+    serde_json::to_vec(document).map(|json| Body::Bytes(json.into())).map_err(|error| Error::Internal(error.to_string()))
+}

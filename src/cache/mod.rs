@@ -1,0 +1,88 @@
+//! The one core that all endpoints talk to: blobs, ingests and manifests in BuildKit's native layout.
+//!
+//! A blob is its digest: it becomes visible only when its bytes have that digest. A manifest never
+//! promises what is not there: it is published only when every blob that it names is stored. Every
+//! call carries a [`Grant`](crate::types::Grant), and nothing here knows gRPC, S3 or HTTP.
+
+mod blobs;
+mod config;
+mod error;
+mod ingest;
+mod labels;
+pub mod layout;
+mod manifests;
+mod spool;
+mod uploads;
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+
+use crate::store::{Store, Stores};
+use crate::types::{Denied, Grant};
+
+pub use blobs::{BlobInfo, BlobRead};
+pub use config::{CacheConfig, CacheInput, CacheRecord, CacheResult, ChainedResult, Layer, LayerAnnotations, MalformedConfig};
+pub use error::{Error, Result};
+pub use ingest::{Ingest, IngestStatus};
+pub use labels::Labelled;
+pub use manifests::{Manifest, ManifestInfo};
+pub use uploads::UploadId;
+
+pub use crate::store::Condition;
+
+/// Bytes on their way in, from whatever protocol they came by.
+pub type Incoming = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
+/// Bytes on their way out.
+pub type Outgoing = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
+
+/// Bounds and places.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where unfinished blobs are kept. Made when missing.
+    pub spool_dir: PathBuf,
+    /// Manifests with more bytes are refused.
+    pub max_manifest_bytes: u64,
+    /// Ingests and uploads that may be open at once.
+    pub max_open_ingests: usize,
+    /// An ingest that nobody wrote to for so long is forgotten.
+    pub ingest_expiry: Duration,
+}
+
+/// The cache. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Cache(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    stores: Stores,
+    settings: Settings,
+    ingests: ingest::Registry,
+    uploads: uploads::Registry,
+}
+
+impl Cache {
+    /// Opens the cache over `stores`; takes up the ingests that an earlier run left in the spool.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] or [`Error::Exhausted`] where the spool cannot be read or written.
+    pub async fn open(stores: Stores, settings: Settings) -> Result<Self> {
+        let ingests = ingest::Registry::open(&settings).await?;
+        let uploads = uploads::Registry::open(&settings).await?;
+        Ok(Self(Arc::new(Inner { stores, settings, ingests, uploads })))
+    }
+
+    /// The buckets that are served.
+    #[must_use]
+    pub fn stores(&self) -> &Stores {
+        &self.0.stores
+    }
+
+    fn store(&self, grant: &Grant) -> Result<Arc<dyn Store>, Denied> {
+        self.0.stores.store(grant.scope())
+    }
+}

@@ -1,0 +1,100 @@
+//! Files of the spool: where bytes wait until they are whole and verified.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use tokio::fs::File;
+use tokio::io::AsyncWriteExt;
+
+use super::{Error, Result};
+use crate::store::Body;
+use crate::types::{Digest, Hasher};
+
+/// tokio hands a file's bytes to a blocking thread in pieces of this size: fewer hand-overs, less CPU.
+const WRITE_BYTES: usize = 1 << 20;
+/// The names of files that nothing can take up again after a restart begin so.
+const TEMPORARY: &str = "tmp-";
+
+/// A temporary file that is being written, and hashed on its way. Removed when dropped.
+#[derive(Debug)]
+pub(super) struct SpoolFile {
+    file: File,
+    guard: FinishedFile,
+    hasher: Hasher,
+}
+
+/// A finished temporary file. Removed when dropped.
+#[derive(Debug)]
+pub(super) struct FinishedFile {
+    path: PathBuf,
+    len: u64,
+}
+
+impl SpoolFile {
+    pub(super) async fn create(spool_dir: &Path) -> Result<Self> {
+        let path = spool_dir.join(format!("{TEMPORARY}{:032x}", rand::random::<u128>()));
+        let mut file = File::create_new(&path).await?;
+        file.set_max_buf_size(WRITE_BYTES);
+        Ok(Self { file, guard: FinishedFile { path, len: 0 }, hasher: Hasher::default() })
+    }
+
+    pub(super) async fn write(&mut self, piece: Bytes) -> Result<()> {
+        self.hasher.update(&piece);
+        self.file.write_all(&piece).await?;
+        self.guard.len += piece.len() as u64;
+        Ok(())
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.guard.len
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        self.hasher.clone().finish()
+    }
+
+    pub(super) async fn finish(mut self) -> Result<FinishedFile> {
+        self.file.flush().await?;
+        Ok(self.guard)
+    }
+}
+
+impl FinishedFile {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The file as something to store. The file must live until that is done.
+    pub(super) fn body(&self) -> Body {
+        Body::File { path: self.path.clone(), offset: 0, len: self.len }
+    }
+}
+
+impl Drop for FinishedFile {
+    fn drop(&mut self) {
+        // Unlinking is quick. What fails here is cleared at the next start.
+        if let Err(error) = std::fs::remove_file(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.path.display(), %error, "could not remove a spool file");
+        }
+    }
+}
+
+/// Makes the spool's folder and removes what an earlier run left and nobody can take up.
+pub(super) async fn prepare(spool_dir: &Path) -> Result<()> {
+    let failed = |error: io::Error| Error::Internal(format!("data_dir: cannot prepare {}: {error}", spool_dir.display()));
+    tokio::fs::create_dir_all(spool_dir).await.map_err(failed)?;
+    let mut entries = tokio::fs::read_dir(spool_dir).await.map_err(failed)?;
+    while let Some(entry) = entries.next_entry().await.map_err(failed)? {
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            tokio::fs::remove_file(entry.path()).await.map_err(failed)?;
+        }
+    }
+    Ok(())
+}

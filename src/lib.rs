@@ -1,0 +1,17 @@
+//! remora: a sidecar that serves BuildKit's S3 build cache and keeps the credentials out of the builder.
+//!
+//! Layers, each using only those after it:
+//! `cli` > `config`, `app` > `endpoints`, `admin` > `auth` > `cache` > `transfer` > `store` > `types`.
+//! `metrics`, `shutdown` and `telemetry` are leaves that any of them may use.
+
+pub mod admin;
+pub mod auth;
+pub mod cache;
+pub mod cli;
+pub mod endpoints;
+pub mod metrics;
+pub mod proto;
+pub mod shutdown;
+pub mod store;
+pub mod transfer;
+pub mod types;

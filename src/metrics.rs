@@ -1,0 +1,173 @@
+//! Every metric: names, labels and help texts in one place, on a registry of the caller's.
+
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// A closed set of label values, each printed as the text beside it.
+macro_rules! label_values {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident => $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl EncodeLabelValue for $name {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+                encoder.write_str(match self { $(Self::$variant => $text,)* })
+            }
+        }
+    };
+}
+
+label_values! {
+    /// Which endpoint a number is about.
+    Endpoint {
+        /// The proxy of buildkitd's API.
+        Control => "control",
+        /// gRPC.
+        Content => "content",
+        /// S3.
+        S3 => "s3",
+    }
+}
+
+label_values! {
+    /// How a request ended.
+    Class {
+        /// It did what was asked.
+        Ok => "ok",
+        /// What was asked for is not there.
+        Miss => "miss",
+        /// The caller may not, or asked for what cannot be.
+        Refused => "refused",
+        /// remora or its store failed.
+        Failed => "failed",
+    }
+}
+
+label_values! {
+    /// What was looked up.
+    Kind {
+        /// A blob.
+        Blob => "blob",
+        /// A manifest.
+        Manifest => "manifest",
+    }
+}
+
+label_values! {
+    /// How the bytes of a build's cache go.
+    Transport {
+        /// Over HTTP, through the s3 endpoint.
+        Relay => "relay",
+        /// Not at all: buildkitd cannot reach remora.
+        None => "none",
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    endpoint: Endpoint,
+    operation: &'static str,
+    class: Class,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LookupLabels {
+    endpoint: Endpoint,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndpointLabels {
+    endpoint: Endpoint,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    transport: Transport,
+}
+
+/// The metrics of one process. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Metrics(Arc<Families>);
+
+#[derive(Debug)]
+struct Families {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    hits: Family<LookupLabels, Counter>,
+    misses: Family<LookupLabels, Counter>,
+    sent: Family<EndpointLabels, Counter>,
+    received: Family<EndpointLabels, Counter>,
+    builds: Family<BuildLabels, Counter>,
+    running: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("remora");
+        let (requests, hits, misses) = (Family::default(), Family::default(), Family::default());
+        let (sent, received, builds, running) = (Family::default(), Family::default(), Family::default(), Gauge::default());
+        registry.register("requests", "Requests by endpoint, operation and how they ended", Family::clone(&requests));
+        registry.register("hits", "Blobs and manifests that were asked for and found", Family::clone(&hits));
+        registry.register("misses", "Blobs and manifests that were asked for and not there", Family::clone(&misses));
+        registry.register("sent_bytes", "Bytes of blobs and manifests sent to callers", Family::clone(&sent));
+        registry.register("received_bytes", "Bytes of blobs and manifests received from callers", Family::clone(&received));
+        registry.register("builds", "Builds with an s3 cache, by transport", Family::clone(&builds));
+        registry.register("builds_running", "Builds that run now", Gauge::clone(&running));
+        let version = vec![("version", env!("CARGO_PKG_VERSION"))];
+        let info = prometheus_client::metrics::info::Info::new(version);
+        registry.register("build", "The version of remora", info);
+        Self(Arc::new(Families { registry, requests, hits, misses, sent, received, builds, running }))
+    }
+}
+
+impl Metrics {
+    /// A request ended.
+    pub fn request(&self, endpoint: Endpoint, operation: &'static str, class: Class) {
+        self.0.requests.get_or_create(&RequestLabels { endpoint, operation, class }).inc();
+    }
+
+    /// A lookup of a blob or manifest ended.
+    pub fn lookup(&self, endpoint: Endpoint, kind: Kind, found: bool) {
+        let family = if found { &self.0.hits } else { &self.0.misses };
+        family.get_or_create(&LookupLabels { endpoint, kind }).inc();
+    }
+
+    /// Bytes went to a caller.
+    pub fn sent(&self, endpoint: Endpoint, bytes: u64) {
+        self.0.sent.get_or_create(&EndpointLabels { endpoint }).inc_by(bytes);
+    }
+
+    /// Bytes came from a caller.
+    pub fn received(&self, endpoint: Endpoint, bytes: u64) {
+        self.0.received.get_or_create(&EndpointLabels { endpoint }).inc_by(bytes);
+    }
+
+    /// A build with an s3 cache begins.
+    pub fn build(&self, transport: Transport) {
+        self.0.builds.get_or_create(&BuildLabels { transport }).inc();
+    }
+
+    /// How many builds run now.
+    pub fn running_builds(&self, change: i64) {
+        self.0.running.inc_by(change);
+    }
+
+    /// All of them, in Prometheus' text format.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        if prometheus_client::encoding::text::encode(&mut text, &self.0.registry).is_err() {
+            text.clear();
+            let _ = write!(text, "# could not be encoded");
+        }
+        text
+    }
+}

@@ -1,0 +1,25 @@
+//! The vocabulary that every layer shares: parsed once at the edge, trusted from there on.
+
+mod address;
+mod bucket;
+mod byte_range;
+mod digest;
+mod etag;
+mod grant;
+mod invalid;
+mod key;
+mod manifest_name;
+mod scope;
+mod usage;
+
+pub use address::Address;
+pub use bucket::BucketName;
+pub use byte_range::ByteRange;
+pub use digest::{Digest, Hasher};
+pub use etag::ETag;
+pub use grant::{Denied, Grant, GrantBuilder, Right, Rights};
+pub use invalid::Invalid;
+pub use key::Key;
+pub use manifest_name::ManifestName;
+pub use scope::Scope;
+pub use usage::Usage;

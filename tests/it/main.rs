@@ -1,0 +1,3 @@
+//! Tests of the library's parts over real sockets, with real parts where one exists.
+
+mod support;
