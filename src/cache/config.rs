@@ -5,6 +5,7 @@
 //! Parsing takes any document of that shape; [`CacheConfig::validate`] says whether it makes sense.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -142,6 +143,15 @@ impl CacheConfig {
         Ok(config)
     }
 
+    /// The document as Go's `encoding/json` prints it, so that it is the same whoever writes it.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut json = Vec::new();
+        let mut serializer = serde_json::Serializer::with_formatter(&mut json, LikeGo);
+        // Strings, numbers and maps with string keys, into memory: nothing here can fail.
+        self.serialize(&mut serializer).map_or_else(|_| Vec::new(), |()| json)
+    }
+
     /// The layers; none where there is no list.
     #[must_use]
     pub fn layers(&self) -> &[Layer] {
@@ -201,6 +211,9 @@ impl CacheConfig {
             if let Some(bad) = single.chain(chained).find(|&layer| index_in(layer, layers).is_none()) {
                 return Err(offence(format!("layer {bad} does not exist")));
             }
+            if let Some(input) = record.inputs.iter().flatten().position(|input| input.as_ref().is_none_or(Vec::is_empty)) {
+                return Err(offence(format!("input {input} has no alternatives")));
+            }
             if let Some(bad) = record.links().find(|&link| index_in(link, records.len()).is_none()) {
                 return Err(offence(format!("link {bad} does not exist")));
             }
@@ -210,6 +223,23 @@ impl CacheConfig {
             record.into_iter().flat_map(CacheRecord::links).filter_map(|link| index_in(link, records.len())).collect()
         };
         circle(records.len(), links).map_or(Ok(()), |index| Err(MalformedConfig(format!("record {index} is its own ancestor"))))
+    }
+}
+
+/// Escapes what Go escapes in strings, for the sake of HTML and JavaScript.
+struct LikeGo;
+
+impl serde_json::ser::Formatter for LikeGo {
+    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+            let (plain, special) = rest.split_at(at);
+            writer.write_all(plain.as_bytes())?;
+            let Some(char) = special.chars().next() else { break };
+            write!(writer, "\\u{:04x}", u32::from(char))?;
+            rest = &special[char.len_utf8()..];
+        }
+        writer.write_all(rest.as_bytes())
     }
 }
 
@@ -273,8 +303,15 @@ mod tests {
             r#"{{"layers":[{LAYER}],"records":[{{"layers":[{{"layer":0,"createdAt":"2024-01-01T00:00:00Z","x":1}}],"chains":[{{"layers":null,"createdAt":"2024-01-01T00:00:00Z"}}],"digest":"@","inputs":[null]}}],"new":{{"a":[1.5]}}}}"#
         )
         .replace('@', &Digest::of(b"x").to_string());
-        let parsed = CacheConfig::parse(json.as_bytes()).unwrap();
+        let parsed: CacheConfig = serde_json::from_str(&json).unwrap();
         assert_eq!(serde_json::to_value(&parsed).unwrap(), serde_json::from_str::<Value>(&json).unwrap());
+    }
+
+    #[test]
+    fn prints_as_go_does() {
+        let json = r#"{"records":[{"digest":"a\u003cb\u003e\u0026\u2028é","inputs":[[{"selector":"\"","link":0}]]}]}"#;
+        let parsed: CacheConfig = serde_json::from_str(json).unwrap();
+        assert_eq!(String::from_utf8(parsed.to_json()).unwrap(), json);
     }
 
     #[test]
@@ -287,6 +324,7 @@ mod tests {
             (r#"{"layers":[{"blob":"@","parent":5,"annotations":{"diffID":"@"}}]}"#, "parent 5 does not exist"),
             (r#"{"layers":[{"blob":"@","annotations":{"diffID":"@"}}]}"#, "layer 0 is its own ancestor"),
             (r#"{"records":[{"layers":[{"layer":0}]}]}"#, "record 0: layer 0 does not exist"),
+            (r#"{"records":[{"inputs":[[]]}]}"#, "record 0: input 0 has no alternatives"),
             (r#"{"records":[{"inputs":[[{"link":1}]]}]}"#, "record 0: link 1 does not exist"),
             (r#"{"records":[{"inputs":[[{"link":1}]]},{"inputs":[[{"link":0}]]}]}"#, "is its own ancestor"),
         ];
