@@ -141,7 +141,11 @@ impl Cache {
         stream::iter(checks).buffer_unordered(CHECKS_AT_ONCE).try_filter_map(|missing| async move { Ok(missing) }).try_collect().await
     }
 
-    pub(super) fn check_manifest_size(&self, size: u64) -> Result<()> {
+    /// Whether a manifest of `size` bytes may be stored.
+    ///
+    /// # Errors
+    /// [`Error::Exhausted`] above the bound.
+    pub fn check_manifest_size(&self, size: u64) -> Result<()> {
         let max = self.0.settings.max_manifest_bytes;
         if size > max {
             Err(Error::Exhausted(format!("a manifest of {size} bytes; limits.max_manifest_bytes allows {max}")))

@@ -11,6 +11,7 @@ mod ingest;
 mod labels;
 pub mod layout;
 mod manifests;
+mod objects;
 mod spool;
 mod uploads;
 
@@ -31,7 +32,8 @@ pub use error::{Error, Result};
 pub use ingest::{Ingest, IngestStatus};
 pub use labels::Labelled;
 pub use manifests::{Manifest, ManifestInfo};
-pub use uploads::UploadId;
+pub use objects::{ObjectInfo, ObjectPage};
+pub use uploads::{UploadId, UploadedPart};
 
 pub use crate::store::Condition;
 

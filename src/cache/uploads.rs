@@ -48,6 +48,17 @@ struct Upload {
     last_used: Instant,
 }
 
+/// A part that was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadedPart {
+    /// 1 to 10,000.
+    pub number: u16,
+    /// Its version.
+    pub etag: ETag,
+    /// Bytes; 0 for a copy of the object itself.
+    pub size: u64,
+}
+
 #[derive(Debug, Clone)]
 enum Content {
     Sent(Arc<FinishedFile>),
@@ -128,6 +139,21 @@ impl Cache {
         let etag = ETag::new(&format!("copy-{number}"));
         self.0.uploads.with(id, grant, item, |upload| upload.parts.insert(number, (etag.clone(), Content::Itself)))?;
         Ok(etag)
+    }
+
+    /// The parts that were sent so far, by number.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown upload.
+    pub fn upload_parts(&self, grant: &Grant, item: &Item, id: &UploadId) -> Result<Vec<UploadedPart>> {
+        let size = |content: &Content| match content {
+            Content::Sent(file) => file.len(),
+            Content::Itself => 0,
+        };
+        self.0.uploads.with(id, grant, item, |upload| {
+            let parts = upload.parts.iter();
+            parts.map(|(&number, (etag, content))| UploadedPart { number, etag: etag.clone(), size: size(content) }).collect()
+        })
     }
 
     /// Joins the parts and makes them visible, if they are what they should be.
