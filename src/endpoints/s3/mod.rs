@@ -1,1 +1,141 @@
-//! The s3 endpoint.
+//! The s3 endpoint: the S3 API as far as BuildKit's `type=s3` and plain S3 tools speak it.
+//!
+//! s3s parses, checks signatures (Signature Version 4) and prints XML; the files here put each operation
+//! onto the cache's calls. An access key stands for a grant of the [`Keyring`]. HTTP/1.1 alone: no S3
+//! client speaks HTTP/2 without TLS. `GET /.remora/probe/<nonce>` answers with the nonce, unsigned: it
+//! is how the control endpoint finds out whether buildkitd reaches this endpoint.
+
+mod auth;
+mod bucket;
+mod checksum;
+mod condition;
+mod host;
+mod multipart;
+mod object;
+mod operations;
+mod probe;
+mod rest;
+mod status;
+mod target;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, HttpError, HttpResponse};
+
+use crate::auth::Keyring;
+use crate::cache::Cache;
+use crate::metrics::{Endpoint, Metrics};
+use crate::shutdown::Shutdown;
+
+use super::{Connection, Listener, accept_loop};
+
+/// Bounds the wait for a request's headers, and with it how long a connection may be idle. The AWS SDK
+/// for Go drops idle connections after 90 s, so it is the client that does it, and never in mid-request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How strict the endpoint is.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How far a request's date may be from this machine's. Whole seconds.
+    pub clock_skew: Duration,
+    /// Connections at once on each listener; more wait.
+    pub max_connections: usize,
+}
+
+/// The s3 endpoint.
+#[derive(Debug)]
+pub struct S3 {
+    operations: operations::Operations,
+    keyring: Keyring,
+    config: Config,
+    metrics: Metrics,
+    path_style: S3Service,
+}
+
+impl S3 {
+    /// An endpoint that serves `cache` to the holders of the keys in `keyring`.
+    #[must_use]
+    pub fn new(cache: Cache, keyring: Keyring, config: Config, metrics: Metrics) -> Self {
+        let operations = operations::Operations::new(cache, metrics.clone());
+        let path_style = builder(&operations, &keyring, &config).build();
+        Self { operations, keyring, config, metrics, path_style }
+    }
+
+    /// Serves until the drain begins; requests in flight are finished by tasks of `shutdown`.
+    pub async fn serve(self: Arc<Self>, listener: Listener, shutdown: Shutdown) {
+        let (max_connections, draining) = (self.config.max_connections, shutdown.clone());
+        let serve = move |connection| Arc::clone(&self).serve_connection(connection, draining.clone());
+        accept_loop(listener, shutdown, max_connections, serve).await;
+    }
+
+    async fn serve_connection(self: Arc<Self>, connection: Connection, shutdown: Shutdown) {
+        let peer = connection.to_string();
+        let service = service_fn(move |request| {
+            let s3 = Arc::clone(&self);
+            async move { s3.answer(request).await }
+        });
+        let mut server = http1::Builder::new();
+        let server = server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+        let mut serving = pin!(server.serve_connection(TokioIo::new(connection), service));
+        let ended = tokio::select! {
+            ended = serving.as_mut() => ended,
+            () = shutdown.draining() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(peer, %error, "an s3 connection broke off");
+        }
+    }
+
+    async fn answer(&self, request: http::Request<hyper::body::Incoming>) -> Result<HttpResponse, HttpError> {
+        let (operation, rest) = (operations::Name::default(), rest::Rest::default());
+        let (head, body) = request.into_parts();
+        let body = rest.of(body, &head.headers);
+        let mut request = http::Request::from_parts(head, body);
+        let response = if let Some(nonce) = probe::nonce(&request) {
+            operation.set("Probe");
+            probe::answer(nonce)
+        } else if let Err(refused) = auth::check_form(&request) {
+            drop(request);
+            refused.to_http_response().map_err(|error| HttpError::new(Box::new(error)))?
+        } else {
+            request.extensions_mut().insert(operation.clone());
+            self.service(&request).call(request.map(Body::http_body_unsync)).await?
+        };
+        rest.read().await;
+        self.metrics.request(Endpoint::S3, operation.get(), status::class(response.status()));
+        Ok(response)
+    }
+
+    /// What answers this request: its bucket is in the path, or in the host name.
+    fn service<B>(&self, request: &http::Request<B>) -> S3Service {
+        match host::virtual_bucket(request, &self.keyring) {
+            None => self.path_style.clone(),
+            Some(bucket) => {
+                let mut builder = builder(&self.operations, &self.keyring, &self.config);
+                builder.set_host(host::VirtualBucket(bucket));
+                builder.build()
+            }
+        }
+    }
+}
+
+fn builder(operations: &operations::Operations, keyring: &Keyring, config: &Config) -> S3ServiceBuilder {
+    let mut builder = S3ServiceBuilder::new(operations.clone());
+    builder.set_auth(auth::Signatures(keyring.clone()));
+    builder.set_access(auth::Access(keyring.clone()));
+    builder.set_validation(host::BucketNames);
+    let mut limits = s3s::config::S3Config::default();
+    // Named for presigned URLs; s3s holds the date of signed headers against it too.
+    limits.presigned_url_max_skew_time_secs = u32::try_from(config.clock_skew.as_secs()).unwrap_or(u32::MAX);
+    builder.set_config(Arc::new(s3s::config::StaticConfigProvider::new(Arc::new(limits))));
+    builder
+}

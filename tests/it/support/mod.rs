@@ -1,3 +1,4 @@
 //! What several tests need.
 
+pub(crate) mod memory_store;
 pub mod tools;

@@ -1,0 +1,95 @@
+//! Checksums that a client announces for a body, in a header or in the trailer of `aws-chunked`.
+//!
+//! s3s reads them and checks their signature, but not their sums. Manifests alone are held against
+//! them: a blob's digest says more than any of these.
+
+use futures_util::{StreamExt, stream};
+use http::HeaderMap;
+use s3s::TrailingHeaders;
+use s3s::checksum::ChecksumHasher;
+use s3s::dto::Checksum;
+
+use crate::cache::{Error, Incoming};
+
+/// One algorithm: its header, how to begin, and its sum.
+struct Algorithm {
+    header: &'static str,
+    begin: fn(&mut ChecksumHasher),
+    sum: fn(&Checksum) -> Option<&String>,
+}
+
+const ALGORITHMS: [Algorithm; 5] = [
+    Algorithm {
+        header: "x-amz-checksum-crc32",
+        begin: |hasher| hasher.crc32 = Some(s3s::crypto::Crc32::default()),
+        sum: |sums| sums.checksum_crc32.as_ref(),
+    },
+    Algorithm {
+        header: "x-amz-checksum-crc32c",
+        begin: |hasher| hasher.crc32c = Some(s3s::crypto::Crc32c::default()),
+        sum: |sums| sums.checksum_crc32c.as_ref(),
+    },
+    Algorithm {
+        header: "x-amz-checksum-crc64nvme",
+        begin: |hasher| hasher.crc64nvme = Some(s3s::crypto::Crc64Nvme::default()),
+        sum: |sums| sums.checksum_crc64nvme.as_ref(),
+    },
+    Algorithm {
+        header: "x-amz-checksum-sha1",
+        begin: |hasher| hasher.sha1 = Some(s3s::crypto::Sha1::default()),
+        sum: |sums| sums.checksum_sha1.as_ref(),
+    },
+    Algorithm {
+        header: "x-amz-checksum-sha256",
+        begin: |hasher| hasher.sha256 = Some(s3s::crypto::Sha256::default()),
+        sum: |sums| sums.checksum_sha256.as_ref(),
+    },
+];
+
+/// What a request announces of its body.
+pub(super) struct Announced {
+    headers: HeaderMap,
+    trailers: Option<TrailingHeaders>,
+}
+
+impl Announced {
+    /// From a request's headers and the place where s3s puts its trailers.
+    pub(super) fn new(headers: &HeaderMap, trailers: Option<TrailingHeaders>) -> Self {
+        let sums = headers.iter().filter(|(name, _)| name.as_str().starts_with("x-amz-checksum-") || *name == "x-amz-trailer");
+        Self { headers: sums.map(|(name, value)| (name.clone(), value.clone())).collect(), trailers }
+    }
+
+    /// The same body, which ends in an error where it is not what was announced.
+    pub(super) fn checked(self, body: Incoming) -> Incoming {
+        let mut hasher = ChecksumHasher::default();
+        let trailer = self.headers.get("x-amz-trailer").and_then(|names| names.to_str().ok()).unwrap_or_default();
+        for algorithm in &ALGORITHMS {
+            if self.headers.contains_key(algorithm.header) || trailer.split(',').any(|name| name.trim() == algorithm.header) {
+                (algorithm.begin)(&mut hasher);
+            }
+        }
+        Box::pin(stream::unfold(Some((body, hasher, self)), |state| async move {
+            let (mut body, mut hasher, announced) = state?;
+            match body.next().await {
+                Some(Ok(piece)) => {
+                    hasher.update(&piece);
+                    Some((Ok(piece), Some((body, hasher, announced))))
+                }
+                Some(Err(error)) => Some((Err(error), None)),
+                None => announced.verify(&hasher.finalize()).err().map(|error| (Err(error), None)),
+            }
+        }))
+    }
+
+    fn verify(&self, sums: &Checksum) -> Result<(), Error> {
+        let trailers = self.trailers.as_ref().and_then(TrailingHeaders::take).unwrap_or_default();
+        for algorithm in &ALGORITHMS {
+            let Some(actual) = (algorithm.sum)(sums) else { continue };
+            let announced = self.headers.get(algorithm.header).or_else(|| trailers.get(algorithm.header));
+            if announced.is_none_or(|announced| announced.as_bytes() != actual.as_bytes()) {
+                return Err(Error::Precondition(format!("{} of what arrived is {actual}, another was announced", algorithm.header)));
+            }
+        }
+        Ok(())
+    }
+}

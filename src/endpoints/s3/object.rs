@@ -1,0 +1,283 @@
+//! Single objects: Head, Get (with ranges), Put, Copy onto itself, Delete.
+
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use s3s::dto::*;
+use s3s::{S3Error, S3ErrorCode, S3Result};
+use time::OffsetDateTime;
+
+use crate::cache::layout::Item;
+use crate::cache::{self, Condition, Incoming, Outgoing};
+use crate::metrics::{Endpoint, Kind, Metrics};
+use crate::types::{self, ByteRange, Grant, Right};
+
+use super::checksum::Announced;
+use super::condition;
+use super::operations::Operations;
+use super::target::Target;
+
+/// S3's bound for one put and for one part.
+pub(super) const MAX_PUT_BYTES: u64 = 5 << 30;
+/// The end of a range that has none. S3-compatible stores parse it as a signed number.
+const OPEN_END: u64 = i64::MAX as u64;
+const CONTENT_TYPE: &str = "application/octet-stream";
+
+/// What is known of an object.
+pub(super) struct Stat {
+    size: u64,
+    pub(super) etag: types::ETag,
+    // The real date. BuildKit touches what is older than its `touch_refresh`, and keeps objects young
+    // for the bucket's lifecycle rules that way; once remora does so by itself, this can say "now".
+    modified: OffsetDateTime,
+}
+
+impl Operations {
+    pub(super) async fn head(&self, grant: &Grant, input: &HeadObjectInput) -> S3Result<HeadObjectOutput> {
+        check_whole(input.part_number, input.version_id.as_deref())?;
+        let target = Target::to_read(grant, &input.key)?;
+        let found = self.looked_up(&target.item, self.stat(&target).await)?;
+        condition::check_read(input.if_match.as_ref(), input.if_none_match.as_ref(), &found.etag)?;
+        // An exporter asks first, and sends what is not there.
+        if matches!(target.item, Item::Blob(_)) && target.grant.check(Right::Write).is_ok() {
+            target.grant.usage().blob_reused();
+        }
+        Ok(HeadObjectOutput {
+            accept_ranges: Some("bytes".to_owned()),
+            content_length: Some(signed(found.size)),
+            content_type: Some(CONTENT_TYPE.to_owned()),
+            e_tag: Some(quoted(&found.etag)),
+            last_modified: Some(found.modified.into()),
+            ..Default::default()
+        })
+    }
+
+    pub(super) async fn stat(&self, target: &Target) -> cache::Result<Stat> {
+        match &target.item {
+            Item::Blob(digest) => {
+                let found = self.cache.stat_blob(&target.grant, digest).await?;
+                Ok(Stat { size: found.size, etag: found.etag, modified: found.modified })
+            }
+            Item::Manifest(name) => {
+                let found = self.cache.stat_manifest(&target.grant, name).await?;
+                Ok(Stat { size: found.size, etag: found.etag, modified: found.modified })
+            }
+        }
+    }
+
+    pub(super) async fn get(&self, grant: &Grant, input: &GetObjectInput) -> S3Result<GetObjectOutput> {
+        check_whole(input.part_number, input.version_id.as_deref())?;
+        let target = Target::to_read(grant, &input.key)?;
+        let (found, range, body) = match &target.item {
+            Item::Blob(digest) => {
+                let range = self.blob_range(&target, input.range).await?;
+                let read = self.looked_up(&target.item, self.cache.read_blob(&target.grant, digest, range).await)?;
+                (Stat { size: read.info.size, etag: read.info.etag, modified: read.info.modified }, read.range, read.body)
+            }
+            Item::Manifest(name) => {
+                let manifest = self.looked_up(&target.item, self.cache.get_manifest(&target.grant, name).await)?;
+                let size = manifest.bytes.len() as u64;
+                let wanted = input.range.map_or(Ok(0..size), |range| range.check(size))?;
+                let range = ByteRange::new(wanted.start, wanted.end);
+                let part = manifest.bytes.slice(index(wanted.start)..index(wanted.end));
+                let body: Outgoing = Box::pin(futures_util::stream::once(async { Ok(part) }));
+                (Stat { size, etag: manifest.etag, modified: manifest.modified }, range, body)
+            }
+        };
+        condition::check_read(input.if_match.as_ref(), input.if_none_match.as_ref(), &found.etag)?;
+        let part = range.filter(|_| input.range.is_some());
+        Ok(GetObjectOutput {
+            accept_ranges: Some("bytes".to_owned()),
+            content_length: Some(signed(range.map_or(0, ByteRange::len))),
+            content_range: part.map(|part| format!("bytes {}-{}/{}", part.start(), part.end() - 1, found.size)),
+            content_type: Some(CONTENT_TYPE.to_owned()),
+            e_tag: Some(quoted(&found.etag)),
+            last_modified: Some(found.modified.into()),
+            body: Some(self.outgoing(body)),
+            ..Default::default()
+        })
+    }
+
+    /// The range as the cache wants it, which has no suffixes.
+    async fn blob_range(&self, target: &Target, range: Option<Range>) -> S3Result<Option<ByteRange>> {
+        let (start, end) = match range {
+            None => return Ok(None),
+            Some(Range::Int { first, last }) => (first, last.map_or(OPEN_END, |last| last + 1)),
+            Some(suffix) => {
+                let wanted = suffix.check(self.stat(target).await?.size)?;
+                (wanted.start, wanted.end)
+            }
+        };
+        ByteRange::new(start, end).map(Some).ok_or_else(|| S3Error::new(S3ErrorCode::InvalidRange))
+    }
+
+    pub(super) async fn put(&self, grant: &Grant, input: PutObjectInput, announced: Announced) -> S3Result<PutObjectOutput> {
+        let target = Target::to_write(grant, &input.key)?;
+        let size = body_size(input.content_length)?;
+        let condition = condition::of_write(input.if_match.as_ref(), input.if_none_match.as_ref())?;
+        let body = self.incoming(input.body);
+        let etag = match &target.item {
+            Item::Blob(digest) => {
+                self.check_blob_condition(&target, condition).await?;
+                self.cache.put_blob(&target.grant, digest, size, body).await?.etag
+            }
+            Item::Manifest(name) => {
+                target.grant.check_manifest(Right::Write, name)?;
+                self.check_manifest_size(size)?;
+                let document = collect(announced.checked(body), size).await?;
+                self.cache.put_manifest(&target.grant, name, document, condition).await?
+            }
+        };
+        Ok(PutObjectOutput { e_tag: Some(quoted(&etag)), ..Default::default() })
+    }
+
+    /// Whoever writes a blob writes the same bytes, so a look before is as good as a conditional write.
+    async fn check_blob_condition(&self, target: &Target, condition: Condition) -> S3Result<()> {
+        let refused = |message: &str| Err(S3Error::with_message(S3ErrorCode::PreconditionFailed, message.to_owned()));
+        if condition == Condition::None {
+            return Ok(());
+        }
+        match (condition, self.stat(target).await) {
+            (Condition::Absent, Ok(_)) => refused("the object exists"),
+            (Condition::Matches(wanted), Ok(found)) if wanted != found.etag => refused("the object is another version"),
+            (Condition::Matches(_), Err(cache::Error::NotFound(_))) => refused("there is no such object"),
+            (Condition::Absent, Err(cache::Error::NotFound(_))) | (_, Ok(_)) => Ok(()),
+            (_, Err(error)) => Err(error.into()),
+        }
+    }
+
+    /// Refuses a manifest that is too large before it is read.
+    pub(super) fn check_manifest_size(&self, size: u64) -> S3Result<()> {
+        self.cache.check_manifest_size(size).map_err(|error| S3Error::with_message(S3ErrorCode::EntityTooLarge, error.to_string()))
+    }
+
+    pub(super) async fn copy(&self, grant: &Grant, input: &CopyObjectInput) -> S3Result<CopyObjectOutput> {
+        let target = Target::to_read(grant, &input.key)?;
+        Target::check_copy(&input.copy_source, &input.bucket, &input.key)?;
+        let Item::Blob(digest) = &target.item else {
+            return Err(S3Error::with_message(S3ErrorCode::NotImplemented, "a manifest becomes young by being put again"));
+        };
+        let touched = self.cache.touch_blob(&target.grant, digest).await?;
+        let result =
+            CopyObjectResult { e_tag: Some(quoted(&touched.etag)), last_modified: Some(touched.modified.into()), ..Default::default() };
+        Ok(CopyObjectOutput { copy_object_result: Some(result), ..Default::default() })
+    }
+
+    pub(super) async fn delete(&self, grant: &Grant, key: &str) -> S3Result<()> {
+        let deleted = match Target::find(grant, key)? {
+            None => Ok(()),
+            Some(Target { grant, item: Item::Blob(digest) }) => self.cache.delete_blob(&grant, &digest).await,
+            Some(Target { grant, item: Item::Manifest(name) }) => self.cache.delete_manifest(&grant, &name).await,
+        };
+        match deleted {
+            // As S3: what was not there is gone too.
+            Ok(()) | Err(cache::Error::NotFound(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn looked_up<T>(&self, item: &Item, result: cache::Result<T>) -> S3Result<T> {
+        let kind = match item {
+            Item::Blob(_) => Kind::Blob,
+            Item::Manifest(_) => Kind::Manifest,
+        };
+        match &result {
+            Ok(_) => self.metrics.lookup(Endpoint::S3, kind, true),
+            Err(cache::Error::NotFound(_)) => self.metrics.lookup(Endpoint::S3, kind, false),
+            Err(_) => {}
+        }
+        Ok(result?)
+    }
+
+    /// The body of a request.
+    pub(super) fn incoming(&self, body: Option<StreamingBlob>) -> Incoming {
+        let Some(body) = body else { return Box::pin(futures_util::stream::empty()) };
+        let metrics = self.metrics.clone();
+        Box::pin(body.map(move |piece| match piece {
+            Ok(piece) => {
+                metrics.received(Endpoint::S3, piece.len() as u64);
+                Ok(piece)
+            }
+            Err(error) => Err(cache::Error::Invalid(format!("the body of the request: {error}"))),
+        }))
+    }
+
+    fn outgoing(&self, body: Outgoing) -> StreamingBlob {
+        StreamingBlob::wrap(Sent { body: Mutex::new(body), metrics: self.metrics.clone() })
+    }
+}
+
+/// The body of a response. s3s wants it `Sync`, hence the mutex, which is never locked.
+struct Sent {
+    body: Mutex<Outgoing>,
+    metrics: Metrics,
+}
+
+impl Stream for Sent {
+    type Item = cache::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Self { body, metrics } = &mut *self;
+        let body = body.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        body.as_mut().poll_next(context).map(|piece| {
+            piece.inspect(|piece| match piece {
+                Ok(piece) => metrics.sent(Endpoint::S3, piece.len() as u64),
+                Err(error) => tracing::warn!(%error, "a response broke off"),
+            })
+        })
+    }
+}
+
+/// The announced size of a body.
+pub(super) fn body_size(content_length: Option<i64>) -> S3Result<u64> {
+    let size = content_length.and_then(|length| u64::try_from(length).ok());
+    let size = size.ok_or_else(|| S3Error::new(S3ErrorCode::MissingContentLength))?;
+    if size > MAX_PUT_BYTES {
+        return Err(S3Error::with_message(S3ErrorCode::EntityTooLarge, format!("{size} bytes; one request takes {MAX_PUT_BYTES}")));
+    }
+    Ok(size)
+}
+
+/// Collects a body of `size` bytes.
+async fn collect(mut body: Incoming, size: u64) -> cache::Result<Bytes> {
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = body.next().await {
+        bytes.extend_from_slice(&piece?);
+        if bytes.len() as u64 > size {
+            break;
+        }
+    }
+    if bytes.len() as u64 == size {
+        Ok(bytes.freeze())
+    } else {
+        Err(cache::Error::Precondition(format!("not the announced {size} bytes arrived")))
+    }
+}
+
+/// Objects have one version and, once stored, no parts.
+fn check_whole(part: Option<PartNumber>, version: Option<&str>) -> S3Result<()> {
+    if part.is_some() {
+        return Err(S3Error::with_message(S3ErrorCode::NotImplemented, "objects cannot be read by part number"));
+    }
+    match version {
+        None | Some("null") => Ok(()),
+        Some(_) => Err(S3Error::new(S3ErrorCode::NoSuchVersion)),
+    }
+}
+
+pub(super) fn quoted(etag: &types::ETag) -> ETag {
+    ETag::Strong(etag.as_str().to_owned())
+}
+
+/// S3's sizes are signed; ours are far below where that matters.
+pub(super) fn signed(size: u64) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+/// An index into bytes in memory.
+fn index(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}

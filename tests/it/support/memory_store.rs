@@ -1,0 +1,178 @@
+//! A bucket in memory, which shows what is going on in it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use remora::store::{Body, Condition, Error, Meta, MultipartId, Object, Page, Part, Result, Store};
+use remora::types::{ByteRange, Digest, ETag, Key};
+use time::OffsetDateTime;
+use tokio::sync::watch;
+
+/// Bodies are read in pieces of this size.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// A bucket in memory. Clones are one and the same.
+#[derive(Debug, Clone)]
+pub(crate) struct MemoryStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    objects: Mutex<BTreeMap<String, (Bytes, Meta)>>,
+    /// Bodies that are being read, and bytes that went out in all.
+    reads: watch::Sender<Reads>,
+}
+
+/// What was read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Reads {
+    /// Bodies that are neither finished nor dropped.
+    pub(crate) open: usize,
+    /// Bytes of bodies that were asked for, ever.
+    pub(crate) bytes: u64,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self(Arc::new(Inner { objects: Mutex::default(), reads: watch::Sender::new(Reads::default()) }))
+    }
+}
+
+impl MemoryStore {
+    /// The keys of all objects.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        self.0.objects.lock().unwrap().keys().cloned().collect()
+    }
+
+    /// An object's bytes.
+    pub(crate) fn bytes(&self, key: &str) -> Option<Bytes> {
+        self.0.objects.lock().unwrap().get(key).map(|(bytes, _)| bytes.clone())
+    }
+
+    /// Stores an object past remora.
+    pub(crate) fn plant(&self, key: &str, bytes: Bytes, modified: OffsetDateTime) {
+        let etag = ETag::new(&Digest::of(&bytes).to_string()[7..39]);
+        let meta = Meta { size: bytes.len() as u64, etag, modified };
+        self.0.objects.lock().unwrap().insert(key.to_owned(), (bytes, meta));
+    }
+
+    /// Reads as they begin, go on and end.
+    pub(crate) fn reads(&self) -> watch::Receiver<Reads> {
+        self.0.reads.subscribe()
+    }
+
+    fn find(&self, key: &Key) -> Result<(Bytes, Meta)> {
+        self.0.objects.lock().unwrap().get(key.as_str()).cloned().ok_or_else(|| Error::NotFound(key.to_string()))
+    }
+}
+
+/// Counts an open read for as long as it lives.
+struct OpenRead(Arc<Inner>);
+
+impl OpenRead {
+    fn new(inner: &Arc<Inner>) -> Self {
+        inner.reads.send_modify(|reads| reads.open += 1);
+        Self(Arc::clone(inner))
+    }
+}
+
+impl Drop for OpenRead {
+    fn drop(&mut self) {
+        self.0.reads.send_modify(|reads| reads.open -= 1);
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for MemoryStore {
+    fn url(&self) -> String {
+        "memory:".to_owned()
+    }
+
+    async fn head(&self, key: &Key) -> Result<Meta> {
+        Ok(self.find(key)?.1)
+    }
+
+    async fn get(&self, key: &Key, range: Option<ByteRange>, version: Option<&ETag>) -> Result<Object> {
+        let (bytes, meta) = self.find(key)?;
+        if version.is_some_and(|version| *version != meta.etag) {
+            return Err(Error::Precondition(key.to_string()));
+        }
+        let wanted = range.or(ByteRange::new(0, meta.size));
+        let range = wanted.map(|wanted| ByteRange::new(wanted.start(), wanted.end().min(meta.size)).ok_or(wanted.start()));
+        let range = range.transpose().map_err(|start| Error::Invalid(format!("range begins at {start} of {} bytes", meta.size)))?;
+        let part = range.map_or(Bytes::new(), |range| bytes.slice(range.start() as usize..range.end() as usize));
+        let read = OpenRead::new(&self.0);
+        let body = stream::unfold((part, read), |(mut rest, read)| async move {
+            if rest.is_empty() {
+                return None;
+            }
+            let piece = rest.split_to(PIECE_BYTES.min(rest.len()));
+            read.0.reads.send_modify(|reads| reads.bytes += piece.len() as u64);
+            Some((Ok(piece), (rest, read)))
+        });
+        Ok(Object { meta, range, body: body.boxed() })
+    }
+
+    async fn put(&self, key: &Key, body: Body, condition: Condition) -> Result<ETag> {
+        let bytes = match body {
+            Body::Bytes(bytes) => bytes,
+            Body::File { path, offset, len } => {
+                let whole = Bytes::from(tokio::fs::read(path).await.unwrap());
+                whole.slice(offset as usize..(offset + len) as usize)
+            }
+        };
+        let found = self.find(key).ok().map(|(_, meta)| meta.etag);
+        match (condition, found) {
+            (Condition::None, _) | (Condition::Absent, None) => {}
+            (Condition::Matches(wanted), Some(found)) if wanted == found => {}
+            _ => return Err(Error::Precondition(key.to_string())),
+        }
+        self.plant(key.as_str(), bytes, OffsetDateTime::now_utc());
+        Ok(self.find(key)?.1.etag)
+    }
+
+    async fn begin_multipart(&self, _: &Key) -> Result<MultipartId> {
+        unreachable!("gains nothing by parts")
+    }
+
+    async fn put_part(&self, _: &Key, _: &MultipartId, _: u16, _: Body) -> Result<Part> {
+        unreachable!("gains nothing by parts")
+    }
+
+    async fn complete_multipart(&self, _: &Key, _: &MultipartId, _: &[Part], _: Condition) -> Result<ETag> {
+        unreachable!("gains nothing by parts")
+    }
+
+    async fn abort_multipart(&self, _: &Key, _: &MultipartId) -> Result<()> {
+        Ok(())
+    }
+
+    async fn touch(&self, key: &Key) -> Result<()> {
+        let (bytes, _) = self.find(key)?;
+        self.plant(key.as_str(), bytes, OffsetDateTime::now_utc());
+        Ok(())
+    }
+
+    async fn delete(&self, key: &Key) -> Result<()> {
+        self.0.objects.lock().unwrap().remove(key.as_str());
+        Ok(())
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page> {
+        let objects = self.0.objects.lock().unwrap();
+        let behind = objects.iter().filter(|(key, _)| key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after));
+        let mut entries: Vec<_> = behind.take(limit + 1).map(|(key, (_, meta))| (key.clone(), meta.clone())).collect();
+        let more = entries.len() > limit;
+        entries.truncate(limit);
+        Ok(Page { entries, more })
+    }
+
+    fn gains_by_parts(&self) -> bool {
+        false
+    }
+
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+}
