@@ -1,4 +1,4 @@
-//! A bucket in S3, through aws-sdk-s3.
+//! What the operator says of a bucket in S3.
 
 use secrecy::SecretString;
 
@@ -71,10 +71,4 @@ pub enum Checksums {
     WhenRequired,
     /// Always.
     WhenSupported,
-}
-
-/// A bucket in S3.
-#[derive(Debug)]
-pub struct S3 {
-    config: S3Config,
 }

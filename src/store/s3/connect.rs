@@ -1,0 +1,132 @@
+//! The client: credentials, region, endpoint and timeouts. Nothing is sent to S3 here.
+
+use std::time::Duration;
+
+use aws_config::environment::region::EnvironmentVariableRegionProvider;
+use aws_config::imds::region::ImdsRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::provider_config::ProviderConfig;
+use aws_config::sts::AssumeRoleProvider;
+use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    Credentials as KeyPair, RequestChecksumCalculation, ResponseChecksumValidation, SharedCredentialsProvider, SharedHttpClient,
+    StalledStreamProtectionConfig,
+};
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use aws_types::service_config::ServiceConfigKey;
+use secrecy::ExposeSecret as _;
+
+use super::body::REQUEST_TIMEOUT;
+use super::{Checksums, Credentials, S3, S3Config};
+use crate::store::{Error, Result};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A body that does not move for so long, while its reader waits, is given up.
+const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Tries of one request, the first included.
+const ATTEMPTS: u32 = 3;
+/// Where a store that is not AWS leaves the region open: what such stores take.
+const DEFAULT_REGION: &str = "us-east-1";
+
+impl S3 {
+    /// Prepares to use a bucket. Whether it can be reached is for [`crate::store::Store::check`] to say.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where no region is configured and the AWS environment has none either.
+    pub async fn connect(config: S3Config) -> Result<Self> {
+        let mut shared = load(&config, None).await;
+        let endpoint = config.endpoint.clone().or_else(|| environment_endpoint(&shared));
+        let region = match shared.region() {
+            Some(region) => region.clone(),
+            None => {
+                let region = region_elsewhere(&config, endpoint.is_some()).await?;
+                shared = load(&config, Some(region.clone())).await;
+                region
+            }
+        };
+        let checksums = match config.checksums {
+            Checksums::WhenRequired => (RequestChecksumCalculation::WhenRequired, ResponseChecksumValidation::WhenRequired),
+            Checksums::WhenSupported => (RequestChecksumCalculation::WhenSupported, ResponseChecksumValidation::WhenSupported),
+        };
+        let mut client = aws_sdk_s3::config::Builder::from(&shared)
+            .force_path_style(config.path_style.unwrap_or(endpoint.is_some()))
+            .request_checksum_calculation(checksums.0)
+            .response_checksum_validation(checksums.1);
+        client.set_endpoint_url(endpoint).set_credentials_provider(credentials(&config, &shared).await);
+        Ok(Self { client: Client::from_conf(client.build()), region: region.to_string(), config })
+    }
+}
+
+/// What the AWS environment and profile say. `region` is what is known better than they.
+async fn load(config: &S3Config, region: Option<Region>) -> SdkConfig {
+    let profile = match &config.credentials {
+        Credentials::Profile(name) => Some(name.as_str()),
+        Credentials::Default | Credentials::Static { .. } | Credentials::AssumeRole { .. } => None,
+    };
+    // Not the default chain: that asks the instance's metadata service too, which takes seconds where
+    // there is none. See `region_elsewhere`.
+    let mut profile_region = ProfileFileRegionProvider::builder();
+    if let Some(profile) = profile {
+        profile_region = profile_region.profile_name(profile);
+    }
+    let region = RegionProviderChain::first_try(region.or_else(|| config.region.clone().map(Region::new)))
+        .or_else(EnvironmentVariableRegionProvider::new())
+        .or_else(profile_region.build());
+    let mut loader: ConfigLoader = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(http_client())
+        .region(region)
+        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+        // An attempt ends with the answer's head: the body that follows is under stall protection alone.
+        .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(REQUEST_TIMEOUT).build())
+        .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALL_TIMEOUT).build());
+    if let Some(profile) = profile {
+        loader = loader.profile_name(profile);
+    }
+    loader.load().await
+}
+
+fn http_client() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
+}
+
+/// `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, or the profile's equals of them.
+fn environment_endpoint(shared: &SdkConfig) -> Option<String> {
+    let service = ServiceConfigKey::builder().service_id("S3").env("AWS_ENDPOINT_URL").profile("endpoint_url").build().ok()?;
+    let for_s3 = shared.service_config().and_then(|service_config| service_config.load_config(service));
+    for_s3.or_else(|| shared.endpoint_url().map(str::to_owned))
+}
+
+async fn region_elsewhere(config: &S3Config, has_endpoint: bool) -> Result<Region> {
+    if has_endpoint {
+        return Ok(Region::from_static(DEFAULT_REGION));
+    }
+    let instance = ProviderConfig::without_region().with_http_client(http_client());
+    ImdsRegionProvider::builder()
+        .configure(&instance)
+        .build()
+        .region()
+        .await
+        .ok_or_else(|| Error::Invalid(format!("bucket {} has no region: set region in its configuration, or AWS_REGION", config.bucket)))
+}
+
+async fn credentials(config: &S3Config, shared: &SdkConfig) -> Option<SharedCredentialsProvider> {
+    match &config.credentials {
+        // `load` has made the chain for the profile.
+        Credentials::Default | Credentials::Profile(_) => shared.credentials_provider(),
+        Credentials::Static { access_key_id, secret_access_key, session_token } => {
+            let token = session_token.as_ref().map(|token| token.expose_secret().to_owned());
+            Some(SharedCredentialsProvider::new(KeyPair::new(access_key_id, secret_access_key.expose_secret(), token, None, "remora")))
+        }
+        Credentials::AssumeRole { role_arn, external_id } => {
+            let mut role = AssumeRoleProvider::builder(role_arn).session_name("remora").configure(shared);
+            if let Some(external_id) = external_id {
+                role = role.external_id(external_id);
+            }
+            Some(SharedCredentialsProvider::new(role.build().await))
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! A bucket in S3, through aws-sdk-s3.
+//!
+//! [`connect`] makes the client, [`error`] turns what the SDK reports into the store's vocabulary, [`copy`]
+//! is touch, [`body`] what is sent and read.
+
+mod body;
+mod config;
+mod connect;
+mod copy;
+mod error;
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::primitives::DateTime;
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use bytes::Bytes;
+use time::OffsetDateTime;
+
+pub use self::config::{Checksums, Credentials, S3Config, ServerSideEncryption};
+use self::error::{refusal, unanswered};
+use super::{Body, Condition, Error, Meta, MultipartId, Object, Page, Part, Result, Store};
+use crate::types::{ByteRange, ETag, Key};
+
+/// Written and deleted by [`Store::check`]. One key, so that at most one object stays behind where the
+/// credentials may not delete.
+const CHECK_LEAF: &str = ".remora-check";
+/// Joining parts may take S3 some minutes.
+const COMPLETE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A bucket in S3.
+pub struct S3 {
+    client: Client,
+    config: S3Config,
+    region: String,
+}
+
+impl fmt::Debug for S3 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3").field("config", &self.config).field("region", &self.region).finish_non_exhaustive()
+    }
+}
+
+impl S3 {
+    /// The region in use, be it configured or found in the AWS environment or profile.
+    #[must_use]
+    pub fn region(&self) -> Option<&str> {
+        Some(&self.region)
+    }
+
+    fn bucket(&self) -> &str {
+        self.config.bucket.as_str()
+    }
+
+    fn owner(&self) -> Option<String> {
+        self.config.expected_bucket_owner.clone()
+    }
+}
+
+/// Sets what every new object gets: encryption, storage class, ACL. A macro, because the SDK's requests
+/// share the methods but no trait.
+macro_rules! for_new_object {
+    ($request:expr, $config:expr) => {{
+        let config: &S3Config = &$config;
+        let (encryption, kms_key) = match &config.sse {
+            None => (None, None),
+            Some(ServerSideEncryption::S3Managed) => (Some(aws_sdk_s3::types::ServerSideEncryption::Aes256), None),
+            Some(ServerSideEncryption::Kms(key)) => (Some(aws_sdk_s3::types::ServerSideEncryption::AwsKms), key.clone()),
+        };
+        $request
+            .set_server_side_encryption(encryption)
+            .set_ssekms_key_id(kms_key)
+            .set_storage_class(config.storage_class.as_deref().map(Into::into))
+            .set_acl(config.acl.as_deref().map(Into::into))
+    }};
+}
+use for_new_object;
+
+/// The time a call may take instead of the client's default.
+fn within(timeout: Duration) -> aws_sdk_s3::config::Builder {
+    aws_sdk_s3::Config::builder().timeout_config(TimeoutConfig::builder().operation_attempt_timeout(timeout).build())
+}
+
+#[async_trait]
+impl Store for S3 {
+    fn url(&self) -> String {
+        format!("s3://{}", self.bucket())
+    }
+
+    async fn head(&self, key: &Key) -> Result<Meta> {
+        let head = self.client.head_object().bucket(self.bucket()).key(key.as_str()).set_expected_bucket_owner(self.owner());
+        let found = head.send().await.map_err(|error| refusal("HEAD", key.as_str(), error))?;
+        meta(key.as_str(), found.content_length, found.e_tag.as_deref(), found.last_modified.as_ref())
+    }
+
+    async fn get(&self, key: &Key, range: Option<ByteRange>, version: Option<&ETag>) -> Result<Object> {
+        let get = self
+            .client
+            .get_object()
+            .bucket(self.bucket())
+            .key(key.as_str())
+            .set_expected_bucket_owner(self.owner())
+            .set_range(range.map(body::range_header))
+            .set_if_match(version.map(ETag::quoted));
+        body::object(key, range, get.send().await.map_err(|error| refusal("GET", key.as_str(), error))?)
+    }
+
+    async fn put(&self, key: &Key, body: Body, condition: Condition) -> Result<ETag> {
+        let timeout = body::timeout(&body);
+        let put = for_new_object!(self.client.put_object(), self.config)
+            .bucket(self.bucket())
+            .key(key.as_str())
+            .set_expected_bucket_owner(self.owner())
+            .set_if_none_match(if_none_match(&condition))
+            .set_if_match(if_match(&condition))
+            .body(body::send(body).await?);
+        let stored = put.customize().config_override(within(timeout)).send().await;
+        let stored = stored.map_err(|error| conditional(&condition, key, refusal("PUT", key.as_str(), error)))?;
+        etag(key.as_str(), stored.e_tag.as_deref())
+    }
+
+    async fn begin_multipart(&self, key: &Key) -> Result<MultipartId> {
+        let begin = for_new_object!(self.client.create_multipart_upload(), self.config)
+            .bucket(self.bucket())
+            .key(key.as_str())
+            .set_expected_bucket_owner(self.owner());
+        let begun = begin.send().await.map_err(|error| refusal("begin multipart upload of", key.as_str(), error))?;
+        begun.upload_id.map(MultipartId).ok_or_else(|| unanswered(key.as_str(), "upload id"))
+    }
+
+    async fn put_part(&self, key: &Key, id: &MultipartId, number: u16, body: Body) -> Result<Part> {
+        let timeout = body::timeout(&body);
+        let put = self
+            .client
+            .upload_part()
+            .bucket(self.bucket())
+            .key(key.as_str())
+            .set_expected_bucket_owner(self.owner())
+            .upload_id(&id.0)
+            .part_number(number.into())
+            .body(body::send(body).await?);
+        let stored = put.customize().config_override(within(timeout)).send().await;
+        let stored = stored.map_err(|error| refusal("PUT part of", key.as_str(), error))?;
+        Ok(Part { number, etag: etag(key.as_str(), stored.e_tag.as_deref())? })
+    }
+
+    async fn complete_multipart(&self, key: &Key, id: &MultipartId, parts: &[Part], condition: Condition) -> Result<ETag> {
+        if parts.is_empty() {
+            return Err(Error::Invalid(format!("parts of {key}: want at least one")));
+        }
+        let each = parts.iter().map(|part| CompletedPart::builder().part_number(part.number.into()).e_tag(part.etag.quoted()).build());
+        let complete = self
+            .client
+            .complete_multipart_upload()
+            .bucket(self.bucket())
+            .key(key.as_str())
+            .set_expected_bucket_owner(self.owner())
+            .upload_id(&id.0)
+            .set_if_none_match(if_none_match(&condition))
+            .set_if_match(if_match(&condition))
+            .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(each.collect())).build());
+        let joined = complete.customize().config_override(within(COMPLETE_TIMEOUT)).send().await;
+        let joined = joined.map_err(|error| conditional(&condition, key, refusal("complete multipart upload of", key.as_str(), error)))?;
+        etag(key.as_str(), joined.e_tag.as_deref())
+    }
+
+    async fn abort_multipart(&self, key: &Key, id: &MultipartId) -> Result<()> {
+        let abort = self
+            .client
+            .abort_multipart_upload()
+            .bucket(self.bucket())
+            .key(key.as_str())
+            .set_expected_bucket_owner(self.owner())
+            .upload_id(&id.0);
+        match abort.send().await.map_err(|error| refusal("abort multipart upload of", key.as_str(), error)) {
+            Ok(_) | Err(Error::NotFound(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn touch(&self, key: &Key) -> Result<()> {
+        self.copy_onto_itself(key).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<()> {
+        let delete = self.client.delete_object().bucket(self.bucket()).key(key.as_str()).set_expected_bucket_owner(self.owner());
+        match delete.send().await.map_err(|error| refusal("DELETE", key.as_str(), error)) {
+            Ok(_) | Err(Error::NotFound(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page> {
+        let list = self
+            .client
+            .list_objects_v2()
+            .bucket(self.bucket())
+            .set_expected_bucket_owner(self.owner())
+            .prefix(prefix)
+            .set_start_after(after.map(str::to_owned))
+            .max_keys(i32::try_from(limit).unwrap_or(1000));
+        let listed = list.send().await.map_err(|error| refusal("list", prefix, error))?;
+        let entries = listed.contents.unwrap_or_default().into_iter().map(|object| {
+            let key = object.key.ok_or_else(|| unanswered(prefix, "key"))?;
+            let meta = meta(&key, object.size, object.e_tag.as_deref(), object.last_modified.as_ref())?;
+            Ok((key, meta))
+        });
+        Ok(Page { entries: entries.collect::<Result<_>>()?, more: listed.is_truncated.unwrap_or(false) })
+    }
+
+    fn gains_by_parts(&self) -> bool {
+        true
+    }
+
+    async fn check(&self) -> Result<()> {
+        let key = Key::new("", CHECK_LEAF);
+        self.put(&key, Body::Bytes(Bytes::from_static(b"remora")), Condition::None).await?;
+        self.delete(&key).await
+    }
+}
+
+fn if_none_match(condition: &Condition) -> Option<String> {
+    (*condition == Condition::Absent).then(|| "*".to_owned())
+}
+
+fn if_match(condition: &Condition) -> Option<String> {
+    match condition {
+        Condition::Matches(version) => Some(version.quoted()),
+        Condition::None | Condition::Absent => None,
+    }
+}
+
+/// S3 answers a conditional write over an object that is gone with 404 `NoSuchKey`.
+fn conditional(condition: &Condition, key: &Key, error: Error) -> Error {
+    match (condition, error) {
+        (Condition::Matches(_), Error::NotFound(what)) if what.contains("NoSuchKey") => Error::Precondition(key.to_string()),
+        (_, error) => error,
+    }
+}
+
+fn etag(key: &str, text: Option<&str>) -> Result<ETag> {
+    text.map(ETag::new).ok_or_else(|| unanswered(key, "ETag"))
+}
+
+fn meta(key: &str, size: Option<i64>, tag: Option<&str>, modified: Option<&DateTime>) -> Result<Meta> {
+    let size = size.and_then(|size| u64::try_from(size).ok()).ok_or_else(|| unanswered(key, "size"))?;
+    let modified = modified.and_then(|time| OffsetDateTime::from_unix_timestamp(time.secs()).ok());
+    Ok(Meta { size, etag: etag(key, tag)?, modified: modified.ok_or_else(|| unanswered(key, "Last-Modified"))? })
+}
