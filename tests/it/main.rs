@@ -1,4 +1,15 @@
 //! Tests of the library's parts over real sockets, with real parts where one exists.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    unreachable_pub,
+    reason = "in the tests' own helpers too"
+)]
 
 mod s3;
+mod store_contract;
+mod store_directory;
+mod store_s3;
 mod support;

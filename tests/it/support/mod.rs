@@ -1,4 +1,6 @@
 //! What several tests need.
 
+pub mod fake_s3;
 pub(crate) mod memory_store;
+pub mod minio;
 pub mod tools;
