@@ -8,6 +8,7 @@
     reason = "in the tests' own helpers too"
 )]
 
+mod cache;
 mod s3;
 mod store_contract;
 mod store_directory;

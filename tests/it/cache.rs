@@ -1,0 +1,275 @@
+//! The cache core over a directory store: what becomes visible when, and for whom.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use remora::cache::layout::Item;
+use remora::cache::{Cache, Condition, Error, Incoming, Settings};
+use remora::store::Stores;
+use remora::types::{ByteRange, Digest, Grant, ManifestName, Rights, Scope};
+use tempfile::TempDir;
+
+struct Fixture {
+    dir: TempDir,
+    cache: Cache,
+    grant: Grant,
+}
+
+async fn open(dir: &TempDir) -> Cache {
+    let stores = Stores::Directory { root: dir.path().join("store"), default: "bucket".parse().unwrap() };
+    let settings = Settings {
+        spool_dir: dir.path().join("spool"),
+        max_manifest_bytes: 1 << 20,
+        max_open_ingests: 4,
+        ingest_expiry: Duration::from_secs(3600),
+    };
+    Cache::open(stores, settings).await.unwrap()
+}
+
+fn scope(prefix: &str) -> Scope {
+    Scope::new("bucket".parse().unwrap(), prefix).unwrap()
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = open(&dir).await;
+        Self { dir, cache, grant: Grant::operator(scope("")) }
+    }
+
+    async fn put(&self, content: &[u8]) -> Digest {
+        let digest = Digest::of(content);
+        self.cache.put_blob(&self.grant, &digest, content.len() as u64, incoming(content)).await.unwrap();
+        digest
+    }
+
+    async fn read(&self, digest: &Digest, range: Option<ByteRange>) -> Result<Vec<u8>, Error> {
+        let read = self.cache.read_blob(&self.grant, digest, range).await?;
+        let pieces: Vec<Bytes> = read.body.try_collect().await?;
+        Ok(pieces.concat())
+    }
+
+    fn spool_files(&self) -> usize {
+        std::fs::read_dir(self.dir.path().join("spool")).unwrap().count()
+    }
+}
+
+/// In pieces, as a network brings them.
+fn incoming(content: &[u8]) -> Incoming {
+    let pieces: Vec<_> = content.chunks(60_000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+    stream::iter(pieces).boxed()
+}
+
+fn manifest(digests: &[Digest]) -> Bytes {
+    let layer = |digest: &Digest| {
+        serde_json::json!({"blob": digest.to_string(), "parent": -1, "annotations":
+            {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "diffID": digest.to_string(), "size": 5, "createdAt": "2026-01-01T00:00:00Z"}})
+    };
+    let layers: Vec<_> = digests.iter().map(layer).collect();
+    serde_json::to_vec(&serde_json::json!({"layers": layers, "records": []})).unwrap().into()
+}
+
+fn name(text: &str) -> ManifestName {
+    text.parse().unwrap()
+}
+
+fn content(len: usize) -> Vec<u8> {
+    (0..len).map(|index| u8::try_from((index * 31 + index / 251) % 256).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn blobs_of_every_size_come_back_whole_and_in_parts() {
+    let fixture = Fixture::new().await;
+    for len in [0, 1, 4096, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 5 << 20] {
+        let bytes = content(len);
+        let digest = fixture.put(&bytes).await;
+        assert_eq!(fixture.cache.stat_blob(&fixture.grant, &digest).await.unwrap().size, len as u64);
+        assert!(fixture.read(&digest, None).await.unwrap() == bytes, "{len}");
+        if len > 10 {
+            let range = ByteRange::new(3, len as u64 + 99);
+            assert!(fixture.read(&digest, range).await.unwrap() == bytes[3..], "{len}");
+        }
+        let behind = fixture.read(&digest, ByteRange::new(len as u64 + 1, len as u64 + 2)).await;
+        assert!(matches!(behind, Err(Error::OutOfRange(_))), "{len}: {behind:?}");
+    }
+    assert_eq!(fixture.spool_files(), 0);
+}
+
+#[tokio::test]
+async fn what_is_not_its_digest_is_never_visible() {
+    let fixture = Fixture::new().await;
+    for len in [10_usize, 3 << 20] {
+        let (bytes, other) = (content(len), Digest::of(b"another"));
+        let size = len as u64;
+        for (digest, announced) in [(other, size), (Digest::of(&bytes), size - 1), (Digest::of(&bytes), size + 1)] {
+            let error = fixture.cache.put_blob(&fixture.grant, &digest, announced, incoming(&bytes)).await.unwrap_err();
+            assert!(matches!(error, Error::Precondition(_)), "{error}");
+            assert!(matches!(fixture.cache.stat_blob(&fixture.grant, &digest).await, Err(Error::NotFound(_))));
+        }
+        let broken: Incoming = stream::iter([Ok(Bytes::from_static(b"abc")), Err(Error::Unavailable("gone".to_owned()))]).boxed();
+        assert!(fixture.cache.put_blob(&fixture.grant, &other, size, broken).await.is_err());
+    }
+    assert_eq!(fixture.spool_files(), 0);
+}
+
+#[tokio::test]
+async fn a_manifest_is_published_when_all_its_blobs_are_there() {
+    let fixture = Fixture::new().await;
+    let (cache, grant) = (&fixture.cache, &fixture.grant);
+    let (there, missing) = (fixture.put(b"there").await, Digest::of(b"missing"));
+    let error = cache.put_manifest(grant, &name("app"), manifest(&[there, missing]), Condition::None).await.unwrap_err();
+    assert!(matches!(&error, Error::Precondition(text) if text.contains(&missing.to_string())), "{error}");
+    assert!(matches!(cache.get_manifest(grant, &name("app")).await, Err(Error::NotFound(_))));
+
+    let document = manifest(&[there]);
+    let etag = cache.put_manifest(grant, &name("app"), document.clone(), Condition::Absent).await.unwrap();
+    let read = cache.get_manifest(grant, &name("app")).await.unwrap();
+    assert_eq!((read.bytes, read.etag), (document.clone(), etag.clone()));
+    let again = cache.put_manifest(grant, &name("app"), document.clone(), Condition::Absent).await;
+    assert!(matches!(again, Err(Error::Precondition(_))), "{again:?}");
+    let newer = cache.put_manifest(grant, &name("app"), manifest(&[]), Condition::Matches(etag.clone())).await.unwrap();
+    assert_ne!(newer, etag);
+    assert!(cache.put_manifest(grant, &name("app"), document, Condition::Matches(etag)).await.is_err());
+
+    for (bad, wanted) in [(Bytes::from_static(b"{"), "malformed"), (Bytes::from(vec![b' '; (1 << 20) + 1]), "max_manifest_bytes")] {
+        let error = cache.put_manifest(grant, &name("bad"), bad, Condition::None).await.unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
+    cache.put_manifest(grant, &name("app/next"), manifest(&[there]), Condition::None).await.unwrap();
+    let (listed, more) = cache.list_manifests(grant, None, 1000).await.unwrap();
+    assert_eq!(listed.iter().map(|info| info.name.as_str()).collect::<Vec<_>>(), ["app", "app/next"]);
+    assert!(!more);
+    cache.delete_manifest(grant, &name("app")).await.unwrap();
+    assert!(matches!(cache.delete_manifest(grant, &name("app")).await, Err(Error::NotFound(_))));
+    assert!(cache.get_manifest(grant, &name("app/next")).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_stored_document_that_is_no_cache_config_is_corrupt() {
+    let fixture = Fixture::new().await;
+    let folder = fixture.dir.path().join("store/bucket/manifests");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("app"), "not json").unwrap();
+    let read = fixture.cache.get_manifest(&fixture.grant, &name("app")).await;
+    assert!(matches!(read, Err(Error::Corrupt(_))), "{read:?}");
+}
+
+#[tokio::test]
+async fn a_grant_reaches_its_own_scope_and_what_it_was_shown() {
+    let fixture = Fixture::new().await;
+    let (cache, blob, secret) = (&fixture.cache, fixture.put(b"blob").await, fixture.put(b"secret").await);
+    cache.put_manifest(&fixture.grant, &name("app"), manifest(&[blob]), Condition::None).await.unwrap();
+    cache.put_manifest(&fixture.grant, &name("other"), manifest(&[secret]), Condition::None).await.unwrap();
+
+    let import = Grant::builder(scope(""), Rights::IMPORT).names(&[name("app")]).disclosed_blobs_only().build();
+    assert!(matches!(cache.read_blob(&import, &blob, None).await, Err(Error::Denied(_))));
+    cache.get_manifest(&import, &name("app")).await.unwrap();
+    cache.read_blob(&import, &blob, None).await.unwrap();
+    assert!(matches!(cache.read_blob(&import, &secret, None).await, Err(Error::Denied(_))));
+    assert!(matches!(cache.get_manifest(&import, &name("other")).await, Err(Error::Denied(_))));
+    assert!(matches!(cache.put_blob(&import, &Digest::of(b"x"), 1, incoming(b"x")).await, Err(Error::Denied(_))));
+    assert!(matches!(cache.delete_blob(&import, &blob).await, Err(Error::Denied(_))));
+    assert_eq!((import.usage().manifests_read(), import.usage().layers_offered(), import.usage().blobs_served()), (1, 1, 1));
+
+    let export = Grant::builder(scope(""), Rights::EXPORT).names(&[name("app")]).build();
+    assert!(matches!(cache.read_blob(&export, &blob, None).await, Err(Error::Denied(_))));
+    assert!(matches!(cache.put_manifest(&export, &name("other"), manifest(&[]), Condition::None).await, Err(Error::Denied(_))));
+    cache.put_manifest(&export, &name("app"), manifest(&[blob]), Condition::None).await.unwrap();
+
+    let elsewhere = Grant::operator(scope("team/"));
+    assert!(matches!(cache.stat_blob(&elsewhere, &blob).await, Err(Error::NotFound(_))));
+}
+
+#[tokio::test]
+async fn an_upload_joins_parts_in_any_order() {
+    let fixture = Fixture::new().await;
+    let (cache, grant) = (&fixture.cache, &fixture.grant);
+    let bytes = content((5 << 20) * 2 + 77);
+    let item = Item::Blob(Digest::of(&bytes));
+    let id = cache.begin_upload(grant, item.clone()).unwrap();
+    let mut parts = Vec::new();
+    for (number, part) in (1_u16..).zip(bytes.chunks(5 << 20)).collect::<Vec<_>>().into_iter().rev() {
+        let etag = cache.upload_part(grant, &item, &id, number, part.len() as u64, incoming(part)).await.unwrap();
+        parts.insert(0, (number, etag));
+    }
+    let wrong = cache.complete_upload(grant, &item, &id, &parts[..2], Condition::None).await;
+    assert!(matches!(wrong, Err(Error::Precondition(_))), "{wrong:?}");
+    let stranger = Grant::operator(scope("team/"));
+    assert!(matches!(cache.complete_upload(&stranger, &item, &id, &parts, Condition::None).await, Err(Error::NotFound(_))));
+    cache.complete_upload(grant, &item, &id, &parts, Condition::None).await.unwrap();
+    assert!(fixture.read(&Digest::of(&bytes), None).await.unwrap() == bytes);
+    assert!(matches!(cache.abort_upload(grant, &item, &id), Err(Error::NotFound(_))));
+    assert_eq!(fixture.spool_files(), 0);
+
+    let id = cache.begin_upload(grant, item.clone()).unwrap();
+    let copied = cache.upload_part_of_itself(grant, &item, &id, 1).unwrap();
+    cache.complete_upload(grant, &item, &id, &[(1, copied)], Condition::None).await.unwrap();
+
+    let open: Vec<_> = (0..4).map(|_| cache.begin_upload(grant, item.clone()).unwrap()).collect();
+    assert!(matches!(cache.begin_upload(grant, item.clone()), Err(Error::Exhausted(_))));
+    cache.upload_part(grant, &item, &open[0], 1, 3, incoming(b"abc")).await.unwrap();
+    assert_eq!(fixture.spool_files(), 1);
+    cache.abort_upload(grant, &item, &open[0]).unwrap();
+    assert_eq!(fixture.spool_files(), 0);
+}
+
+#[tokio::test]
+async fn an_ingest_is_taken_up_by_the_next_writer_and_the_next_process() {
+    let fixture = Fixture::new().await;
+    let (cache, grant, bytes) = (&fixture.cache, &fixture.grant, content(100_000));
+    let (first, rest) = (Bytes::copy_from_slice(&bytes[..40_000]), Bytes::copy_from_slice(&bytes[40_000..]));
+    let mut writer = cache.open_ingest(grant, "ref", 0, None).await.unwrap();
+    writer.write(0, &first).await.unwrap();
+    assert!(matches!(cache.open_ingest(grant, "ref", 0, None).await, Err(Error::Locked(_))));
+    assert!(matches!(writer.write(7, &rest).await, Err(Error::OutOfRange(_))));
+    let status = writer.status();
+    writer.close().await;
+    assert_eq!(cache.ingest_status(grant, "ref").unwrap(), status);
+
+    let reopened = open(&fixture.dir).await;
+    let mut writer = reopened.open_ingest(grant, "ref", 0, None).await.unwrap();
+    assert_eq!((writer.status().offset, writer.digest()), (40_000, Digest::of(&first)));
+    writer.write(40_000, &rest).await.unwrap();
+    let labels = BTreeMap::from([("k".to_owned(), "v".to_owned())]);
+    assert_eq!(writer.commit(Some(100_000), None, labels.clone()).await.unwrap(), (Digest::of(&bytes), 100_000));
+    assert_eq!(reopened.labelled_blob(grant, &Digest::of(&bytes)).await.unwrap().labels, labels);
+    assert!(matches!(reopened.ingest_status(grant, "ref"), Err(Error::NotFound(_))));
+    assert_eq!(fixture.spool_files(), 0);
+    assert!(fixture.read(&Digest::of(&bytes), None).await.unwrap() == bytes);
+    assert!(matches!(reopened.open_ingest(grant, "ref", 0, Some(Digest::of(&bytes))).await, Err(Error::AlreadyExists(_))));
+}
+
+#[tokio::test]
+async fn a_refused_commit_keeps_the_ingest() {
+    let fixture = Fixture::new().await;
+    let (cache, grant) = (&fixture.cache, &fixture.grant);
+    for (size, expected) in [(Some(2), None), (None, Some(Digest::of(b"other")))] {
+        let mut writer = cache.open_ingest(grant, "ref", 0, None).await.unwrap();
+        if writer.status().offset == 0 {
+            writer.write(0, &Bytes::from_static(b"abc")).await.unwrap();
+        }
+        assert!(matches!(writer.commit(size, expected, BTreeMap::new()).await, Err(Error::Precondition(_))));
+        assert_eq!(cache.ingest_status(grant, "ref").unwrap().offset, 3);
+    }
+    cache.abort_ingest(grant, "ref").await.unwrap();
+    assert!(matches!(cache.abort_ingest(grant, "ref").await, Err(Error::NotFound(_))));
+    assert_eq!(fixture.spool_files(), 0);
+}
+
+#[tokio::test]
+async fn labels_change_under_concurrent_writers() {
+    let fixture = Fixture::new().await;
+    let blob = fixture.put(b"blob").await;
+    let updates = (0..16).map(|index| {
+        let (cache, grant) = (fixture.cache.clone(), fixture.grant.clone());
+        async move { cache.update_labels(&grant, &blob, |labels| drop(labels.insert(format!("k{index}"), String::new()))).await }
+    });
+    for update in futures_util::future::join_all(updates).await {
+        update.unwrap();
+    }
+    assert_eq!(fixture.cache.labelled_blob(&fixture.grant, &blob).await.unwrap().labels.len(), 16);
+    let huge = fixture.cache.update_labels(&fixture.grant, &blob, |labels| drop(labels.insert("k".to_owned(), "v".repeat(4096)))).await;
+    assert!(matches!(huge, Err(Error::Invalid(_))), "{huge:?}");
+}
