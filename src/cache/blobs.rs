@@ -149,10 +149,17 @@ impl Cache {
     pub async fn list_blobs(&self, grant: &Grant, after: Option<&Digest>, limit: usize) -> Result<(Vec<BlobInfo>, bool)> {
         grant.check(Right::Read)?;
         let prefix = layout::blobs_prefix(grant.scope());
-        let after = after.map(|digest| format!("{prefix}{digest}"));
-        let page = self.store(grant)?.list(&prefix, after.as_deref(), limit).await?;
+        let (store, mut after) = (self.store(grant)?, after.map(|digest| format!("{prefix}{digest}")));
         let info = |(key, meta): (String, store::Meta)| Some(BlobInfo::new(key.strip_prefix(&prefix)?.parse().ok()?, meta));
-        Ok((page.entries.into_iter().filter_map(info).collect(), page.more))
+        loop {
+            let page = store.list(&prefix, after.as_deref(), limit).await?;
+            after = page.entries.last().map(|(key, _)| key.clone());
+            let blobs: Vec<_> = page.entries.into_iter().filter_map(info).collect();
+            // A page of foreign objects gives the caller no digest to go on from.
+            if !blobs.is_empty() || !page.more {
+                return Ok((blobs, page.more));
+            }
+        }
     }
 }
 

@@ -22,9 +22,12 @@ pub enum Error {
     /// The grant does not reach that far, or the store refuses remora.
     #[error("{0}")]
     Denied(String),
-    /// The state is not the one that the call is for: another version, another digest or size, a blob missing.
+    /// The state is not the one that the call is for: another digest or size, a blob missing.
     #[error("failed precondition: {0}")]
     Precondition(String),
+    /// Another version is there than the one that the call was made for: reading it anew may help.
+    #[error("conflict: {0}")]
+    Conflict(String),
     /// An offset that is not where it must be.
     #[error("out of range: {0}")]
     OutOfRange(String),
@@ -46,7 +49,7 @@ impl From<store::Error> for Error {
     fn from(error: store::Error) -> Self {
         match error {
             store::Error::NotFound(what) => Self::NotFound(what),
-            store::Error::Precondition(_) => Self::Precondition(error.to_string()),
+            store::Error::Precondition(_) => Self::Conflict(error.to_string()),
             store::Error::Denied(_) => Self::Denied(error.to_string()),
             store::Error::Invalid(what) => Self::Invalid(what),
             store::Error::Exhausted(what) => Self::Exhausted(what),

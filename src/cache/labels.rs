@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{Cache, Error, Result, layout};
+use super::{BlobInfo, Cache, Error, Result, layout};
 use crate::store::{self, Body, Condition};
 use crate::types::{Digest, Grant, Right};
 
@@ -18,6 +18,10 @@ use crate::types::{Digest, Grant, Right};
 const MAX_LABEL_BYTES: usize = 4096;
 /// Enough for any use known; bounds the object.
 const MAX_LABELS: usize = 1024;
+/// Tries at a change while others change the same labels.
+const CHANGE_ATTEMPTS: usize = 16;
+/// Label documents that a listing reads at once.
+const READS_AT_ONCE: usize = 16;
 
 /// A blob with its labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +36,14 @@ pub struct Labelled {
     pub updated: OffsetDateTime,
     /// The labels.
     pub labels: BTreeMap<String, String>,
+}
+
+impl Labelled {
+    fn new(info: &BlobInfo, document: Option<Document>) -> Self {
+        let unlabelled = || Document { created: info.modified, updated: info.modified, labels: BTreeMap::new() };
+        let Document { created, updated, labels } = document.unwrap_or_else(unlabelled);
+        Self { digest: info.digest, size: info.size, created, updated, labels }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -49,21 +61,32 @@ impl Cache {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Denied`], or the store's.
     pub async fn labelled_blob(&self, grant: &Grant, digest: &Digest) -> Result<Labelled> {
-        let info = self.stat_blob(grant, digest).await?;
-        let document = self.read_labels(grant, digest).await?;
-        Ok(match document {
-            Some((document, _)) => {
-                Labelled { digest: *digest, size: info.size, created: document.created, updated: document.updated, labels: document.labels }
-            }
-            None => Labelled { digest: *digest, size: info.size, created: info.modified, updated: info.modified, labels: BTreeMap::new() },
-        })
+        let (info, document) = futures_util::future::try_join(self.stat_blob(grant, digest), self.read_labels(grant, digest)).await?;
+        Ok(Labelled::new(&info, document.map(|(document, _)| document)))
     }
 
-    /// Changes a blob's labels: `change` gets those that it has. Safe against concurrent changes.
+    /// As [`Cache::list_blobs`], with labels.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Invalid`] for labels above containerd's bounds,
     /// [`Error::Denied`], or the store's.
+    pub async fn list_labelled_blobs(&self, grant: &Grant, after: Option<&Digest>, limit: usize) -> Result<(Vec<Labelled>, bool)> {
+        let (blobs, more) = self.list_blobs(grant, after, limit).await?;
+        // Collected first: a lazy iterator of borrowing futures is not `Send`.
+        let reads: Vec<_> = blobs
+            .into_iter()
+            .map(|info| async move {
+                Ok::<_, Error>(Labelled::new(&info, self.read_labels(grant, &info.digest).await?.map(|(document, _)| document)))
+            })
+            .collect();
+        Ok((stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?, more))
+    }
+
+    /// Changes a blob's labels: `change` gets those that it has; an empty value removes a label. Safe
+    /// against concurrent changes.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`] for labels above containerd's bounds, [`Error::Locked`]
+    /// while others change them all the time, [`Error::Denied`], or the store's.
     pub async fn update_labels(
         &self,
         grant: &Grant,
@@ -73,33 +96,28 @@ impl Cache {
         grant.check_blob(Right::Write, digest)?;
         let info = self.stat_blob(grant, digest).await?;
         let (store, key) = (self.store(grant)?, layout::labels_key(grant.scope(), digest));
-        loop {
+        for _ in 0..CHANGE_ATTEMPTS {
             let (mut document, condition) = match self.read_labels(grant, digest).await? {
                 Some((document, etag)) => (document, Condition::Matches(etag)),
                 None => (Document { created: info.modified, updated: info.modified, labels: BTreeMap::new() }, Condition::Absent),
             };
             change(&mut document.labels);
+            document.labels.retain(|_, value| !value.is_empty());
             check_labels(&document.labels)?;
             document.updated = OffsetDateTime::now_utc();
             match store.put(&key, encode(&document)?, condition).await {
                 // Somebody else was faster: their change first, ours on top.
                 Err(store::Error::Precondition(_)) => {}
                 Err(error) => return Err(error.into()),
-                Ok(_) => {
-                    return Ok(Labelled {
-                        digest: *digest,
-                        size: info.size,
-                        created: document.created,
-                        updated: document.updated,
-                        labels: document.labels,
-                    });
-                }
+                Ok(_) => return Ok(Labelled::new(&info, Some(document))),
             }
         }
+        Err(Error::Locked(format!("labels of {digest}: others change them too often")))
     }
 
     /// Records a new blob's labels and exact time.
-    pub(super) async fn write_labels(&self, grant: &Grant, digest: &Digest, labels: BTreeMap<String, String>) -> Result<()> {
+    pub(super) async fn write_labels(&self, grant: &Grant, digest: &Digest, mut labels: BTreeMap<String, String>) -> Result<()> {
+        labels.retain(|_, value| !value.is_empty());
         let now = OffsetDateTime::now_utc();
         let document = encode(&Document { created: now, updated: now, labels })?;
         self.store(grant)?.put(&layout::labels_key(grant.scope(), digest), document, Condition::None).await?;

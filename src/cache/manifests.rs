@@ -73,8 +73,8 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a document that is no cache config, [`Error::Precondition`] where a blob is
-    /// missing or `condition` does not hold, [`Error::Exhausted`] above the bound, [`Error::Denied`], or
-    /// the store's. In each case what was published before is still there.
+    /// missing, [`Error::Conflict`] where `condition` does not hold, [`Error::Exhausted`] above the bound,
+    /// [`Error::Denied`], or the store's. In each case what was published before is still there.
     pub async fn put_manifest(&self, grant: &Grant, name: &ManifestName, document: Bytes, condition: Condition) -> Result<ETag> {
         grant.check_manifest(Right::Write, name)?;
         self.check_manifest_size(document.len() as u64)?;
@@ -113,15 +113,22 @@ impl Cache {
     pub async fn list_manifests(&self, grant: &Grant, after: Option<&str>, limit: usize) -> Result<(Vec<ManifestInfo>, bool)> {
         grant.check(Right::Read)?;
         let prefix = layout::manifests_prefix(grant.scope());
-        let after = after.map(|name| format!("{prefix}{name}"));
-        let page = self.store(grant)?.list(&prefix, after.as_deref(), limit).await?;
+        let (store, mut after) = (self.store(grant)?, after.map(|name| format!("{prefix}{name}")));
         // A foreign object below the prefix is not ours to show.
         let info = |(key, meta): (String, store::Meta)| {
             let name: ManifestName = key.strip_prefix(&prefix)?.parse().ok()?;
             grant.check_manifest(Right::Read, &name).ok()?;
             Some(ManifestInfo { name, size: meta.size, etag: meta.etag, modified: meta.modified })
         };
-        Ok((page.entries.into_iter().filter_map(info).collect(), page.more))
+        loop {
+            let page = store.list(&prefix, after.as_deref(), limit).await?;
+            after = page.entries.last().map(|(key, _)| key.clone());
+            let manifests: Vec<_> = page.entries.into_iter().filter_map(info).collect();
+            // An empty page gives the caller no name to go on from.
+            if !manifests.is_empty() || !page.more {
+                return Ok((manifests, page.more));
+            }
+        }
     }
 
     async fn missing_blobs(&self, grant: &Grant, digests: impl Iterator<Item = Digest>) -> Result<Vec<Digest>> {

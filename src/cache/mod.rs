@@ -8,6 +8,7 @@ mod blobs;
 mod config;
 mod error;
 mod ingest;
+mod ingests;
 mod labels;
 pub mod layout;
 mod manifests;
@@ -63,7 +64,7 @@ pub struct Cache(Arc<Inner>);
 struct Inner {
     stores: Stores,
     settings: Settings,
-    ingests: ingest::Registry,
+    ingests: ingests::Registry,
     uploads: uploads::Registry,
 }
 
@@ -73,7 +74,7 @@ impl Cache {
     /// # Errors
     /// [`Error::Internal`] or [`Error::Exhausted`] where the spool cannot be read or written.
     pub async fn open(stores: Stores, settings: Settings) -> Result<Self> {
-        let ingests = ingest::Registry::open(&settings).await?;
+        let ingests = ingests::Registry::open(&settings).await?;
         let uploads = uploads::Registry::open(&settings).await?;
         Ok(Self(Arc::new(Inner { stores, settings, ingests, uploads })))
     }
@@ -82,6 +83,12 @@ impl Cache {
     #[must_use]
     pub fn stores(&self) -> &Stores {
         &self.0.stores
+    }
+
+    /// The bounds that it was opened with.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
     }
 
     fn store(&self, grant: &Grant) -> Result<Arc<dyn Store>, Denied> {

@@ -20,7 +20,7 @@ impl From<Error> for S3Error {
         }
         let code = match error {
             Error::NotFound(_) => S3ErrorCode::NoSuchKey,
-            Error::AlreadyExists(_) | Error::Precondition(_) => S3ErrorCode::PreconditionFailed,
+            Error::AlreadyExists(_) | Error::Precondition(_) | Error::Conflict(_) => S3ErrorCode::PreconditionFailed,
             Error::Invalid(_) => S3ErrorCode::InvalidRequest,
             Error::Corrupt(_) => return corrupt(message),
             Error::Denied(_) => S3ErrorCode::AccessDenied,
