@@ -1,0 +1,53 @@
+//! The cache's errors as gRPC statuses, and statuses in metrics and logs.
+
+use tonic::{Code, Status};
+
+use crate::cache::Error;
+use crate::metrics::Class;
+
+/// The status of an error; its text is the error's.
+pub(super) fn from_error(error: &Error) -> Status {
+    let code = match error {
+        Error::NotFound(_) => Code::NotFound,
+        Error::AlreadyExists(_) => Code::AlreadyExists,
+        Error::Invalid(_) => Code::InvalidArgument,
+        Error::Corrupt(_) => Code::DataLoss,
+        Error::Denied(_) => Code::PermissionDenied,
+        Error::Precondition(_) => Code::FailedPrecondition,
+        Error::Conflict(_) => Code::Aborted,
+        Error::OutOfRange(_) => Code::OutOfRange,
+        // A ref with a writer is free again soon: containerd's client tries again on this one alone.
+        Error::Locked(_) | Error::Unavailable(_) => Code::Unavailable,
+        Error::Exhausted(_) => Code::ResourceExhausted,
+        Error::Internal(_) => Code::Internal,
+    };
+    Status::new(code, error.to_string())
+}
+
+/// How a call that ended so is counted.
+pub(super) fn class(code: Code) -> Class {
+    match code {
+        Code::Ok | Code::Cancelled => Class::Ok,
+        Code::NotFound => Class::Miss,
+        Code::InvalidArgument
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Unauthenticated => Class::Refused,
+        Code::Unknown | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Internal | Code::Unavailable | Code::DataLoss => {
+            Class::Failed
+        }
+    }
+}
+
+/// Writes down how a call ended: the one place where this endpoint's errors are logged.
+pub(super) fn log(operation: &'static str, status: &Status) {
+    let (code, reason) = (status.code(), status.message());
+    match class(code) {
+        Class::Failed => tracing::warn!(operation, ?code, reason, "a call of the content endpoint failed"),
+        Class::Ok | Class::Miss | Class::Refused => tracing::debug!(operation, ?code, reason, "a call of the content endpoint was refused"),
+    }
+}
