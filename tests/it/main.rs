@@ -9,6 +9,8 @@
 )]
 
 mod cache;
+mod cache_config;
+mod content;
 mod s3;
 mod store_contract;
 mod store_directory;

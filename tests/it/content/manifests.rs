@@ -1,0 +1,139 @@
+//! `remora.cache.v1.Manifests`.
+
+use remora::proto::cache as api;
+use remora::types::Digest;
+use serde_json::json;
+use tonic::Code;
+
+use super::sidecar::{MAX_MANIFEST_BYTES, Sidecar, with};
+
+fn config(blob: &Digest) -> Vec<u8> {
+    let annotations = json!({ "mediaType": "m", "diffID": blob.to_string(), "size": 5, "createdAt": "2024-01-01T00:00:00Z", "new": [1] });
+    let layer = json!({ "blob": blob.to_string(), "parent": -1, "annotations": annotations });
+    json!({ "layers": [layer], "records": [{ "layers": [{ "layer": 0 }], "digest": blob.to_string() }], "unknown": { "a": null } })
+        .to_string()
+        .into_bytes()
+}
+
+fn put(name: &str, document: impl Into<Vec<u8>>) -> api::PutRequest {
+    api::PutRequest { name: name.to_owned(), document: document.into().into(), ..Default::default() }
+}
+
+fn get(name: &str) -> api::GetRequest {
+    api::GetRequest { name: name.to_owned() }
+}
+
+async fn put_code(sidecar: &Sidecar, request: api::PutRequest) -> Code {
+    sidecar.manifests().put(request).await.map_or_else(|status| status.code(), |_| Code::Ok)
+}
+
+#[tokio::test]
+async fn a_manifest_is_published_read_listed_and_deleted() {
+    let directory = Sidecar::on_directory().await;
+    let (minio, _) = Sidecar::on_minio("ci/").await;
+    for sidecar in [directory, minio] {
+        let document = config(&sidecar.store(b"layer").await);
+        let mut client = sidecar.manifests();
+        let etag = client.put(put("team/app", document.clone())).await.unwrap().into_inner().etag;
+        let got = client.get(get("team/app")).await.unwrap().into_inner();
+        let info = got.info.unwrap();
+        assert_eq!(got.document, document);
+        assert_eq!((&*info.name, info.size, &info.etag), ("team/app", i64::try_from(document.len()).unwrap(), &etag));
+        for name in ["a", "b", "c"] {
+            client.put(put(name, document.clone())).await.unwrap();
+        }
+        let mut list = async |after: &str, limit| {
+            let listed = client.list(api::ListRequest { after: after.to_owned(), limit }).await.unwrap().into_inner();
+            (listed.manifests.into_iter().map(|info| info.name).collect::<Vec<_>>().join(" "), listed.more)
+        };
+        assert_eq!(list("", 0).await, ("a b c team/app".to_owned(), false));
+        assert_eq!(list("", 2).await, ("a b".to_owned(), true));
+        assert_eq!(list("b", 2000).await, ("c team/app".to_owned(), false));
+        assert_eq!(list("z", 1).await, (String::new(), false));
+        client.delete(api::DeleteRequest { name: "a".to_owned() }).await.unwrap();
+        assert_eq!(client.get(get("a")).await.unwrap_err().code(), Code::NotFound);
+        assert_eq!(client.delete(api::DeleteRequest { name: "a".to_owned() }).await.unwrap_err().code(), Code::NotFound);
+    }
+}
+
+#[tokio::test]
+async fn bad_documents_and_names_are_told_apart() {
+    let sidecar = Sidecar::on_directory().await;
+    let document = config(&sidecar.store(b"layer").await);
+    let missing = config(&Digest::of(b"not stored"));
+    assert_eq!(put_code(&sidecar, put("app", document.clone())).await, Code::Ok);
+    let cases = [
+        (put("app", ""), Code::InvalidArgument),
+        (put("app", "{"), Code::InvalidArgument),
+        (put("app", "[]"), Code::InvalidArgument),
+        (put("app", r#"{"layers":[{"blob":"sha256:../x","parent":-1}]}"#), Code::InvalidArgument),
+        (put("app", missing), Code::FailedPrecondition),
+        (put("", document.clone()), Code::InvalidArgument),
+        (put("../app", document.clone()), Code::InvalidArgument),
+        (put("a/./b", document.clone()), Code::InvalidArgument),
+        (api::PutRequest { if_match: "x".to_owned(), if_absent: true, ..put("app", document.clone()) }, Code::InvalidArgument),
+        (api::PutRequest { if_match: "x".to_owned(), ..put("app", document.clone()) }, Code::Aborted),
+        (api::PutRequest { if_absent: true, ..put("app", document.clone()) }, Code::Aborted),
+        (api::PutRequest { if_match: "x".to_owned(), ..put("none", document.clone()) }, Code::Aborted),
+    ];
+    for (request, code) in cases {
+        let answer = sidecar.manifests().put(request.clone()).await.unwrap_err();
+        assert_eq!(answer.code(), code, "{} {}: {answer}", request.name, String::from_utf8_lossy(&request.document));
+        assert_eq!(sidecar.manifests().get(get("app")).await.unwrap().into_inner().document, document);
+    }
+    assert_eq!(sidecar.manifests().get(get("none")).await.unwrap_err().code(), Code::NotFound);
+    let negative = api::ListRequest { limit: -1, ..Default::default() };
+    assert_eq!(sidecar.manifests().list(negative).await.unwrap_err().code(), Code::InvalidArgument);
+    // Somebody else's object under a manifest's name.
+    std::fs::write(sidecar.data.path().join("store/remora/manifests/app"), "not json").unwrap();
+    assert_eq!(sidecar.manifests().get(get("app")).await.unwrap_err().code(), Code::DataLoss);
+    let denied = with(get("app"), &[("remora-bucket", "no_/such")]);
+    assert_eq!(sidecar.manifests().get(denied).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_document_above_the_bound_is_refused_whatever_its_size() {
+    let sidecar = Sidecar::on_directory().await;
+    let padded = |len: usize| format!(r#"{{"x":"{}"}}"#, "x".repeat(len - 8));
+    let bound = usize::try_from(MAX_MANIFEST_BYTES).unwrap();
+    assert_eq!(put_code(&sidecar, put("app", padded(bound))).await, Code::Ok);
+    for len in [bound + 1, 50 << 20] {
+        let refused = sidecar.manifests().put(put("big", padded(len))).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{len}: {refused}");
+    }
+    assert_eq!(sidecar.manifests().get(get("big")).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(sidecar.manifests().get(get("app")).await.unwrap().into_inner().document.len(), bound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_racing_conditional_puts_one_wins() {
+    let directory = Sidecar::on_directory().await;
+    let (minio, _) = Sidecar::on_minio("").await;
+    for sidecar in [directory, minio] {
+        let document = config(&sidecar.store(b"layer").await);
+        let mut etag = None;
+        for round in 0..3 {
+            let request = match &etag {
+                None => api::PutRequest { if_absent: true, ..put("app", document.clone()) },
+                Some(etag) => api::PutRequest { if_match: String::clone(etag), ..put("app", document.clone()) },
+            };
+            let racers = (0..8).map(|racer| {
+                let mut request = request.clone();
+                // Another document each: equal ones may have equal etags.
+                request.document = [&document[..], " ".repeat(1 + round * 8 + racer).as_bytes()].concat().into();
+                let mut client = sidecar.manifests();
+                async move { client.put(request).await }
+            });
+            let mut won = Vec::new();
+            for answer in futures_util::future::join_all(racers).await {
+                match answer {
+                    Ok(answer) => won.push(answer.into_inner().etag),
+                    Err(status) => assert_eq!(status.code(), Code::Aborted, "{status}"),
+                }
+            }
+            assert_eq!(won.len(), 1, "round {round}");
+            etag = won.pop();
+            assert_eq!(Some(sidecar.manifests().get(get("app")).await.unwrap().into_inner().info.unwrap().etag), etag);
+        }
+    }
+}
