@@ -379,6 +379,17 @@ async fn parts_arrive_in_any_order_and_are_joined_in_the_right_one() {
 }
 
 #[tokio::test]
+async fn asking_for_an_old_blob_before_an_export_makes_it_young() {
+    let endpoint = Endpoint::start().await;
+    let blob = Bytes::from_static(b"old");
+    let key = blob_key(&blob);
+    endpoint.store.plant(&key, blob, OffsetDateTime::UNIX_EPOCH);
+    let head = endpoint.client("OPERATOR").head_object().bucket(BUCKET).key(&key).send().await.unwrap();
+    let modified = head.last_modified().unwrap().secs();
+    assert!(OffsetDateTime::now_utc().unix_timestamp() - modified < 3600, "{modified}");
+}
+
+#[tokio::test]
 async fn a_copy_in_parts_onto_itself_is_a_touch() {
     let endpoint = Endpoint::start().await;
     let client = endpoint.client("OPERATOR");

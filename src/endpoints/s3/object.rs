@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Mutex;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
@@ -25,13 +26,14 @@ pub(super) const MAX_PUT_BYTES: u64 = 5 << 30;
 /// The end of a range that has none. S3-compatible stores parse it as a signed number.
 const OPEN_END: u64 = i64::MAX as u64;
 const CONTENT_TYPE: &str = "application/octet-stream";
+/// BuildKit's default `touch_refresh`: it copies an older blob onto itself, so that the bucket's
+/// lifecycle rules leave alone what is in use.
+const TOUCH_AFTER: Duration = Duration::from_hours(24);
 
 /// What is known of an object.
 pub(super) struct Stat {
     size: u64,
     pub(super) etag: types::ETag,
-    // The real date. BuildKit touches what is older than its `touch_refresh`, and keeps objects young
-    // for the bucket's lifecycle rules that way; once remora does so by itself, this can say "now".
     modified: OffsetDateTime,
 }
 
@@ -39,11 +41,20 @@ impl Operations {
     pub(super) async fn head(&self, grant: &Grant, input: &HeadObjectInput) -> S3Result<HeadObjectOutput> {
         check_whole(input.part_number, input.version_id.as_deref())?;
         let target = Target::to_read(grant, &input.key)?;
-        let found = self.looked_up(&target.item, self.stat(&target).await)?;
+        let mut found = self.looked_up(&target.item, self.stat(&target).await)?;
         condition::check_read(input.if_match.as_ref(), input.if_none_match.as_ref(), &found.etag)?;
         // An exporter asks first, and sends what is not there.
-        if matches!(target.item, Item::Blob(_)) && target.grant.check(Right::Write).is_ok() {
+        if let Item::Blob(digest) = &target.item
+            && target.grant.check(Right::Write).is_ok()
+        {
             target.grant.usage().blob_reused();
+            // Touched here, BuildKit need not: a round trip less, and s3s refuses its copy of an object
+            // in a bucket with a `_` in its name.
+            if OffsetDateTime::now_utc() - found.modified > TOUCH_AFTER
+                && let Ok(touched) = self.cache.touch_blob(&target.grant, digest).await
+            {
+                found = Stat { size: touched.size, etag: touched.etag, modified: touched.modified };
+            }
         }
         Ok(HeadObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
