@@ -11,6 +11,7 @@
 mod cache;
 mod cache_config;
 mod content;
+mod control;
 mod s3;
 mod store_contract;
 mod store_directory;

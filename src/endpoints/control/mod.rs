@@ -1,1 +1,190 @@
-//! The control endpoint.
+//! The control endpoint: buildkitd's own gRPC API, passed through unchanged except for cache options.
+//!
+//! A client's connection gets a connection to buildkitd of its own, and its calls are joined to calls
+//! there, frame by frame ([`forward`]). The two calls that carry cache options ([`rewrite`]) are read
+//! whole: their `type=s3` entries are pointed at the s3 endpoint, with a grant made for the build in
+//! place of the client's credentials ([`relay`]), and everything else in them keeps its bytes ([`wire`]).
+//! Whether buildkitd reaches the s3 endpoint is asked of buildkitd itself ([`probe`]).
+
+mod attrs;
+mod builds;
+mod call;
+mod forward;
+mod limits;
+mod message;
+mod probe;
+mod relay;
+mod rewrite;
+mod route;
+mod solve;
+mod status;
+mod upstream;
+mod wire;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio_util::task::TaskTracker;
+
+use super::{Connection, Listener, accept_loop};
+use crate::auth::Keyring;
+use crate::metrics::Metrics;
+use crate::shutdown::Shutdown;
+use crate::store::Stores;
+use crate::types::Address;
+
+use builds::Builds;
+use call::Call;
+use forward::{RequestBody, ResponseBody};
+use probe::Probe;
+use rewrite::Solve;
+use upstream::Upstream;
+
+/// How long a check of buildkitd may take.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// After the last build of a connection its client may ask for the build's record; then the drain
+/// closes the connection.
+const AFTER_BUILD: Duration = Duration::from_secs(1);
+
+/// How cache bytes go between buildkitd and remora.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Relay where buildkitd reaches the s3 endpoint.
+    Auto,
+    /// Over HTTP, through the s3 endpoint, unchecked.
+    Relay,
+    /// Through the client's session. Not built yet: such builds run without their s3 cache.
+    Session,
+}
+
+/// The control endpoint's settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where buildkitd listens.
+    pub buildkitd: Address,
+    /// How cache bytes go.
+    pub transport: Transport,
+    /// The s3 endpoint's URL as buildkitd sees it; `None`: there is no s3 endpoint.
+    pub advertise: Option<String>,
+    /// The largest message of the calls that are read whole.
+    pub max_message_bytes: u64,
+    /// How long a call waits for buildkitd to be there.
+    pub connect_timeout: Duration,
+    /// Connections of clients at once.
+    pub max_connections: usize,
+}
+
+/// The control endpoint.
+#[derive(Debug)]
+pub struct Control {
+    stores: Stores,
+    config: Config,
+    metrics: Metrics,
+    shutdown: Shutdown,
+    builds: Arc<Builds>,
+    management: Upstream,
+    probe: Probe,
+}
+
+/// What the calls of one client's connection share.
+#[derive(Debug)]
+struct Client {
+    control: Arc<Control>,
+    upstream: Arc<Upstream>,
+    /// A token for each build and session: while one is out, the client will make more calls.
+    busy: TaskTracker,
+}
+
+impl Control {
+    /// The endpoint; nothing is dialled yet.
+    #[must_use]
+    pub fn new(stores: Stores, keyring: Keyring, config: Config, metrics: Metrics, shutdown: Shutdown) -> Self {
+        let builds = Arc::new(Builds::new(keyring, metrics.clone()));
+        let management = Upstream::for_management(config.buildkitd.clone(), shutdown.clone());
+        Self { stores, config, metrics, shutdown, builds, management, probe: Probe::default() }
+    }
+
+    /// Serves clients until the drain begins and their builds are done.
+    pub async fn serve(self: Arc<Self>, listener: Listener, shutdown: Shutdown) {
+        let max_connections = self.config.max_connections;
+        let serve = |connection| Arc::clone(&self).serve_connection(connection);
+        accept_loop(listener, shutdown, max_connections, serve).await;
+    }
+
+    /// Whether buildkitd answers.
+    ///
+    /// # Errors
+    /// One line that says why not, and names its address.
+    pub async fn check_buildkitd(&self) -> Result<(), String> {
+        let info = self.management.call("/moby.buildkit.v1.Control/Info", &[], Duration::ZERO);
+        match tokio::time::timeout(CHECK_TIMEOUT, info).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(status.message().to_owned()),
+            Err(_) => Err(format!("buildkitd at {} did not answer within {} seconds", self.config.buildkitd, CHECK_TIMEOUT.as_secs())),
+        }
+    }
+
+    async fn serve_connection(self: Arc<Self>, connection: Connection) {
+        let shutdown = self.shutdown.clone();
+        let upstream = Arc::new(Upstream::for_client(self.config.buildkitd.clone(), shutdown.clone()));
+        let client = Arc::new(Client { control: self, upstream, busy: TaskTracker::new() });
+        let service = {
+            let client = Arc::clone(&client);
+            service_fn(move |request| Arc::clone(&client).serve_call(request))
+        };
+        let mut served = pin!(
+            http2::Builder::new(limits::Tasks(shutdown.clone()))
+                .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+                .max_frame_size(limits::MAX_FRAME_BYTES)
+                .max_header_list_size(limits::MAX_HEADER_BYTES)
+                .max_send_buf_size(limits::SEND_BUFFER_BYTES)
+                .max_concurrent_streams(limits::MAX_STREAMS)
+                .max_pending_accept_reset_streams(limits::RESET_STREAMS)
+                .max_local_error_reset_streams(limits::RESET_STREAMS)
+                .auto_date_header(false)
+                .serve_connection(TokioIo::new(connection), service)
+        );
+        let ended = tokio::select! {
+            ended = served.as_mut() => ended,
+            () = client.may_drain(&shutdown) => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "client connection broke");
+        }
+    }
+}
+
+impl Client {
+    async fn serve_call(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<ResponseBody>, hyper::Error> {
+        let control = &self.control;
+        let path = request.uri().path();
+        let solve = Solve::of(path);
+        let lasts = solve == Some(Solve::Build) || path == "/moby.buildkit.v1.Control/Session";
+        let call = Call::begin(path, control.metrics.clone(), lasts.then(|| self.busy.token()));
+        match solve {
+            Some(solve) => control.solve(&self.upstream, request, solve, call).await,
+            None => forward::forward(&self.upstream, request.map(RequestBody::Streamed), control.config.connect_timeout, call).await,
+        }
+    }
+
+    /// Resolves when the drain began and no build needs the connection any more.
+    async fn may_drain(&self, shutdown: &Shutdown) {
+        shutdown.draining().await;
+        if !self.busy.is_empty() {
+            self.busy.close();
+            self.busy.wait().await;
+            tokio::time::sleep(AFTER_BUILD).await;
+        }
+    }
+}

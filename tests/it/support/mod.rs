@@ -1,5 +1,6 @@
 //! What several tests need.
 
+pub(crate) mod buildkitd;
 pub mod fake_s3;
 pub(crate) mod memory_store;
 pub mod minio;

@@ -1,0 +1,211 @@
+//! The builds that run, and the line that each leaves in the log.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Write as _;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::OnceCell;
+use tonic::Code;
+
+use super::attrs::Target;
+use super::route::Route;
+use crate::auth::{BuildGuard, IssuedGrant, Keyring, Purpose};
+use crate::metrics::{Metrics, Transport};
+use crate::types::{ManifestName, Usage};
+
+/// All builds that run now.
+#[derive(Debug)]
+pub(super) struct Builds {
+    keyring: Keyring,
+    metrics: Metrics,
+    running: Mutex<HashMap<String, Weak<Build>>>,
+}
+
+/// One build, from its `Control/Solve` to that call's end.
+#[derive(Debug)]
+pub(super) struct Build {
+    reference: String,
+    started: Instant,
+    usage: Arc<Usage>,
+    route: OnceCell<Route>,
+    record: Mutex<Record>,
+    builds: Arc<Builds>,
+    _grants: BuildGuard,
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    imported: BTreeSet<ManifestName>,
+    exported: BTreeSet<ManifestName>,
+    code: Option<Code>,
+}
+
+impl Builds {
+    pub(super) fn new(keyring: Keyring, metrics: Metrics) -> Self {
+        Self { keyring, metrics, running: Mutex::default() }
+    }
+
+    /// A build begins. Every one is registered: its later gateway calls may carry cache options where
+    /// this one has none, and it may share steps with builds beside it.
+    pub(super) fn begin(self: &Arc<Self>, reference: &str) -> Arc<Build> {
+        let grants = self.keyring.begin_build(reference);
+        let build = Arc::new(Build {
+            reference: reference.to_owned(),
+            started: Instant::now(),
+            usage: self.keyring.usage(reference).unwrap_or_default(),
+            route: OnceCell::new(),
+            record: Mutex::default(),
+            builds: Arc::clone(self),
+            _grants: grants,
+        });
+        self.metrics.running_builds(1);
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(reference.to_owned(), Arc::downgrade(&build));
+        build
+    }
+
+    /// The running build of a reference.
+    pub(super) fn find(&self, reference: &str) -> Option<Arc<Build>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(reference)?.upgrade()
+    }
+}
+
+impl Build {
+    /// How the build's cache goes; `choose` is asked once a build.
+    pub(super) async fn route(&self, choose: impl Future<Output = Route>) -> &Route {
+        let chosen = async {
+            let route = choose.await;
+            self.builds.metrics.build(match route {
+                Route::Relay(_) => Transport::Relay,
+                Route::Nowhere => Transport::None,
+            });
+            route
+        };
+        self.route.get_or_init(|| chosen).await
+    }
+
+    /// A grant for one of its cache entries.
+    pub(super) fn grant(&self, purpose: Purpose, target: &Target) -> Option<IssuedGrant> {
+        let mut record = self.record();
+        let names = match purpose {
+            Purpose::Import => &mut record.imported,
+            Purpose::Export => &mut record.exported,
+        };
+        names.extend(target.names.iter().cloned());
+        drop(record);
+        self.builds.keyring.issue(&self.reference, purpose, &target.scope, &target.names)
+    }
+
+    /// Its name, by the client's choice.
+    pub(super) fn reference(&self) -> &str {
+        &self.reference
+    }
+
+    /// The `Control/Solve` ended.
+    pub(super) fn ends_with(&self, code: Code) {
+        self.record().code = Some(code);
+    }
+
+    fn record(&self) -> std::sync::MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Build {
+    fn drop(&mut self) {
+        self.builds.metrics.running_builds(-1);
+        let mut running = self.builds.running.lock().unwrap_or_else(PoisonError::into_inner);
+        // A build with the same reference may have begun since.
+        if running.get(&self.reference).is_some_and(|build| build.strong_count() == 0) {
+            running.remove(&self.reference);
+        }
+        drop(running);
+        if self.route.initialized() {
+            let usage = &self.usage;
+            let summary = summary(&self.record(), usage, self.started.elapsed());
+            tracing::info!(
+                build.ref = %self.reference,
+                build.layers_offered = usage.layers_offered(),
+                build.layers_read = usage.blobs_served(),
+                build.bytes_read = usage.bytes_served(),
+                build.layers_written = usage.blobs_written(),
+                build.bytes_written = usage.bytes_written(),
+                build.layers_reused = usage.blobs_reused(),
+                "build {}: {summary}",
+                self.reference,
+            );
+        }
+    }
+}
+
+/// `imported app: 12 layers offered, 3 read (340.0 MiB), exported app: 2 new layers (12.0 MiB), 10 reused; ok in 12.3s`
+fn summary(record: &Record, usage: &Usage, took: Duration) -> String {
+    let mut parts = Vec::new();
+    if !record.imported.is_empty() {
+        let found = match usage.manifests_read() {
+            0 => "nothing there".to_owned(),
+            _ => format!("{} layers offered, {} read ({})", usage.layers_offered(), usage.blobs_served(), Size(usage.bytes_served())),
+        };
+        parts.push(format!("imported {}: {found}", joined(&record.imported)));
+    }
+    if !record.exported.is_empty() {
+        let (new, bytes, reused) = (usage.blobs_written(), Size(usage.bytes_written()), usage.blobs_reused());
+        let unpublished = if usage.manifests_written() == 0 { " (no manifest was published)" } else { "" };
+        parts.push(format!("exported {}: {new} new layers ({bytes}), {reused} reused{unpublished}", joined(&record.exported)));
+    }
+    if parts.is_empty() {
+        parts.push("no remote cache".to_owned());
+    }
+    let mut text = parts.join(", ");
+    let ended = match record.code {
+        Some(Code::Ok) => "ok".to_owned(),
+        Some(Code::Cancelled) | None => "cancelled".to_owned(),
+        Some(code) => format!("failed ({code:?})"),
+    };
+    let _ = write!(text, "; {ended} in {:.1}s", took.as_secs_f64());
+    text
+}
+
+fn joined(names: &BTreeSet<ManifestName>) -> String {
+    names.iter().map(ManifestName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// Prints bytes for people.
+struct Size(u64);
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const MIB: u64 = 1 << 20;
+        match self.0 {
+            bytes if bytes < 1 << 10 => write!(f, "{bytes} B"),
+            bytes if bytes < MIB => write!(f, "{}.{} KiB", bytes >> 10, ((bytes & 0x3ff) * 10) >> 10),
+            bytes => write!(f, "{}.{} MiB", bytes >> 20, ((bytes & (MIB - 1)) * 10) >> 20),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_leaves_one_line() {
+        let (usage, mut record) = (Usage::default(), Record::default());
+        let line = |record: &Record, usage: &Usage| summary(record, usage, Duration::from_millis(12_345));
+        assert_eq!(line(&record, &usage), "no remote cache; cancelled in 12.3s");
+        record.imported.insert("app".parse().unwrap());
+        assert_eq!(line(&record, &usage), "imported app: nothing there; cancelled in 12.3s");
+        record.exported.extend(["app", "main"].map(|name| name.parse().unwrap()));
+        record.code = Some(Code::Ok);
+        usage.manifest_read(12);
+        usage.blob_served();
+        usage.sent(340 << 20);
+        usage.blob_written(1536);
+        usage.blob_reused();
+        usage.manifest_written();
+        let wanted =
+            "imported app: 12 layers offered, 1 read (340.0 MiB), exported app, main: 1 new layers (1.5 KiB), 1 reused; ok in 12.3s";
+        assert_eq!(line(&record, &usage), wanted);
+    }
+}

@@ -1,0 +1,131 @@
+//! One gRPC message of a unary call, read whole: a flag for compression, a length of four bytes, and
+//! the message (`PROTOCOL-HTTP2.md` of gRPC). buildctl and buildx do not compress; other clients may.
+
+use std::io::Read as _;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::HeaderMap;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tonic::Status;
+
+/// The flag and the length.
+const PREFIX_BYTES: usize = 5;
+
+/// A unary call's message.
+#[derive(Debug)]
+pub(super) struct Unary {
+    /// With its prefix, as it came.
+    pub(super) frame: Bytes,
+    /// Without it, and without compression.
+    pub(super) message: Bytes,
+}
+
+/// Why there is no message.
+#[derive(Debug)]
+pub(super) enum ReadError {
+    /// The caller's fault: what to tell it.
+    Refused(Status),
+    /// The caller went away.
+    Gone(hyper::Error),
+}
+
+impl Unary {
+    /// Reads the only message of a body, of at most `limit` bytes.
+    pub(super) async fn read(headers: &HeaderMap, mut body: Incoming, limit: u64) -> Result<Self, ReadError> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut frame = BytesMut::new();
+        while let Some(part) = body.frame().await {
+            if let Ok(data) = part.map_err(ReadError::Gone)?.into_data() {
+                frame.extend_from_slice(&data);
+            }
+            if declared_length(&frame).is_some_and(|length| length > limit) || frame.len() > limit.saturating_add(PREFIX_BYTES) {
+                return Err(ReadError::Refused(too_large(limit)));
+            }
+        }
+        Self::parse(headers, frame.freeze(), limit).map_err(ReadError::Refused)
+    }
+
+    fn parse(headers: &HeaderMap, frame: Bytes, limit: usize) -> Result<Self, Status> {
+        let whole = declared_length(&frame).is_some_and(|length| length == frame.len() - PREFIX_BYTES);
+        if !whole {
+            return Err(Status::invalid_argument("want exactly one whole gRPC message"));
+        }
+        let message = frame.slice(PREFIX_BYTES..);
+        let message = match (frame[0], headers.get("grpc-encoding").map(http::HeaderValue::as_bytes)) {
+            (0, _) => message,
+            (1, Some(b"gzip")) => gunzip(&message, limit)?,
+            (1, _) => return Err(Status::unimplemented("compressed messages must be gzip")),
+            _ => return Err(Status::invalid_argument("malformed gRPC message prefix")),
+        };
+        Ok(Self { frame, message })
+    }
+}
+
+/// Puts the prefix of an uncompressed message before `message`; `None` over 4 GiB.
+pub(super) fn frame(message: &[u8]) -> Option<Bytes> {
+    let mut frame = BytesMut::with_capacity(PREFIX_BYTES + message.len());
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(message.len()).ok()?);
+    frame.put_slice(message);
+    Some(frame.freeze())
+}
+
+fn declared_length(frame: &[u8]) -> Option<usize> {
+    let length = frame.get(1..PREFIX_BYTES)?.try_into().ok()?;
+    usize::try_from(u32::from_be_bytes(length)).ok()
+}
+
+fn gunzip(compressed: &[u8], limit: usize) -> Result<Bytes, Status> {
+    let mut message = Vec::new();
+    let bounded = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    flate2::read::MultiGzDecoder::new(compressed)
+        .take(bounded)
+        .read_to_end(&mut message)
+        .map_err(|error| Status::invalid_argument(format!("malformed gzip: {error}")))?;
+    if message.len() > limit { Err(too_large(limit)) } else { Ok(message.into()) }
+}
+
+fn too_large(limit: usize) -> Status {
+    Status::resource_exhausted(format!("message over {limit} bytes, the limit that control.max_message_bytes sets"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn gzip(data: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(data).unwrap();
+        let mut frame = frame(&encoder.finish().unwrap()).unwrap().to_vec();
+        frame[0] = 1;
+        frame
+    }
+
+    fn parse(encoding: &'static str, frame: &[u8]) -> Result<Bytes, tonic::Code> {
+        let headers = HeaderMap::from_iter([("grpc-encoding".parse().unwrap(), encoding.parse().unwrap())]);
+        Unary::parse(&headers, Bytes::copy_from_slice(frame), 1000).map(|unary| unary.message).map_err(|status| status.code())
+    }
+
+    #[test]
+    fn reads_plain_and_gzip_messages() {
+        assert_eq!(parse("identity", &frame(b"message").unwrap()).unwrap(), "message");
+        assert_eq!(parse("gzip", &frame(b"plain").unwrap()).unwrap(), "plain");
+        assert_eq!(parse("gzip", &gzip(b"message")).unwrap(), "message");
+    }
+
+    #[test]
+    fn refuses_what_is_not_one_message() {
+        use tonic::Code::{InvalidArgument, ResourceExhausted, Unimplemented};
+        let whole = frame(b"message").unwrap();
+        assert_eq!(parse("", b""), Err(InvalidArgument));
+        assert_eq!(parse("", &whole[..whole.len() - 1]), Err(InvalidArgument));
+        assert_eq!(parse("", &[&whole[..], &whole[..]].concat()), Err(InvalidArgument));
+        assert_eq!(parse("", &[2, 0, 0, 0, 0]), Err(InvalidArgument));
+        assert_eq!(parse("zstd", &gzip(b"")), Err(Unimplemented));
+        assert_eq!(parse("gzip", &[1, 0, 0, 0, 1, 7]), Err(InvalidArgument));
+        assert_eq!(parse("gzip", &gzip(&[0; 1001])), Err(ResourceExhausted));
+    }
+}

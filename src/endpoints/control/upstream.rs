@@ -1,0 +1,199 @@
+//! Connections to buildkitd: dialled when first needed, and again after buildkitd restarted.
+
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::forward::RequestBody;
+use super::{limits, message, status};
+use crate::endpoints::Connection;
+use crate::shutdown::Shutdown;
+use crate::types::Address;
+
+/// Between two tries while buildkitd boots; doubles up to the second.
+const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// One try to connect.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a request moves to a new connection before it was sent on the old one.
+const MAX_MOVES: usize = 3;
+
+/// The answers to remora's own calls are small.
+const MAX_ANSWER_BYTES: usize = 1 << 20;
+
+/// Why there is no response.
+#[derive(Debug)]
+pub(super) enum SendError {
+    /// buildkitd cannot be reached or went away.
+    Unavailable(Status),
+    /// buildkitd reset this one call.
+    Reset(hyper::Error),
+}
+
+/// At most one connection to buildkitd at a time.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    buildkitd: Address,
+    shutdown: Shutdown,
+    /// Whether the connection closes when the drain begins, and not with the last call on it.
+    until_drain: bool,
+    current: Mutex<Option<SendRequest<RequestBody>>>,
+}
+
+impl Upstream {
+    /// For the calls of one client.
+    pub(super) fn for_client(buildkitd: Address, shutdown: Shutdown) -> Self {
+        Self { buildkitd, shutdown, until_drain: false, current: Mutex::default() }
+    }
+
+    /// For remora's own calls.
+    pub(super) fn for_management(buildkitd: Address, shutdown: Shutdown) -> Self {
+        Self { buildkitd, shutdown, until_drain: true, current: Mutex::default() }
+    }
+
+    /// Sends a request, waiting up to `patience` for buildkitd to be there.
+    pub(super) async fn send(&self, mut request: Request<RequestBody>, patience: Duration) -> Result<Response<Incoming>, SendError> {
+        for _ in 0..MAX_MOVES {
+            let mut connection = self.connection(patience).await.map_err(SendError::Unavailable)?;
+            match connection.try_send_request(request).await {
+                Ok(response) => return Ok(response),
+                Err(mut failed) => match failed.take_message() {
+                    // The connection had closed, or was told to, before the request was sent on it.
+                    Some(unsent) => request = unsent,
+                    None => {
+                        let error = failed.into_error();
+                        return Err(if is_reset(&error) { SendError::Reset(error) } else { SendError::Unavailable(self.broken(&error)) });
+                    }
+                },
+            }
+        }
+        Err(SendError::Unavailable(self.broken(&"connections close as soon as they are made")))
+    }
+
+    /// A unary call of remora's own, of which only the status matters.
+    pub(super) async fn call(&self, path: &'static str, message: &[u8], patience: Duration) -> Result<(), Status> {
+        let frame = message::frame(message).ok_or_else(|| Status::internal("message over 4 GiB"))?;
+        let mut request = Request::post(format!("http://buildkitd{path}"))
+            .version(http::Version::HTTP_2)
+            .body(RequestBody::Whole(frame))
+            .map_err(|error| Status::internal(error.to_string()))?;
+        request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        let response = self.send(request, patience).await.map_err(|error| match error {
+            SendError::Unavailable(status) => status,
+            SendError::Reset(error) => self.broken(&error),
+        })?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|error| self.broken(&error))?;
+        let headers = body.trailers().filter(|trailers| status::code(trailers).is_some()).unwrap_or(&head.headers);
+        match Status::from_header_map(headers) {
+            Some(status) if status.code() == tonic::Code::Ok => Ok(()),
+            Some(status) => Err(status),
+            None => Err(self.broken(&"the answer has no status")),
+        }
+    }
+
+    /// The open connection, or a new one.
+    pub(super) async fn connection(&self, patience: Duration) -> Result<SendRequest<RequestBody>, Status> {
+        let deadline = Instant::now() + patience;
+        let mut current = self.current.lock().await;
+        if let Some(open) = current.as_ref().filter(|connection| !connection.is_closed()) {
+            return Ok(open.clone());
+        }
+        let mut pause = RETRY_PAUSES.0;
+        loop {
+            match self.dial().await {
+                Ok(connection) => return Ok(current.insert(connection).clone()),
+                Err(error) if Instant::now() + pause > deadline => return Err(self.unreachable(&error)),
+                Err(error) => {
+                    tracing::debug!(buildkitd.address = %self.buildkitd, %error, "buildkitd is not there yet");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_PAUSES.1);
+                }
+            }
+        }
+    }
+
+    async fn dial(&self) -> io::Result<SendRequest<RequestBody>> {
+        let stream =
+            tokio::time::timeout(DIAL_TIMEOUT, connect(&self.buildkitd)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let (sender, connection) = http2::Builder::new(limits::Tasks(self.shutdown.clone()))
+            .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+            .max_frame_size(limits::MAX_FRAME_BYTES)
+            .max_header_list_size(limits::MAX_HEADER_BYTES)
+            .max_send_buf_size(limits::SEND_BUFFER_BYTES)
+            .max_concurrent_reset_streams(limits::RESET_STREAMS)
+            .max_local_error_reset_streams(None)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
+        tracing::debug!(buildkitd.address = %self.buildkitd, "connected to buildkitd");
+        let address = self.buildkitd.clone();
+        let end = self.end();
+        self.shutdown.spawn(async move {
+            tokio::select! {
+                ended = connection => match ended {
+                    Ok(()) => tracing::debug!(buildkitd.address = %address, "connection to buildkitd closed"),
+                    Err(error) => tracing::debug!(buildkitd.address = %address, %error, "connection to buildkitd broke"),
+                },
+                () = end => {}
+            }
+        });
+        Ok(sender)
+    }
+
+    fn end(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (shutdown, until_drain) = (self.shutdown.clone(), self.until_drain);
+        async move {
+            if until_drain {
+                shutdown.draining().await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn unreachable(&self, error: &io::Error) -> Status {
+        Status::unavailable(format!("remora cannot reach buildkitd at {}: {error}", self.buildkitd))
+    }
+
+    /// The status of a call that buildkitd left without an end.
+    pub(super) fn broken(&self, why: &(impl std::fmt::Display + ?Sized)) -> Status {
+        Status::unavailable(format!("remora lost the connection to buildkitd at {}: {why}", self.buildkitd))
+    }
+}
+
+async fn connect(address: &Address) -> io::Result<Connection> {
+    match address {
+        Address::Unix(path) => Ok(Connection::Unix(UnixStream::connect(path).await?)),
+        Address::Tcp(host_port) => {
+            let stream = TcpStream::connect(host_port).await?;
+            stream.set_nodelay(true)?;
+            Ok(Connection::Tcp(stream))
+        }
+    }
+}
+
+/// Whether the peer reset one stream, and not the connection broke.
+pub(super) fn is_reset(error: &hyper::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.is_reset() && error.is_remote();
+        }
+        cause = error.source();
+    }
+    false
+}
