@@ -1,5 +1,4 @@
 //! The cache config against BuildKit's own Go types, and against fields that nobody knows yet.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::path::Path;
 use std::process::Command;
