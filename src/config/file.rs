@@ -1,0 +1,371 @@
+//! The shape of the configuration file: every key, its type and its default. `deploy/config.toml` shows
+//! them to people, and a test holds the two together.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use super::store_url::StoreUrl;
+use super::units::{Count, Period, Size, Text};
+use crate::telemetry::{Filter, Format};
+use crate::types::{Address, BucketName, Scope};
+
+/// The whole file. Flags and variables are laid over it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct File {
+    /// `None`: `s3://` with the first of `buckets`, or a directory below `data_dir`.
+    pub(super) store: Option<Text<StoreUrl>>,
+    pub(super) data_dir: PathBuf,
+    /// `None`: [`Self::DEFAULT_BUCKET`].
+    pub(super) default_bucket: Option<Text<BucketName>>,
+    pub(super) drain_deadline: Text<Period>,
+    pub(super) log: Log,
+    pub(super) buildkitd: Buildkitd,
+    pub(super) control: Control,
+    pub(super) content: Content,
+    pub(super) s3: S3,
+    pub(super) admin: Admin,
+    pub(super) limits: Limits,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) buckets: Vec<Bucket>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Log {
+    pub(super) filter: Text<Filter>,
+    pub(super) format: Format,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Buildkitd {
+    pub(super) address: Text<Address>,
+    pub(super) connect_timeout: Text<Period>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Control {
+    pub(super) listen: Vec<Text<Address>>,
+    pub(super) transport: Transport,
+    pub(super) max_message_bytes: Size,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Transport {
+    Auto,
+    Relay,
+    Session,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Content {
+    pub(super) listen: Vec<Text<Address>>,
+    pub(super) token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct S3 {
+    pub(super) listen: Vec<Text<Address>>,
+    pub(super) advertise: Option<String>,
+    pub(super) clock_skew: Text<Period>,
+    pub(super) grant_grace: Text<Period>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) keys: Vec<OperatorKey>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OperatorKey {
+    pub(super) access_key_id: String,
+    pub(super) secret_access_key_file: Option<PathBuf>,
+    pub(super) secret_access_key_env: Option<String>,
+    /// `None`: the default bucket.
+    pub(super) bucket: Option<Text<BucketName>>,
+    #[serde(default)]
+    pub(super) prefix: String,
+    #[serde(default = "default_blobs_prefix")]
+    pub(super) blobs_prefix: String,
+    #[serde(default = "default_manifests_prefix")]
+    pub(super) manifests_prefix: String,
+    #[serde(default = "default_rights")]
+    pub(super) rights: Vec<Right>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Right {
+    Exists,
+    Read,
+    Write,
+    Delete,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Admin {
+    pub(super) listen: Vec<Text<Address>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Limits {
+    pub(super) max_manifest_bytes: Size,
+    pub(super) max_open_ingests: Count,
+    pub(super) max_connections: Count,
+    pub(super) ingest_expiry: Text<Period>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bucket {
+    pub(super) name: Text<BucketName>,
+    pub(super) endpoint: Option<String>,
+    pub(super) region: Option<String>,
+    pub(super) path_style: Option<bool>,
+    pub(super) prefix: Option<String>,
+    pub(super) profile: Option<String>,
+    pub(super) access_key_id: Option<String>,
+    pub(super) secret_access_key_file: Option<PathBuf>,
+    pub(super) secret_access_key_env: Option<String>,
+    pub(super) session_token_env: Option<String>,
+    pub(super) role_arn: Option<String>,
+    pub(super) external_id: Option<String>,
+    pub(super) sse: Option<Sse>,
+    pub(super) sse_kms_key_id: Option<String>,
+    pub(super) storage_class: Option<String>,
+    pub(super) acl: Option<String>,
+    pub(super) expected_bucket_owner: Option<String>,
+    #[serde(default)]
+    pub(super) checksums: Checksums,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) enum Sse {
+    #[serde(rename = "AES256")]
+    S3Managed,
+    #[serde(rename = "aws:kms")]
+    Kms,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Checksums {
+    #[default]
+    WhenRequired,
+    WhenSupported,
+}
+
+impl File {
+    /// The bucket, in a directory store, of builds that name none.
+    pub(super) const DEFAULT_BUCKET: &'static str = "remora";
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// One that names the file, the line and the key.
+    pub(super) fn read(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|error| Error::new(format!("--config {}: {error}", path.display())))?;
+        Self::parse(&text).map_err(|(line, message)| Error::new(format!("{}:{line}: {message}", path.display())))
+    }
+
+    /// Parses a file's text; an error comes with its line.
+    pub(super) fn parse(text: &str) -> Result<Self, (usize, String)> {
+        let failed = |error: &toml::de::Error, message: String| {
+            let start = error.span().map_or(0, |span| span.start.min(text.len()));
+            (text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count() + 1, message)
+        };
+        let document = toml::Deserializer::parse(text).map_err(|error| failed(&error, error.message().to_owned()))?;
+        serde_path_to_error::deserialize(document).map_err(|error| {
+            let message = describe(&error.path().to_string(), error.inner().message());
+            failed(error.inner(), message)
+        })
+    }
+}
+
+/// What serde says of a value, in our words: the key first, and for an unknown one the nearest known.
+fn describe(path: &str, message: &str) -> String {
+    let Some(rest) = message.strip_prefix("unknown field `") else { return format!("{path}: {message}") };
+    let mut names = rest.split('`').step_by(2);
+    let unknown = names.next().unwrap_or_default();
+    let known: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
+    let nearest = known
+        .iter()
+        .map(|name| (strsim::damerau_levenshtein(unknown, name), name))
+        .filter(|(distance, name)| *distance <= 3 || name.starts_with(unknown) || unknown.starts_with(**name))
+        .min_by_key(|(distance, _)| *distance);
+    let table = path.strip_suffix(unknown).unwrap_or_default();
+    match nearest {
+        Some((_, name)) => format!("unknown key {path}; did you mean {table}{name}?"),
+        None => format!("unknown key {path}; known here: {}", known.join(", ")),
+    }
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            store: None,
+            data_dir: "/var/lib/remora".into(),
+            default_bucket: None,
+            drain_deadline: seconds(30),
+            log: Log::default(),
+            buildkitd: Buildkitd::default(),
+            control: Control::default(),
+            content: Content::default(),
+            s3: S3::default(),
+            admin: Admin::default(),
+            limits: Limits::default(),
+            buckets: Vec::new(),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { filter: Text(Filter::default()), format: Format::Auto }
+    }
+}
+
+impl Default for Buildkitd {
+    fn default() -> Self {
+        Self { address: unix("/run/buildkit/buildkitd.sock"), connect_timeout: seconds(60) }
+    }
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self { listen: vec![unix("/run/remora/control.sock")], transport: Transport::Auto, max_message_bytes: Size(64 << 20) }
+    }
+}
+
+impl Default for S3 {
+    fn default() -> Self {
+        Self {
+            listen: vec![tcp("127.0.0.1:9190")],
+            advertise: None,
+            clock_skew: seconds(15 * 60),
+            grant_grace: seconds(60),
+            keys: Vec::new(),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: vec![tcp("127.0.0.1:9191")] }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_manifest_bytes: Size(32 << 20),
+            max_open_ingests: Count(1024),
+            max_connections: Count(1024),
+            ingest_expiry: seconds(24 * 3600),
+        }
+    }
+}
+
+fn seconds(seconds: u64) -> Text<Period> {
+    Text(Period(std::time::Duration::from_secs(seconds)))
+}
+
+fn unix(path: &str) -> Text<Address> {
+    Text(Address::Unix(path.into()))
+}
+
+fn tcp(host_port: &str) -> Text<Address> {
+    Text(Address::Tcp(host_port.to_owned()))
+}
+
+fn default_blobs_prefix() -> String {
+    Scope::BLOBS_PREFIX.to_owned()
+}
+
+fn default_manifests_prefix() -> String {
+    Scope::MANIFESTS_PREFIX.to_owned()
+}
+
+fn default_rights() -> Vec<Right> {
+    vec![Right::Exists, Right::Read, Right::Write]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sample with its keys uncommented: unlike prose, they have no space after the sign.
+    fn uncommented() -> String {
+        let sample = include_str!("../../deploy/config.toml");
+        sample.lines().map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line)).fold(
+            String::new(),
+            |mut text, line| {
+                text.push_str(line);
+                text.push('\n');
+                text
+            },
+        )
+    }
+
+    #[test]
+    fn the_sample_file_shows_every_default() {
+        assert_eq!(File::parse(include_str!("../../deploy/config.toml")).unwrap(), File::default());
+        let whole = uncommented();
+        let (keys, repeated) = whole.split_once("# ---- ").unwrap();
+        let mut shown = File::parse(keys).unwrap();
+        // What a default depends on other keys for is shown as it comes out.
+        assert_eq!(shown.store.take().unwrap().0.to_string(), "file:///var/lib/remora/store");
+        assert_eq!(shown.default_bucket.take().unwrap().0.as_str(), File::DEFAULT_BUCKET);
+        assert_eq!(shown.s3.advertise.take().unwrap(), "http://127.0.0.1:9190");
+        assert_eq!(shown, File::default());
+        let repeated = File::parse(&format!("#{repeated}")).unwrap();
+        assert_eq!(repeated.s3.keys[0].rights, default_rights());
+        assert_eq!(repeated.buckets[0].checksums, Checksums::default());
+    }
+
+    #[test]
+    fn the_sample_file_shows_every_key() {
+        let sample = include_str!("../../deploy/config.toml");
+        for table in ["", "log", "buildkitd", "control", "content", "s3", "admin", "limits", "s3.keys[0]", "buckets[0]"] {
+            let text = match table.strip_suffix("[0]") {
+                Some(array) => format!("[[{array}]]\nno_such_key = 1"),
+                None if table.is_empty() => "no_such_key = 1".to_owned(),
+                None => format!("[{table}]\nno_such_key = 1"),
+            };
+            let (_, message) = File::parse(&text).unwrap_err();
+            let (_, known) = message.split_once("known here: ").unwrap_or_else(|| panic!("{message}"));
+            for key in known.split(", ") {
+                let shown = [format!("{key} = "), format!("[{key}]"), format!("[[{key}]]"), format!("[[{table}.{key}]]")];
+                assert!(shown.iter().any(|form| sample.contains(form)), "{table}: {key}");
+            }
+        }
+    }
+
+    #[test]
+    fn errors_name_the_line_and_the_key() {
+        for (text, line, wanted) in [
+            ("[s3]\nadvertize = 'x'", 2, "unknown key s3.advertize; did you mean s3.advertise?"),
+            ("lisen = []", 1, "unknown key lisen; known here: store, "),
+            ("\n[control]\nlisten = ['tcp://x']", 3, "control.listen[0]: invalid address \"tcp://x\": want unix:///"),
+            ("drain_deadline = '30'", 1, "drain_deadline: invalid duration \"30\": want "),
+            ("drain_deadline = 30", 1, "drain_deadline: invalid type: integer `30`, expected a string"),
+            ("[control]\ntransport = 'fast'", 2, "control.transport: unknown variant `fast`, expected one of `auto`, `relay`, `session`"),
+            ("[limits]\nmax_connections = 0", 2, "limits.max_connections: invalid value: integer `0`, expected a number from 1"),
+            ("[limits]\nmax_manifest_bytes = '1TB'", 2, "limits.max_manifest_bytes: invalid size \"1TB\": want bytes"),
+            ("[[buckets]]\nname = 'a..b'", 2, "buckets[0].name: invalid bucket name \"a..b\""),
+            ("[[buckets]]\nname = 'abc'\n[[buckets]]\nregion = 'x'", 3, "buckets[1]: missing field `name`"),
+            ("[[buckets]]\nname = 'abc'\nsecret_access_key = 'hidden'", 3, "did you mean buckets[0].secret_access_key_"),
+            ("\n[log", 2, "unclosed table"),
+        ] {
+            let (at, message) = File::parse(text).unwrap_err();
+            assert!(at == line && message.contains(wanted) && !message.contains("hidden"), "{text}: {at}: {message}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The configuration: a TOML file, variables over it, flags over both; turned into what each part takes.
+//!
+//! Nothing else reads files of settings, the environment (the AWS credential chain aside) or flags.
+//! Every error is one line that names the key and what is allowed. `file.rs` has all keys and defaults.
+
+mod buckets;
+mod effective;
+mod file;
+mod flags;
+mod secret;
+mod store_url;
+mod units;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::endpoints::{content, control, s3};
+use crate::types::Address;
+use crate::{auth, cache, telemetry};
+
+pub use buckets::{BucketConfig, StoreConfig};
+pub use flags::{Flags, StoreFlags};
+
+/// A configuration that cannot be used: one line for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(String);
+
+impl Error {
+    fn new(message: String) -> Self {
+        // Parsers' messages may have several lines.
+        Self(message.split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// All of it, checked: only the machine (a port in use, a disk) can still be in the way.
+#[derive(Debug)]
+pub struct Config {
+    /// Logs.
+    pub log: telemetry::Config,
+    /// remora's own files.
+    pub data_dir: PathBuf,
+    /// What the cache is kept in.
+    pub store: StoreConfig,
+    /// Bounds of the cache.
+    pub cache: cache::Settings,
+    /// How long the running work may take to finish at the end.
+    pub drain_deadline: Duration,
+    /// The control endpoint.
+    pub control: Listening<control::Config>,
+    /// The content endpoint.
+    pub content: Listening<content::Config>,
+    /// The s3 endpoint.
+    pub s3: Listening<s3::Config>,
+    /// Keys of the s3 endpoint.
+    pub operator_keys: Vec<auth::OperatorKey>,
+    /// How long builds' grants outlive them.
+    pub grant_grace: Duration,
+    /// The admin endpoint's addresses.
+    pub admin: Vec<Address>,
+    /// What the operator should hear, though it stops nothing.
+    pub warnings: Vec<String>,
+    effective: File,
+    origins: BTreeMap<&'static str, String>,
+    path: Option<PathBuf>,
+}
+
+/// An endpoint and where it listens; nowhere, where it is off.
+#[derive(Debug, Clone)]
+pub struct Listening<T> {
+    /// Its addresses.
+    pub addresses: Vec<Address>,
+    /// Its own configuration.
+    pub config: T,
+}
+
+use file::File;
+
+impl Config {
+    /// Reads the file that `flags` name, lays variables and flags over it, reads the secrets.
+    ///
+    /// # Errors
+    /// [`Error`] for the first thing wrong.
+    pub fn load(flags: &Flags) -> Result<Self, Error> {
+        let path = flags.store.config.clone().filter(|path| !path.as_os_str().is_empty());
+        let mut file = path.as_deref().map_or_else(|| Ok(File::default()), File::read)?;
+        let origins = flags.overlay(&mut file)?;
+        let mut secrets = secret::Secrets::default();
+        check_endpoints(&file)?;
+        let store = buckets::store(&mut file, &mut secrets)?;
+        let operator_keys = buckets::operator_keys(&file.s3.keys, &store, &mut secrets)?;
+        let token = file.content.token_file.as_deref().map(|path| secrets.from_file("content.token_file", path)).transpose()?;
+        let max_connections = file.limits.max_connections.0;
+        let control = control::Config {
+            buildkitd: file.buildkitd.address.0.clone(),
+            transport: match file.control.transport {
+                file::Transport::Auto => control::Transport::Auto,
+                file::Transport::Relay => control::Transport::Relay,
+                file::Transport::Session => control::Transport::Session,
+            },
+            advertise: file.s3.advertise.clone(),
+            max_message_bytes: file.control.max_message_bytes.0,
+            connect_timeout: file.buildkitd.connect_timeout.0.0,
+            max_connections,
+        };
+        Ok(Self {
+            log: telemetry::Config { filter: file.log.filter.0.clone(), format: file.log.format },
+            cache: cache::Settings {
+                spool_dir: file.data_dir.join("spool"),
+                max_manifest_bytes: file.limits.max_manifest_bytes.0,
+                max_open_ingests: file.limits.max_open_ingests.0,
+                ingest_expiry: file.limits.ingest_expiry.0.0,
+            },
+            drain_deadline: file.drain_deadline.0.0,
+            control: Listening { addresses: addresses(&file.control.listen), config: control },
+            content: Listening { addresses: addresses(&file.content.listen), config: content::Config { token, max_connections } },
+            s3: Listening {
+                addresses: addresses(&file.s3.listen),
+                config: s3::Config { clock_skew: file.s3.clock_skew.0.0, max_connections },
+            },
+            operator_keys,
+            grant_grace: file.s3.grant_grace.0.0,
+            admin: addresses(&file.admin.listen),
+            warnings: secrets.warnings,
+            data_dir: file.data_dir.clone(),
+            store,
+            effective: file,
+            origins,
+            path,
+        })
+    }
+
+    /// All of it as TOML, each value with where it came from. No secrets.
+    ///
+    /// # Errors
+    /// Only for a bug.
+    pub fn to_toml(&self) -> Result<String, Error> {
+        effective::print(&self.effective, self.path.as_deref(), &self.origins)
+    }
+}
+
+fn addresses(texts: &[units::Text<Address>]) -> Vec<Address> {
+    texts.iter().map(|text| text.0.clone()).collect()
+}
+
+/// What no single key can know.
+fn check_endpoints(file: &File) -> Result<(), Error> {
+    let refuse = |message: &str| Err(Error::new(message.to_owned()));
+    if !file.data_dir.is_absolute() {
+        return refuse(&format!("data_dir: invalid path {:?}: want an absolute one", file.data_dir));
+    }
+    if file.control.listen.is_empty() && file.content.listen.is_empty() && file.s3.listen.is_empty() {
+        return refuse("control.listen, content.listen, s3.listen: all are off, so there is nothing to serve; want at least one address");
+    }
+    if let Some(url) = &file.s3.advertise {
+        check_url("s3.advertise", url)?;
+        if file.s3.listen.is_empty() {
+            return refuse("s3.advertise: there is no s3 endpoint to advertise; want an address in s3.listen");
+        }
+    }
+    if file.control.transport == file::Transport::Relay && !file.control.listen.is_empty() && file.s3.listen.is_empty() {
+        return refuse("control.transport: relay goes through the s3 endpoint; want an address in s3.listen");
+    }
+    Ok(())
+}
+
+/// Whether it is `http[s]://host[:port]` and nothing more.
+fn check_url(key: &str, url: &str) -> Result<(), Error> {
+    let parsed = url.parse::<http::Uri>().ok();
+    let good = parsed.is_some_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.path_and_query().is_none_or(|path| path.as_str() == "/")
+            && uri.authority().is_some_and(|authority| !authority.as_str().contains('@') && !authority.host().is_empty())
+    });
+    // Perhaps with a password in it: not to be shown.
+    let shown = if url.contains('@') { "…@…" } else { url };
+    if good { Ok(()) } else { Err(Error::new(format!("{key}: invalid URL {shown:?}: want http://host:port or https://host:port"))) }
+}
