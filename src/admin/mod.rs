@@ -1,1 +1,81 @@
-//! The admin endpoint.
+//! The admin endpoint, for operators and orchestrators, on its own listener:
+//!
+//! - `/livez`: 200 while the process runs
+//! - `/readyz`: 200 when builds can be served, else 503; each check with its cause, as JSON
+//! - `/metrics`: Prometheus (OpenMetrics text)
+//! - `/`: this list
+
+mod readiness;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+
+use crate::endpoints::{Listener, accept_loop};
+use crate::metrics::Metrics;
+use crate::shutdown::Shutdown;
+
+pub use readiness::{Check, CheckReport, Readiness, Report};
+
+/// Probes and scrapers need few.
+const MAX_CONNECTIONS: usize = 64;
+/// A caller that sends no whole request in this time is cut off.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const INDEX: &str = "\
+/livez    200 while the process runs
+/readyz   200 when builds can be served, else 503, with the cause
+/metrics  Prometheus
+";
+
+/// The admin endpoint.
+#[derive(Debug)]
+pub struct Admin {
+    router: Router,
+}
+
+impl Admin {
+    /// Serves `readiness` and `metrics`.
+    #[must_use]
+    pub fn new(readiness: Readiness, metrics: Metrics) -> Self {
+        let router = Router::new()
+            .route("/", get(|| async { INDEX }))
+            .route("/livez", get(|| async { "ok\n" }))
+            .route("/readyz", get(readyz).with_state(Arc::new(readiness)))
+            .route("/metrics", get(scrape).with_state(metrics));
+        Self { router }
+    }
+
+    /// Serves until `shutdown`: one of its own, so that probes are answered while the rest drains.
+    pub async fn serve(self: Arc<Self>, listener: Listener, shutdown: Shutdown) {
+        accept_loop(listener, shutdown, MAX_CONNECTIONS, |connection| {
+            let service = TowerToHyperService::new(self.router.clone());
+            async move {
+                let mut server = hyper::server::conn::http1::Builder::new();
+                server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+                if let Err(error) = server.serve_connection(TokioIo::new(connection), service).await {
+                    tracing::debug!(%error, "an admin connection broke");
+                }
+            }
+        })
+        .await;
+    }
+}
+
+async fn readyz(State(readiness): State<Arc<Readiness>>) -> impl IntoResponse {
+    let report = readiness.report().await;
+    let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = serde_json::to_string(&*report).unwrap_or_default();
+    (status, [(header::CONTENT_TYPE, "application/json")], body)
+}
+
+async fn scrape(State(metrics): State<Metrics>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, OPENMETRICS)], metrics.encode())
+}

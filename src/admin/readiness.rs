@@ -1,0 +1,106 @@
+//! Whether builds can be served: every check, run at most once in a few seconds, each in bounded time.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde::Serialize;
+use tokio::sync::Mutex;
+
+use crate::shutdown::Shutdown;
+
+/// Probes within this time get the last answer: a check writes to the store.
+const FRESH: Duration = Duration::from_secs(5);
+/// A check that takes longer has failed.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
+
+type Outcome = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+/// One thing that must work.
+pub struct Check {
+    name: String,
+    run: Box<dyn Fn() -> Outcome + Send + Sync>,
+}
+
+impl Check {
+    /// `run` says what is wrong, fit to be shown to operators.
+    pub fn new<F>(name: impl Into<String>, run: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        Self { name: name.into(), run: Box::new(move || Box::pin(run())) }
+    }
+
+    async fn report(&self) -> CheckReport {
+        let outcome = tokio::time::timeout(CHECK_TIMEOUT, (self.run)()).await;
+        let cause = outcome.unwrap_or_else(|_| Err(format!("no answer in {} s", CHECK_TIMEOUT.as_secs()))).err();
+        CheckReport { name: self.name.clone(), ok: cause.is_none(), cause }
+    }
+}
+
+impl fmt::Debug for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Check").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// How one check went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckReport {
+    /// What was checked.
+    pub name: String,
+    /// Whether it works.
+    pub ok: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+}
+
+/// How all checks went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Whether every check is ok.
+    pub ready: bool,
+    /// Each check.
+    pub checks: Vec<CheckReport>,
+}
+
+/// All checks, and the last answer.
+#[derive(Debug)]
+pub struct Readiness {
+    checks: Vec<Check>,
+    shutdown: Shutdown,
+    /// Held while the checks run, so that they run once for all who ask meanwhile.
+    last: Mutex<Option<(Instant, Arc<Report>)>>,
+}
+
+impl Readiness {
+    /// Ready when all of `checks` are ok and `shutdown` is not draining.
+    #[must_use]
+    pub fn new(checks: Vec<Check>, shutdown: Shutdown) -> Self {
+        Self { checks, shutdown, last: Mutex::default() }
+    }
+
+    /// The answer of now, or of a few seconds ago.
+    pub async fn report(&self) -> Arc<Report> {
+        if self.shutdown.is_draining() {
+            let draining = CheckReport { name: "running".to_owned(), ok: false, cause: Some("draining".to_owned()) };
+            return Arc::new(Report { ready: false, checks: vec![draining] });
+        }
+        let mut last = self.last.lock().await;
+        if let Some((when, report)) = last.as_ref().filter(|(when, _)| when.elapsed() < FRESH) {
+            tracing::trace!(age = ?when.elapsed(), "readiness answered from memory");
+            return Arc::clone(report);
+        }
+        let checks = join_all(self.checks.iter().map(Check::report)).await;
+        let report = Arc::new(Report { ready: checks.iter().all(|check| check.ok), checks });
+        for failed in report.checks.iter().filter(|check| !check.ok) {
+            tracing::warn!(check.name = failed.name, cause = failed.cause, "not ready");
+        }
+        *last = Some((Instant::now(), Arc::clone(&report)));
+        report
+    }
+}
