@@ -5,13 +5,16 @@
 //! `metrics`, `shutdown` and `telemetry` are leaves that any of them may use.
 
 pub mod admin;
+pub mod app;
 pub mod auth;
 pub mod cache;
 pub mod cli;
+pub mod config;
 pub mod endpoints;
 pub mod metrics;
 pub mod proto;
 pub mod shutdown;
 pub mod store;
+pub mod telemetry;
 pub mod transfer;
 pub mod types;

@@ -1,0 +1,185 @@
+//! The composition root: makes every part, binds every listener, starts them, and ends them in order.
+//!
+//! The end: unready, stop accepting, finish what runs until the deadline; the admin endpoint goes last.
+
+use std::fs::{File, TryLockError};
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use crate::admin::{Admin, Check, Readiness};
+use crate::auth::Keyring;
+use crate::cache::Cache;
+use crate::config::{Config, StoreConfig};
+use crate::endpoints::content::Content;
+use crate::endpoints::control::{self, Control};
+use crate::endpoints::s3::S3;
+use crate::endpoints::{Listener, content};
+use crate::metrics::Metrics;
+use crate::shutdown::Shutdown;
+use crate::store::{self, Served, Stores};
+use crate::types::Address;
+
+/// How long the last answers of the admin endpoint may take.
+const ADMIN_DEADLINE: Duration = Duration::from_millis(200);
+
+/// A remora that serves.
+#[derive(Debug)]
+pub struct App {
+    shutdown: Shutdown,
+    admin_shutdown: Shutdown,
+    drain_deadline: Duration,
+    /// Held while the process runs: the spool has one user.
+    _data_dir: File,
+}
+
+impl App {
+    /// Makes and starts everything. Nothing is served before all of it could be made.
+    ///
+    /// # Errors
+    /// One that names what is in the way: the data directory, a store, an address.
+    pub async fn start(config: Config) -> Result<Self> {
+        let (shutdown, admin_shutdown) = (Shutdown::default(), Shutdown::default());
+        let data_dir = claim(&config.data_dir)?;
+        let control_listeners = bind("control", &config.control.addresses).await?;
+        let content_listeners = bind("content", &config.content.addresses).await?;
+        let s3_listeners = bind("s3", &config.s3.addresses).await?;
+        let admin_listeners = bind("admin", &config.admin).await?;
+        warn_of_open_doors(&control_listeners, &content_listeners, &config.content.config);
+
+        let metrics = Metrics::default();
+        let stores = open_stores(config.store).await?;
+        let cache = Cache::open(stores.clone(), config.cache).await?;
+        let keyring = Keyring::new(config.operator_keys, config.grant_grace);
+
+        let advertise = config.control.config.advertise.clone().or_else(|| advertised(&s3_listeners));
+        let control_config = control::Config { advertise, ..config.control.config };
+        let buildkitd = control_config.buildkitd.clone();
+        let control = Arc::new(Control::new(stores.clone(), keyring.clone(), control_config, metrics.clone(), shutdown.clone()));
+        let content = Arc::new(Content::new(cache.clone(), config.content.config, metrics.clone()));
+        let s3 = Arc::new(S3::new(cache, keyring, config.s3.config, metrics.clone()));
+
+        let mut checks = store_checks(&stores);
+        if !control_listeners.is_empty() {
+            let control = Arc::clone(&control);
+            checks.push(Check::new(format!("buildkitd {buildkitd}"), move || {
+                let control = Arc::clone(&control);
+                async move { control.check_buildkitd().await }
+            }));
+        }
+        let admin = Arc::new(Admin::new(Readiness::new(checks, shutdown.clone()), metrics));
+
+        tracing::info!("{}", stores.offer());
+        start("control", control_listeners, &shutdown, |listener, shutdown| Arc::clone(&control).serve(listener, shutdown));
+        start("content", content_listeners, &shutdown, |listener, shutdown| Arc::clone(&content).serve(listener, shutdown));
+        start("s3", s3_listeners, &shutdown, |listener, shutdown| Arc::clone(&s3).serve(listener, shutdown));
+        start("admin", admin_listeners, &admin_shutdown, |listener, shutdown| Arc::clone(&admin).serve(listener, shutdown));
+        Ok(Self { shutdown, admin_shutdown, drain_deadline: config.drain_deadline, _data_dir: data_dir })
+    }
+
+    /// Accepts nothing new and waits for what runs, at most until the drain deadline. Dropping this
+    /// future leaves the rest to the end of the process.
+    pub async fn drain(self) {
+        self.shutdown.drain();
+        if !self.shutdown.finish(self.drain_deadline).await {
+            tracing::warn!(deadline = ?self.drain_deadline, "the drain deadline passed; what still ran was cut off");
+        }
+        self.admin_shutdown.drain();
+        self.admin_shutdown.finish(ADMIN_DEADLINE).await;
+    }
+}
+
+/// Connects to what the cache is kept in.
+///
+/// # Errors
+/// Where a bucket's client cannot be made.
+pub async fn open_stores(config: StoreConfig) -> Result<Stores> {
+    match config {
+        StoreConfig::Directory { root, default } => Ok(Stores::Directory { root, default }),
+        StoreConfig::Buckets { served, default } => {
+            let mut buckets = std::collections::BTreeMap::new();
+            for bucket in served {
+                let name = bucket.s3.bucket.clone();
+                let s3 = store::S3::connect(bucket.s3).await.with_context(|| format!("bucket {name}"))?;
+                let region = s3.region().map(str::to_owned);
+                buckets.insert(name, Served { store: Arc::new(s3), region, prefix: bucket.prefix });
+            }
+            Ok(Stores::Buckets { served: buckets, default })
+        }
+    }
+}
+
+/// Makes the data directory and takes it for this process.
+fn claim(data_dir: &Path) -> Result<File> {
+    let failed = || format!("data_dir: cannot write to {}", data_dir.display());
+    std::fs::create_dir_all(data_dir).with_context(failed)?;
+    let lock = File::create(data_dir.join("lock")).with_context(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => bail!("data_dir: another remora uses {}", data_dir.display()),
+        Err(TryLockError::Error(error)) => Err(error).with_context(failed),
+    }
+}
+
+async fn bind(endpoint: &'static str, addresses: &[Address]) -> Result<Vec<Listener>> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        listeners.push(Listener::bind(address).await.map_err(|error| anyhow!("{endpoint}.listen: {error}"))?);
+    }
+    Ok(listeners)
+}
+
+fn start<F>(endpoint: &'static str, listeners: Vec<Listener>, shutdown: &Shutdown, serve: impl Fn(Listener, Shutdown) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    for listener in listeners {
+        tracing::info!(endpoint.name = endpoint, endpoint.address = %listener.address(), "listening");
+        shutdown.spawn(serve(listener, shutdown.clone()));
+    }
+}
+
+/// The URL of the s3 endpoint for a buildkitd that shares this machine's network.
+fn advertised(listeners: &[Listener]) -> Option<String> {
+    let host_port = listeners.iter().find_map(|listener| match listener.address() {
+        Address::Tcp(host_port) => host_port.parse::<std::net::SocketAddr>().ok(),
+        Address::Unix(_) => None,
+    })?;
+    if !host_port.ip().is_unspecified() {
+        return Some(format!("http://{host_port}"));
+    }
+    let url = format!("http://127.0.0.1:{}", host_port.port());
+    tracing::info!(s3.advertise = url, "the s3 endpoint listens everywhere; --s3-advertise says by which name buildkitd reaches it");
+    Some(url)
+}
+
+fn store_checks(stores: &Stores) -> Vec<Check> {
+    let check = |store: Arc<dyn store::Store>| {
+        Check::new(format!("store {}", store.url()), move || {
+            let store = Arc::clone(&store);
+            async move { store.check().await.map_err(|error| error.to_string()) }
+        })
+    };
+    stores.known().into_iter().map(check).collect()
+}
+
+fn warn_of_open_doors(control: &[Listener], content: &[Listener], config: &content::Config) {
+    let open = |listeners: &[Listener]| listeners.iter().map(Listener::address).find(|address| !address.is_local()).cloned();
+    if let Some(address) = open(control) {
+        tracing::warn!(
+            control.address = %address,
+            "anyone who reaches the control endpoint's TCP address can build as root on this buildkitd; \
+             listen on a Unix socket or loopback, or let nobody else reach the port"
+        );
+    }
+    if let Some(address) = open(content).filter(|_| config.token.is_none()) {
+        tracing::warn!(
+            content.address = %address,
+            "anyone who reaches the content endpoint's TCP address can read and change the cache; \
+             set content.token_file, or listen on a Unix socket or loopback"
+        );
+    }
+}

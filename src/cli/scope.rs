@@ -1,0 +1,89 @@
+//! Which cache an admin command is about, and the way to it: straight to the store, past any server.
+
+use std::path::PathBuf;
+
+use crate::app;
+use crate::cache::{Cache, ManifestInfo};
+use crate::config::{Config, Flags, StoreFlags};
+use crate::types::{BucketName, Grant, ManifestName, Scope};
+
+use super::Failure;
+
+/// Manifests in one page of a listing; S3's own bound.
+const PAGE: usize = 1000;
+
+/// The flags that all admin commands share.
+#[derive(Debug, clap::Args)]
+pub(super) struct ScopeArgs {
+    #[command(flatten)]
+    pub(super) store: StoreFlags,
+    /// Bucket [default: the one of builds that name none]
+    #[arg(long, value_name = "NAME", env = "REMORA_BUCKET", hide_env_values = true)]
+    bucket: Option<String>,
+    /// Prefix of the keys, as prefix= of type=s3 [default: the bucket's own, if any]
+    #[arg(long, value_name = "PREFIX", env = "REMORA_PREFIX", hide_env_values = true)]
+    prefix: Option<String>,
+    /// As blobs_prefix= of type=s3
+    #[arg(long, value_name = "PREFIX", env = "REMORA_BLOBS_PREFIX", hide_env_values = true, default_value = Scope::BLOBS_PREFIX)]
+    blobs_prefix: String,
+    /// As manifests_prefix= of type=s3
+    #[arg(long, value_name = "PREFIX", env = "REMORA_MANIFESTS_PREFIX", hide_env_values = true, default_value = Scope::MANIFESTS_PREFIX)]
+    manifests_prefix: String,
+}
+
+/// A cache opened for the operator.
+pub(super) struct Opened {
+    pub(super) cache: Cache,
+    pub(super) grant: Grant,
+    _spool: Spool,
+}
+
+/// A spool of this command's own: the server's must not be touched while it runs.
+struct Spool(PathBuf);
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl ScopeArgs {
+    pub(super) async fn open(self) -> Result<Opened, Failure> {
+        super::log_warnings();
+        let mut config = Config::load(&Flags { store: self.store, ..Flags::default() })?;
+        let usage = |invalid: crate::types::Invalid| Failure::Usage(invalid.to_string());
+        let bucket: BucketName = match &self.bucket {
+            Some(name) => name.parse().map_err(|invalid| Failure::Usage(format!("--bucket: {invalid}")))?,
+            None => config.store.default_bucket().clone(),
+        };
+        let prefix = self.prefix.unwrap_or_else(|| config.store.prefix(&bucket).to_owned());
+        let scope = Scope::with_prefixes(bucket, &prefix, &self.blobs_prefix, &self.manifests_prefix).map_err(usage)?;
+        let spool = Spool(std::env::temp_dir().join(format!("remora-{:016x}", rand::random::<u64>())));
+        config.cache.spool_dir = spool.0.clone();
+        let cache = Cache::open(app::open_stores(config.store).await?, config.cache).await?;
+        cache.stores().store(&scope).map_err(|denied| anyhow::anyhow!("{denied}"))?;
+        Ok(Opened { cache, grant: Grant::operator(scope), _spool: spool })
+    }
+}
+
+impl Opened {
+    /// Every manifest of the scope, in the order of their names.
+    pub(super) async fn manifests(&self) -> Result<Vec<ManifestInfo>, Failure> {
+        let mut all: Vec<ManifestInfo> = Vec::new();
+        loop {
+            let after = all.last().map(|info| info.name.as_str().to_owned());
+            let (page, more) = self.cache.list_manifests(&self.grant, after.as_deref(), PAGE).await?;
+            // A page of foreign objects alone would come again for ever.
+            let stuck = page.is_empty();
+            all.extend(page);
+            if !more || stuck {
+                return Ok(all);
+            }
+        }
+    }
+}
+
+/// A manifest's name from the command line.
+pub(super) fn parse_name(text: &str) -> Result<ManifestName, Failure> {
+    text.parse().map_err(|invalid: crate::types::Invalid| Failure::Usage(invalid.to_string()))
+}
