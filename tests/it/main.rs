@@ -8,8 +8,12 @@
     reason = "in the tests' own helpers too"
 )]
 
+mod admin;
+mod architecture;
 mod cache;
 mod cache_config;
+mod commands;
+mod config;
 mod content;
 mod control;
 mod s3;

@@ -4,4 +4,5 @@ pub(crate) mod buildkitd;
 pub mod fake_s3;
 pub(crate) mod memory_store;
 pub mod minio;
+pub(crate) mod sidecar;
 pub mod tools;

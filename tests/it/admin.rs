@@ -1,0 +1,155 @@
+//! The admin endpoint, the open doors that are warned of, and the end: drain, deadline, second signal.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use crate::support::sidecar::Sidecar;
+
+#[test]
+fn live_while_the_process_runs_and_ready_when_every_check_is_ok() {
+    let sidecar = Sidecar::builder();
+    let buildkitd = UnixListener::bind(sidecar.dir().join("buildkitd.sock")).unwrap();
+    let sidecar = sidecar.start();
+    assert_eq!(sidecar.admin("GET", "/livez").0, 200);
+    let (status, head, body) = sidecar.admin("GET", "/readyz");
+    let report: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert!(status == 200 && head.contains("content-type: application/json"), "{status} {head} {body}");
+    assert_eq!(report["ready"], true);
+    let names: Vec<&str> = report["checks"].as_array().unwrap().iter().map(|check| check["name"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), 2);
+    assert!(names[0].starts_with("store file:///") && names[1].starts_with("buildkitd unix:///"), "{names:?}");
+    drop(buildkitd);
+}
+
+#[test]
+fn not_ready_says_why() {
+    let builder = Sidecar::builder();
+    let root = builder.dir().join("a-file");
+    std::fs::write(&root, "in the way").unwrap();
+    let sidecar = builder.flag("store", format!("file://{}/store", root.display())).start();
+    let (status, _, body) = sidecar.admin("GET", "/readyz");
+    assert_eq!(status, 503);
+    let report: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(report["ready"], false);
+    for check in report["checks"].as_array().unwrap() {
+        assert_eq!(check["ok"], false, "{body}");
+        assert!(!check["cause"].as_str().unwrap().is_empty(), "{body}");
+    }
+    assert_eq!(sidecar.admin("GET", "/livez").0, 200);
+}
+
+#[test]
+fn metrics_are_openmetrics_and_the_rest_is_refused() {
+    let sidecar = Sidecar::start();
+    let (status, head, body) = sidecar.admin("GET", "/metrics");
+    assert_eq!(status, 200);
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{head}");
+    assert!(body.contains("# TYPE remora_builds_running gauge\n") && body.contains("remora_build_info{version="), "{body}");
+    assert!(body.ends_with("# EOF\n"));
+    assert_eq!(sidecar.admin("POST", "/metrics").0, 405);
+    assert_eq!(sidecar.admin("DELETE", "/livez").0, 405);
+    assert_eq!(sidecar.admin("GET", "/metrics/../x").0, 404);
+    let (status, _, index) = sidecar.admin("GET", "/");
+    assert!(status == 200 && ["/livez", "/readyz", "/metrics"].iter().all(|path| index.contains(path)), "{index}");
+}
+
+#[test]
+fn an_idle_process_ends_on_sigterm_and_leaves_no_socket() {
+    for signal in ["TERM", "INT"] {
+        let mut sidecar = Sidecar::start();
+        assert!(sidecar.dir().join("control.sock").exists());
+        sidecar.signal(signal);
+        assert_eq!(sidecar.wait().code(), Some(0), "{}", sidecar.log());
+        sidecar.wait_for("drained");
+        assert!(!sidecar.dir().join("control.sock").exists());
+    }
+}
+
+/// A call of buildkitd's API through the control endpoint that nobody answers: the work that a drain
+/// waits for. The answer is over when the returned connection is.
+struct RunningCall {
+    _client: UnixStream,
+    _upstream: UnixStream,
+}
+
+impl RunningCall {
+    fn begin(builder: crate::support::sidecar::SidecarBuilder) -> (Self, Sidecar) {
+        let buildkitd = UnixListener::bind(builder.dir().join("buildkitd.sock")).unwrap();
+        let sidecar = builder.start();
+        let mut client = UnixStream::connect(sidecar.dir().join("control.sock")).unwrap();
+        // HTTP/2 by hand: preface, empty SETTINGS, and a HEADERS frame whose fields are literals.
+        let mut block = Vec::new();
+        for (name, value) in [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":authority", "x"),
+            (":path", "/moby.buildkit.v1.Control/Info"),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+        ] {
+            block.push(0);
+            for text in [name, value] {
+                block.push(u8::try_from(text.len()).unwrap());
+                block.extend_from_slice(text.as_bytes());
+            }
+        }
+        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+        bytes.extend_from_slice(&[0, 0, u8::try_from(block.len()).unwrap(), 1, 4, 0, 0, 0, 1]);
+        bytes.extend_from_slice(&block);
+        client.write_all(&bytes).unwrap();
+        // The call is under way when it has reached buildkitd.
+        let mut upstream = buildkitd.accept().unwrap().0;
+        upstream.read_exact(&mut [0; 24]).unwrap();
+        (Self { _client: client, _upstream: upstream }, sidecar)
+    }
+}
+
+#[test]
+fn a_drain_is_unready_accepts_nothing_and_waits_for_what_runs() {
+    let (call, mut sidecar) = RunningCall::begin(Sidecar::builder());
+    let s3 = sidecar.host_port("s3");
+    sidecar.signal("TERM");
+    sidecar.wait_for("draining");
+    let (status, _, body) = sidecar.admin("GET", "/readyz");
+    assert!(status == 503 && body.contains("draining"), "{status} {body}");
+    assert_eq!(sidecar.admin("GET", "/livez").0, 200);
+    while std::net::TcpStream::connect(&s3).is_ok() {
+        std::thread::yield_now();
+    }
+    drop(call);
+    assert_eq!(sidecar.wait().code(), Some(0), "{}", sidecar.log());
+    assert!(!sidecar.log().contains("deadline passed"), "{}", sidecar.log());
+}
+
+#[test]
+fn the_deadline_ends_a_drain() {
+    let builder = Sidecar::builder();
+    let config = builder.dir().join("remora.toml");
+    std::fs::write(&config, "drain_deadline = '50ms'").unwrap();
+    let (call, mut sidecar) = RunningCall::begin(builder.flag("config", config.display().to_string()));
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.wait().code(), Some(0), "{}", sidecar.log());
+    sidecar.wait_for("the drain deadline passed");
+    drop(call);
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let (call, mut sidecar) = RunningCall::begin(Sidecar::builder());
+    sidecar.signal("TERM");
+    sidecar.wait_for("draining");
+    sidecar.signal("INT");
+    assert_eq!(sidecar.wait().code(), Some(1), "{}", sidecar.log());
+    drop(call);
+}
+
+#[test]
+fn open_doors_are_warned_of() {
+    let quiet = Sidecar::start();
+    assert!(!quiet.log().contains("anyone who reaches"), "{}", quiet.log());
+    let everywhere = "tcp://0.0.0.0:0";
+    let open = Sidecar::builder().flag("control", everywhere).flag("content", everywhere).flag("s3", everywhere).start();
+    open.wait_for("anyone who reaches the control endpoint");
+    open.wait_for("anyone who reaches the content endpoint");
+    open.wait_for("--s3-advertise says by which name");
+}
