@@ -15,9 +15,9 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry};
 
-/// What the targets of libraries that are held at info begin with. The AWS SDK traces whole requests
-/// (a session token is a header of theirs) and the output of credential processes; s3s the signature
-/// that it expected; the HTTP stacks the headers.
+/// What the targets of libraries that are held at info begin with. At trace the AWS SDK prints whole
+/// requests and the commands of credential processes, the HTTP stacks headers; s3s prints the signature
+/// that it expected, which opens as much as the right one.
 const QUIET: [&str; 9] = ["aws_", "h2", "hyper", "reqwest", "rustls", "s3s", "tokio_rustls", "tonic", "tower"];
 
 /// What is logged, and how.

@@ -70,9 +70,9 @@ pub(super) fn store(file: &mut File, secrets: &mut Secrets) -> Result<StoreConfi
     };
     file.store = Some(Text(url.clone()));
     match url {
-        StoreUrl::Directory(_) if !file.buckets.is_empty() => Err(Error::new(
-            "buckets: these are of S3, and store is a directory; want store = \"s3://bucket\", or no [[buckets]]".to_owned(),
-        )),
+        StoreUrl::Directory(_) if !file.buckets.is_empty() => {
+            Err(Error::new("buckets: these are of S3, and store is a directory; want store = \"s3://bucket\", or no [[buckets]]"))
+        }
         StoreUrl::Directory(root) => {
             let default = match &file.default_bucket {
                 Some(Text(name)) => name.clone(),
@@ -82,7 +82,7 @@ pub(super) fn store(file: &mut File, secrets: &mut Secrets) -> Result<StoreConfi
             Ok(StoreConfig::Directory { root, default })
         }
         StoreUrl::Bucket { .. } if file.default_bucket.is_some() => {
-            Err(Error::new("default_bucket: for a directory store alone; with S3 it is the bucket of `store`".to_owned()))
+            Err(Error::new("default_bucket: for a directory store alone; with S3 it is the bucket of `store`"))
         }
         StoreUrl::Bucket { name, prefix } => {
             let mut served = Vec::new();
@@ -175,7 +175,7 @@ fn credentials(table: &str, bucket: &Bucket, secrets: &mut Secrets) -> Result<st
         (None, Some(access_key_id), None) => {
             let secret_access_key =
                 secrets.required(table, bucket.secret_access_key_file.as_deref(), bucket.secret_access_key_env.as_deref())?;
-            let token = |variable: &String| secrets.from_env(&format!("{table}.session_token_env"), variable);
+            let token = |variable: &String| secrets.read_variable(&format!("{table}.session_token_env"), variable);
             let session_token = bucket.session_token_env.as_ref().map(token).transpose()?;
             Ok(store::Credentials::Static { access_key_id: access_key_id.clone(), secret_access_key, session_token })
         }

@@ -22,15 +22,17 @@ use crate::{auth, cache, telemetry};
 pub use buckets::{BucketConfig, StoreConfig};
 pub use flags::{Flags, StoreFlags};
 
+use file::File;
+
 /// A configuration that cannot be used: one line for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(String);
 
 impl Error {
-    fn new(message: String) -> Self {
+    fn new(message: impl AsRef<str>) -> Self {
         // Parsers' messages may have several lines.
-        Self(message.split_whitespace().collect::<Vec<_>>().join(" "))
+        Self(message.as_ref().split_whitespace().collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -75,8 +77,6 @@ pub struct Listening<T> {
     pub config: T,
 }
 
-use file::File;
-
 impl Config {
     /// Reads the file that `flags` name, lays variables and flags over it, reads the secrets.
     ///
@@ -90,7 +90,7 @@ impl Config {
         check_endpoints(&file)?;
         let store = buckets::store(&mut file, &mut secrets)?;
         let operator_keys = buckets::operator_keys(&file.s3.keys, &store, &mut secrets)?;
-        let token = file.content.token_file.as_deref().map(|path| secrets.from_file("content.token_file", path)).transpose()?;
+        let token = file.content.token_file.as_deref().map(|path| secrets.read_file("content.token_file", path)).transpose()?;
         let max_connections = file.limits.max_connections.0;
         let control = control::Config {
             buildkitd: file.buildkitd.address.0.clone(),
@@ -146,7 +146,7 @@ fn addresses(texts: &[units::Text<Address>]) -> Vec<Address> {
 
 /// What no single key can know.
 fn check_endpoints(file: &File) -> Result<(), Error> {
-    let refuse = |message: &str| Err(Error::new(message.to_owned()));
+    let refuse = |message: &str| Err(Error::new(message));
     if !file.data_dir.is_absolute() {
         return refuse(&format!("data_dir: invalid path {:?}: want an absolute one", file.data_dir));
     }

@@ -19,7 +19,7 @@ pub(super) struct Secrets {
 
 impl Secrets {
     /// The secret in the file that `key` names; white space around it is not part of it.
-    pub(super) fn from_file(&mut self, key: &str, path: &Path) -> Result<SecretString, Error> {
+    pub(super) fn read_file(&mut self, key: &str, path: &Path) -> Result<SecretString, Error> {
         let failed = |what: &str| Error::new(format!("{key}: cannot read the secret in {}: {what}", path.display()));
         let text = std::fs::read(path).map_err(|error| failed(&error.to_string()))?;
         let mode = std::fs::metadata(path).map_err(|error| failed(&error.to_string()))?.permissions().mode();
@@ -32,8 +32,8 @@ impl Secrets {
     }
 
     /// The secret in the variable that `key` names.
-    #[expect(clippy::unused_self, clippy::disallowed_methods, reason = "beside from_file; the configuration reads the environment")]
-    pub(super) fn from_env(&self, key: &str, variable: &str) -> Result<SecretString, Error> {
+    #[expect(clippy::unused_self, clippy::disallowed_methods, reason = "beside read_file; the configuration reads the environment")]
+    pub(super) fn read_variable(&self, key: &str, variable: &str) -> Result<SecretString, Error> {
         match std::env::var(variable) {
             Ok(secret) if !secret.is_empty() => Ok(secret.into()),
             _ => Err(Error::new(format!("{key}: the environment has no variable {variable:?} with a secret in it"))),
@@ -43,8 +43,8 @@ impl Secrets {
     /// Exactly one of the two.
     pub(super) fn required(&mut self, table: &str, file: Option<&Path>, variable: Option<&str>) -> Result<SecretString, Error> {
         match (file, variable) {
-            (Some(path), None) => self.from_file(&format!("{table}.secret_access_key_file"), path),
-            (None, Some(variable)) => self.from_env(&format!("{table}.secret_access_key_env"), variable),
+            (Some(path), None) => self.read_file(&format!("{table}.secret_access_key_file"), path),
+            (None, Some(variable)) => self.read_variable(&format!("{table}.secret_access_key_env"), variable),
             _ => Err(Error::new(format!("{table}: want one of secret_access_key_file and secret_access_key_env"))),
         }
     }
