@@ -84,6 +84,7 @@ impl App {
     /// future leaves the rest to the end of the process.
     pub async fn drain(self) {
         self.shutdown.drain();
+        tracing::info!("draining: nothing new is accepted, what runs may finish");
         if !self.shutdown.finish(self.drain_deadline).await {
             tracing::warn!(deadline = ?self.drain_deadline, "the drain deadline passed; what still ran was cut off");
         }
@@ -103,7 +104,7 @@ pub async fn open_stores(config: StoreConfig) -> Result<Stores> {
             let mut buckets = std::collections::BTreeMap::new();
             for bucket in served {
                 let name = bucket.s3.bucket.clone();
-                let s3 = store::S3::connect(bucket.s3).await.with_context(|| format!("bucket {name}"))?;
+                let s3 = Box::pin(store::S3::connect(bucket.s3)).await.with_context(|| format!("bucket {name}"))?;
                 let region = s3.region().map(str::to_owned);
                 buckets.insert(name, Served { store: Arc::new(s3), region, prefix: bucket.prefix });
             }

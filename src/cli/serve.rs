@@ -17,7 +17,7 @@ pub(super) async fn run(config: Config) -> Result<(), Failure> {
     let app = App::start(config).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "remora is up");
     let name = signals.next().await;
-    tracing::info!(signal = name, "draining: nothing new is accepted, what runs may finish");
+    tracing::info!(signal = name, "told to end");
     tokio::select! {
         () = app.drain() => {
             tracing::info!("drained");
