@@ -3,12 +3,16 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 
+use remora::types::Address;
+
+use crate::support::buildkitd::{self, FakeBuildkitd};
 use crate::support::sidecar::Sidecar;
 
-#[test]
-fn live_while_the_process_runs_and_ready_when_every_check_is_ok() {
+#[tokio::test(flavor = "multi_thread")]
+async fn live_while_the_process_runs_and_ready_when_every_check_is_ok() {
     let sidecar = Sidecar::builder();
-    let buildkitd = UnixListener::bind(sidecar.dir().join("buildkitd.sock")).unwrap();
+    let address = Address::Unix(sidecar.dir().join("buildkitd.sock"));
+    let buildkitd = FakeBuildkitd::start(&address, |_| async { buildkitd::ok() }).await;
     let sidecar = sidecar.start();
     assert_eq!(sidecar.admin("GET", "/livez").0, 200);
     let (status, head, body) = sidecar.admin("GET", "/readyz");
@@ -18,7 +22,7 @@ fn live_while_the_process_runs_and_ready_when_every_check_is_ok() {
     let names: Vec<&str> = report["checks"].as_array().unwrap().iter().map(|check| check["name"].as_str().unwrap()).collect();
     assert_eq!(names.len(), 2);
     assert!(names[0].starts_with("store file:///") && names[1].starts_with("buildkitd unix:///"), "{names:?}");
-    drop(buildkitd);
+    buildkitd.kill().await;
 }
 
 #[test]
@@ -152,4 +156,34 @@ fn open_doors_are_warned_of() {
     open.wait_for("anyone who reaches the control endpoint");
     open.wait_for("anyone who reaches the content endpoint");
     open.wait_for("--s3-advertise says by which name");
+}
+
+#[test]
+fn no_filter_lets_the_credentials_of_the_store_into_the_log() {
+    let builder = Sidecar::builder();
+    let config = builder.dir().join("remora.toml");
+    // Nobody listens there: the requests are signed all the same.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let bucket = "store = 's3://build-cache'\n[[buckets]]\nname = 'build-cache'\nregion = 'eu-west-1'\naccess_key_id = 'remora'\n\
+        secret_access_key_env = 'BUCKET_SECRET'\nsession_token_env = 'BUCKET_TOKEN'\n";
+    std::fs::write(&config, format!("{bucket}endpoint = 'http://{closed}'")).unwrap();
+    let sidecar = builder
+        .flag("config", config.display().to_string())
+        .flag("log-filter", "trace,aws_smithy_runtime=trace,aws_sigv4=trace,aws_config=trace,hyper=trace")
+        .env("BUCKET_SECRET", "canary-secret")
+        .env("BUCKET_TOKEN", "canary-token")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .start();
+    let (status, _, body) = sidecar.admin("GET", "/readyz");
+    assert!(status == 503 && body.contains("store s3://build-cache"), "{status} {body}");
+    // Answered from memory, which is said at that level: the filter is in force.
+    assert_eq!(sidecar.admin("GET", "/readyz").0, 503);
+    sidecar.wait_for("\"TRACE\"");
+    let deep = |line: &&str| line.contains("\"TRACE\"") || line.contains("\"DEBUG\"");
+    let libraries = |line: &str| ["aws_", "hyper"].iter().any(|library| line.contains(&format!("\"target\":\"{library}")));
+    let log = sidecar.log();
+    assert!(!log.lines().filter(deep).any(libraries), "{log}");
+    for shown in [log, body, sidecar.admin("GET", "/metrics").2] {
+        assert!(!shown.contains("canary"), "{shown}");
+    }
 }

@@ -249,7 +249,7 @@ impl Drop for Sidecar {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("the sidecar's log:\n{}", self.log());
+            let _ = writeln!(std::io::stderr(), "the sidecar's log:\n{}", self.log());
         }
     }
 }
