@@ -677,14 +677,14 @@ async fn damaged_and_oversized_messages_are_refused() {
 
 #[tokio::test]
 async fn a_builder_without_a_way_to_remora_builds_without_the_cache() {
-    let cases: [(fn(&mut Config), &str); 3] = [
-        (|config| config.advertise = None, "set --s3"),
-        (|config| config.transport = Transport::Session, "set --transport auto or relay"),
-        (|config| config.transport = Transport::Auto, "set --s3 and --s3-advertise"),
-    ];
-    for (change, advice) in cases {
+    let url = || Some("http://127.0.0.1:9190".to_owned());
+    for (transport, advertise, advice) in [
+        (Transport::Relay, None, "set --s3"),
+        (Transport::Session, url(), "set --transport auto or relay"),
+        (Transport::Auto, url(), "set --s3 and --s3-advertise"),
+    ] {
         let (log, _guard) = Log::capture();
-        let sidecar = Sidecar::start(change).await;
+        let sidecar = Sidecar::start(|config| (config.transport, config.advertise) = (transport, advertise)).await;
         let (sender, mut received) = mpsc::unbounded_channel();
         let _peer = FakeBuildkitd::start(&sidecar.buildkitd, move |request: Request<Incoming>| {
             let sender = sender.clone();
