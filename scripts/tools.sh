@@ -18,96 +18,112 @@ mkdir -p "$bin" "$dir/stamps" "$dir/logs"
 say() { printf 'tools: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-# NAME VERSION MODULE PACKAGES...
+# NAME VERSION HOW MODULE PACKAGES... HOW: `install`, with the versions that the module itself was tested with;
+# `module`, for one whose go.mod has replace lines, which `go install` refuses.
 go_tools() {
     cat <<'LIST'
-buildkit v0.33.1 github.com/moby/buildkit ./cmd/buildkitd ./cmd/buildctl
-buildx v0.37.2 github.com/docker/buildx ./cmd/buildx
-minio v0.0.0-20260212201848-7aac2a2c5b7c github.com/minio/minio .
-grpcurl v1.9.3 github.com/fullstorydev/grpcurl ./cmd/grpcurl
+buildkit v0.33.1 module github.com/moby/buildkit ./cmd/buildkitd ./cmd/buildctl
+buildx v0.37.2 module github.com/docker/buildx ./cmd/buildx
+minio v0.0.0-20260212201848-7aac2a2c5b7c module github.com/minio/minio .
+grpcurl v1.9.3 install github.com/fullstorydev/grpcurl ./cmd/grpcurl
 LIST
 }
 
-# COMMAND PACKAGE: what Debian provides.
+# COMMAND PACKAGE...: what Debian provides; of several packages, the first that this release has.
 debian_tools() {
     cat <<'LIST'
 runc runc
 busybox busybox-static
 ip iproute2
 dockerd docker.io
+docker docker-cli docker.io
 ssh-agent openssh-client
 git git
 LIST
 }
 
+apt_packages() {
+    local packages=$1 candidates candidate
+    apt-get update
+    while read -r candidates; do
+        for candidate in $candidates; do
+            if apt-cache show "$candidate" >/dev/null 2>&1; then
+                wanted_packages+=("$candidate")
+                break
+            fi
+        done
+    done <<<"$packages"
+    apt-get install -y --no-install-recommends "${wanted_packages[@]}"
+}
+
 install_debian_packages() {
-    local missing=() command package
-    while read -r command package; do
-        PATH=$PATH:/usr/sbin:/sbin command -v "$command" >/dev/null || missing+=("$package")
+    local missing='' command packages wanted_packages=()
+    while read -r command packages; do
+        PATH=$PATH:/usr/sbin:/sbin command -v "$command" >/dev/null || missing+="$packages"$'\n'
     done < <(debian_tools)
-    [ ${#missing[@]} -eq 0 ] && return
-    [ "$(id -u)" = 0 ] || die "missing Debian packages: run 'apt-get install ${missing[*]}' as root, then try again"
-    say "installing Debian packages: ${missing[*]}"
+    [ -z "$missing" ] && return
+    missing=${missing%$'\n'}
+    [ "$(id -u)" = 0 ] || die "missing Debian packages: run this as root once, or install" "${missing//$'\n'/, }"
+    say "installing Debian packages: ${missing//$'\n'/, }"
     export DEBIAN_FRONTEND=noninteractive
-    if ! { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } >"$dir/logs/apt.log" 2>&1; then
+    if ! apt_packages "$missing" >"$dir/logs/apt.log" 2>&1; then
         tail -n 20 "$dir/logs/apt.log" >&2
         die "apt-get failed; the whole log is $dir/logs/apt.log"
     fi
 }
 
-# Runs "$@" with its output in a log, and says every 30 s that it is still at it.
+# Runs "$@" with its output in a log, and says every 30 s that it is still at it. (The ticker keeps neither
+# the lock nor the caller's pipes open.)
 with_progress() {
-    local name=$1 log=$2 started=$SECONDS
+    local name=$1 log=$2 started=$SECONDS status
     shift 2
-    "$@" >"$log" 2>&1 &
-    local pid=$!
-    while kill -0 "$pid" 2>/dev/null; do
-        sleep 1
-        if (((SECONDS - started) % 30 == 0)); then
-            say "$name: still building (${SECONDS}s)"
-        fi
-    done
-    if ! wait "$pid"; then
+    while sleep 30 2>/dev/null; do say "$name: still at it ($((SECONDS - started)) s)"; done >/dev/null 9>&- &
+    local ticker=$!
+    # Not in a condition, where the shell would go on after errors.
+    set +e
+    "$@" >"$log" 2>&1
+    status=$?
+    set -e
+    kill "$ticker" && wait "$ticker" 2>/dev/null || true
+    if [ "$status" != 0 ]; then
         tail -n 20 "$log" >&2
         die "$name failed; the whole log is $log"
     fi
     say "$name: done in $((SECONDS - started)) s"
 }
 
-# A module of its own, so that the tool is built with exactly the versions that it asks for.
-build_go_module() {
-    local version=$1 module=$2 work out status=0
-    shift 2
+# Runs in a process of its own: the folder that it works in goes when it ends.
+build_go_module() (
+    set -e
+    version=$1 how=$2 module=$3
+    shift 3
     work=$(mktemp -d "$dir/build.XXXXXX")
-    out=$work/bin
-    mkdir "$out"
-    (
-        cd "$work"
-        export GOWORK=off GOFLAGS=-mod=mod CGO_ENABLED=0
+    trap 'rm -rf "$work"' EXIT
+    mkdir "$work/bin"
+    cd "$work"
+    export GOWORK=off GOFLAGS=-trimpath CGO_ENABLED=0 GOBIN=$work/bin
+    flags="-s -w -X github.com/moby/buildkit/version.Version=$version"
+    packages=("${@/#./$module}")
+    if [ "$how" = install ]; then
+        go install -ldflags "$flags" "${packages[@]/%/@$version}"
+    else
         go mod init build.invalid/tool
         go get "$module@$version"
-        local packages=() package
-        for package in "$@"; do
-            package=${package#.}
-            packages+=("$module$package")
-        done
-        go build -trimpath -ldflags "-s -w -X github.com/moby/buildkit/version.Version=$version" -o "$out/" "${packages[@]}"
-        mv -f "$out"/* "$bin/"
-    ) || status=$?
-    rm -rf "$work"
-    return $status
-}
+        go build -mod=mod -ldflags "$flags" -o "$GOBIN/" "${packages[@]}"
+    fi
+    mv -f "$work/bin"/* "$bin/"
+)
 
 build_go_tools() {
-    local name version module packages stamp
-    while read -r name version module packages; do
+    local name version how module packages stamp
+    while read -r name version how module packages; do
         [ ${#wanted[@]} -gt 0 ] && [[ " ${wanted[*]} " != *" $name "* ]] && continue
         stamp=$dir/stamps/$name
         [ "$(cat "$stamp" 2>/dev/null)" = "$version" ] && continue
         command -v go >/dev/null || die "Go is needed to build $name: install Go 1.26 or newer"
         say "$name $version: fetching and building (some minutes, once)"
         # shellcheck disable=SC2086 # packages is a list
-        with_progress "$name" "$dir/logs/$name.log" build_go_module "$version" "$module" $packages
+        with_progress "$name" "$dir/logs/$name.log" build_go_module "$version" "$how" "$module" $packages
         printf '%s' "$version" >"$stamp"
     done < <(go_tools)
 }
