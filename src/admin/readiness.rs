@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::shutdown::Shutdown;
@@ -48,7 +48,7 @@ impl fmt::Debug for Check {
 }
 
 /// How one check went.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckReport {
     /// What was checked.
     pub name: String,
@@ -60,7 +60,7 @@ pub struct CheckReport {
 }
 
 /// How all checks went.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Whether every check is ok.
     pub ready: bool,

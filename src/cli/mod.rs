@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed (for `verify`: something is wrong), 64 wrong flags or configuration
 //! (`EX_USAGE` of sysexits).
 
+mod health;
 mod inspect;
 mod ls;
 mod output;
@@ -46,6 +47,9 @@ ADDR is unix:///path or tcp://host:port. A flag beats its variable, and that the
     /// Print the configuration in force, secrets masked; exit 64 when it cannot be used
     #[command(after_help = "Example:\n  remora check-config --config /etc/remora/config.toml")]
     CheckConfig(Box<Flags>),
+    /// Exit 0 when a running remora is ready, 1 with the causes when it is not
+    #[command(after_help = "Example:\n  remora health --admin tcp://127.0.0.1:9191")]
+    Health(health::Args),
     /// List the caches of a bucket
     #[command(after_help = "Example:\n  remora ls --store s3://build-cache --json")]
     Ls(ls::Args),
@@ -129,20 +133,22 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap:
     let mut cli = Cli::from_arg_matches(&matches)?;
     if let Some((name, matches)) = matches.subcommand()
         && let Some(command) = tree.find_subcommand(name)
+        && let Some(flags) = cli.command.store_flags()
     {
-        cli.command.store_flags().note_origins(command, matches);
+        flags.note_origins(command, matches);
     }
     Ok(cli.command)
 }
 
 impl Command {
-    fn store_flags(&mut self) -> &mut config::StoreFlags {
+    fn store_flags(&mut self) -> Option<&mut config::StoreFlags> {
         match self {
-            Self::Serve(flags) | Self::CheckConfig(flags) => &mut flags.store,
-            Self::Ls(args) => &mut args.scope.store,
-            Self::Inspect(args) => &mut args.scope.store,
-            Self::Rm(args) => &mut args.scope.store,
-            Self::Verify(args) => &mut args.scope.store,
+            Self::Serve(flags) | Self::CheckConfig(flags) => Some(&mut flags.store),
+            Self::Health(_) => None,
+            Self::Ls(args) => Some(&mut args.scope.store),
+            Self::Inspect(args) => Some(&mut args.scope.store),
+            Self::Rm(args) => Some(&mut args.scope.store),
+            Self::Verify(args) => Some(&mut args.scope.store),
         }
     }
 
@@ -150,6 +156,7 @@ impl Command {
         match self {
             Self::Serve(flags) => serve::run(Config::load(&flags)?).await,
             Self::CheckConfig(flags) => check_config(&Config::load(&flags)?, out),
+            Self::Health(args) => health::run(&args).await,
             Self::Ls(args) => ls::run(args, out).await,
             Self::Inspect(args) => inspect::run(args, out).await,
             Self::Rm(args) => rm::run(args, out).await,

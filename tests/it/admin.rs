@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use remora::types::Address;
 
 use crate::support::buildkitd::{self, FakeBuildkitd};
-use crate::support::sidecar::Sidecar;
+use crate::support::sidecar::{Sidecar, run};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn live_while_the_process_runs_and_ready_when_every_check_is_ok() {
@@ -40,6 +40,18 @@ fn not_ready_says_why() {
         assert!(!check["cause"].as_str().unwrap().is_empty(), "{body}");
     }
     assert_eq!(sidecar.admin("GET", "/livez").0, 200);
+}
+
+/// (That it exits 0 when ready is in the end-to-end tests, with a real buildkitd.)
+#[test]
+fn health_exits_with_the_causes_of_readyz() {
+    let sidecar = Sidecar::start();
+    let line = run(&["health", "--admin", &sidecar.address("admin")]).one_line(1).to_owned();
+    assert!(line.contains("not ready: buildkitd unix:///"), "{line}");
+    let nobody = format!("unix://{}", sidecar.dir().join("nobody.sock").display());
+    let line = run(&["health", "--admin", &nobody]).one_line(1).to_owned();
+    assert!(line.contains(&nobody), "{line}");
+    run(&["health", "--admin", "localhost"]).one_line(64);
 }
 
 #[test]
