@@ -1,1 +1,16 @@
-fn main() {}
+//! remora end to end: real buildkitd, buildctl, buildx, MinIO and Docker Engine.
+//!
+//! Everything runs in temp folders and ends with the test process. It needs root, and the tools that
+//! `scripts/tools.sh` fetches.
+#![allow(unreachable_pub, reason = "modules of one test binary")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "how tests fail")]
+
+mod deploy;
+mod faults;
+mod forwarding;
+mod grants;
+mod interop;
+mod options;
+mod rebuild;
+mod secrets;
+mod support;

@@ -1,0 +1,82 @@
+//! One format: what native `type=s3` wrote is read through remora, and the other way round.
+
+use std::collections::BTreeSet;
+
+use crate::support::cases::{Setting, Via};
+use crate::support::client::{Build, Client};
+use crate::support::context::Context;
+use crate::support::host::Host;
+use crate::support::image;
+use crate::support::storage::Kind;
+
+const BUCKET: &str = "build-cache";
+const NATIVE_BUCKET: &str = "native-cache";
+
+/// How the cache of a build is reached.
+#[derive(Clone, Copy)]
+enum Route {
+    Native,
+    Remora,
+}
+
+fn host(store: Kind) -> Host {
+    Host::start(Setting { via: Via::Buildctl, store }, &[BUCKET, NATIVE_BUCKET])
+}
+
+#[test]
+fn a_native_cache_is_imported_through_remora() {
+    imports_what_the_other_wrote(Route::Native, Route::Remora);
+}
+
+#[test]
+fn a_cache_of_remora_is_imported_natively() {
+    imports_what_the_other_wrote(Route::Remora, Route::Native);
+}
+
+fn imports_what_the_other_wrote(writer: Route, reader: Route) {
+    let mut host = host(Kind::Minio);
+    let native = Client::buildctl(&host.buildkitd.address());
+    let (context, images) = (Context::two_stages(), tempfile::tempdir().expect("temp dir"));
+    let build = |host: &Host, route: Route, tar: &str| {
+        let build = Build::of(context.path()).image(&images.path().join(tar));
+        match route {
+            Route::Native => native.build(&build.cached(&host.storage.minio().native("bucket=build-cache,name=app"))),
+            Route::Remora => host.client.build(&build.cached("type=s3,region=us-east-1,bucket=build-cache,name=app")),
+        }
+        .expect_success()
+    };
+    build(&host, writer, "cold.tar").assert_executed();
+    let keys: Vec<String> = host.storage.objects(BUCKET).into_keys().collect();
+
+    host.buildkitd.wipe();
+    build(&host, reader, "warm.tar").assert_cached();
+
+    assert_eq!(image::content(&images.path().join("warm.tar")), image::content(&images.path().join("cold.tar")));
+    assert!(host.storage.objects(BUCKET).into_keys().eq(keys), "the same cache, exported again by the other, adds nothing");
+}
+
+#[test]
+fn objects_are_those_of_native_buildkit() {
+    for store in [Kind::Minio, Kind::Directory] {
+        let (host, reference) = (host(store), crate::support::minio::Minio::start(&[NATIVE_BUCKET]));
+        let native = Client::buildctl(&host.buildkitd.address());
+        let context = Context::two_stages();
+        let export = |attrs: String| Build { cache_to: vec![format!("{attrs},mode=max")], ..Build::of(context.path()) };
+        native.build(&export(reference.native("bucket=native-cache,name=app"))).expect_success();
+        host.client.build(&export("type=s3,region=us-east-1,bucket=build-cache,name=app".to_owned())).expect_success();
+
+        let (written, expected) = (host.storage.objects(BUCKET), reference.objects(NATIVE_BUCKET));
+        assert!(written.keys().eq(expected.keys()), "{store:?}: {:?}, native {:?}", written.keys(), expected.keys());
+        let mut blobs = written.iter().filter(|(key, _)| key.starts_with("blobs/"));
+        assert!(blobs.all(|(key, bytes)| bytes == &expected[key]), "{store:?}: a blob differs");
+        assert_eq!(layers(&written["manifests/app"]), layers(&expected["manifests/app"]), "{store:?}");
+    }
+}
+
+/// The layers of a manifest: blob, and the annotations that native BuildKit writes.
+fn layers(manifest: &[u8]) -> BTreeSet<String> {
+    let manifest: serde_json::Value = serde_json::from_slice(manifest).expect("one JSON document");
+    let layers = manifest["layers"].as_array().expect("layers");
+    let known = ["mediaType", "diffID", "size", "createdAt"];
+    layers.iter().map(|layer| format!("{} {:?}", layer["blob"], known.map(|field| &layer["annotations"][field]))).collect()
+}

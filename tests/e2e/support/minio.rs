@@ -1,0 +1,118 @@
+//! A real MinIO, and a look into its buckets that goes past everything under test.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+
+use super::process::{READY_LIMIT, Running, eventually, free_port, leashed};
+use super::tools::tool;
+
+/// The region that MinIO answers to.
+pub const REGION: &str = "us-east-1";
+/// MinIO's credentials: easily searched for.
+pub const ACCESS_KEY_ID: &str = "CANARYMINIOKEY";
+pub const SECRET_ACCESS_KEY: &str = "canary-secret-of-the-store";
+
+#[derive(Debug)]
+pub struct Minio {
+    dir: tempfile::TempDir,
+    port: u16,
+    daemon: Option<Running>,
+}
+
+impl Minio {
+    /// Starts one with these buckets.
+    pub fn start(buckets: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("temp dir");
+        for bucket in buckets {
+            make_bucket(dir.path(), bucket);
+        }
+        let mut minio = Self { dir, port: free_port(), daemon: None };
+        minio.boot();
+        minio
+    }
+
+    fn boot(&mut self) {
+        let mut command = leashed(tool("minio"));
+        server(&mut command, self.dir.path(), &format!("127.0.0.1:{}", self.port));
+        command.env("HOME", self.dir.path());
+        let mut daemon = Running::start(command);
+        eventually("MinIO answers", READY_LIMIT, || {
+            daemon.assert_running();
+            let listed = block_on(self.client().list_buckets().send());
+            listed.is_ok().then_some(())
+        });
+        self.daemon = Some(daemon);
+    }
+
+    /// Its URL.
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The attributes with which native BuildKit, with no remora, keeps a cache here.
+    pub fn native(&self, attrs: &str) -> String {
+        format!(
+            "type=s3,region={REGION},{attrs},endpoint_url={},use_path_style=true,access_key_id={ACCESS_KEY_ID},secret_access_key={SECRET_ACCESS_KEY}",
+            self.endpoint()
+        )
+    }
+
+    /// All objects of a bucket.
+    pub fn objects(&self, bucket: &str) -> BTreeMap<String, Vec<u8>> {
+        objects(&self.client(), bucket)
+    }
+
+    fn client(&self) -> aws_sdk_s3::Client {
+        client(&self.endpoint(), ACCESS_KEY_ID, SECRET_ACCESS_KEY)
+    }
+}
+
+/// What makes `command` a MinIO server on `dir`.
+fn server(command: &mut Command, dir: &Path, address: &str) {
+    command.args(["server", "--quiet", "--address", address, "--console-address", "127.0.0.1:0"]).arg(dir);
+    command.env("MINIO_ROOT_USER", ACCESS_KEY_ID).env("MINIO_ROOT_PASSWORD", SECRET_ACCESS_KEY);
+}
+
+/// A folder in MinIO's data folder is a bucket.
+pub fn make_bucket(data: &Path, bucket: &str) -> PathBuf {
+    let path = data.join(bucket);
+    std::fs::create_dir_all(&path).expect("bucket");
+    path
+}
+
+/// An S3 client for whatever is at `endpoint`.
+pub fn client(endpoint: &str, access_key_id: &str, secret_access_key: &str) -> aws_sdk_s3::Client {
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(REGION))
+        .endpoint_url(endpoint)
+        .force_path_style(true)
+        .credentials_provider(Credentials::new(access_key_id, secret_access_key, None, None, "test"))
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .build();
+    aws_sdk_s3::Client::from_conf(config)
+}
+
+/// All objects of a bucket.
+pub fn objects(client: &aws_sdk_s3::Client, bucket: &str) -> BTreeMap<String, Vec<u8>> {
+    block_on(async {
+        let mut found = BTreeMap::new();
+        let mut pages = client.list_objects_v2().bucket(bucket).into_paginator().send();
+        while let Some(page) = pages.next().await {
+            for object in page.expect("list").contents() {
+                let key = object.key().expect("key");
+                let answer = client.get_object().bucket(bucket).key(key).send().await.expect("get");
+                found.insert(key.to_owned(), answer.body.collect().await.expect("body").to_vec());
+            }
+        }
+        found
+    })
+}
+
+/// Waits for an S3 call.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime").block_on(future)
+}

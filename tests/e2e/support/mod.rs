@@ -1,0 +1,16 @@
+//! Real parts, started in temp folders, and what the cases ask of them.
+
+pub mod buildkitd;
+pub mod cases;
+pub mod client;
+pub mod context;
+pub mod engine;
+pub mod host;
+pub mod image;
+pub mod llb;
+pub mod minio;
+pub mod process;
+pub mod remora;
+pub mod storage;
+#[path = "../../it/support/tools.rs"]
+pub mod tools;

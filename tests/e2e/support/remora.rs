@@ -1,0 +1,121 @@
+//! The binary under test, as an operator starts it.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use super::minio;
+use super::process::{Finished, READY_LIMIT, Running, eventually, free_port, leashed, run};
+use super::storage::{SECRET_VARIABLE, Storage};
+
+/// What differs from one remora to the next.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `--buildkitd`.
+    pub buildkitd: String,
+    /// The configuration file: the store, and what a case adds.
+    pub configuration: String,
+    pub log_filter: &'static str,
+    /// `--s3-advertise`, where it is not the address of the s3 endpoint.
+    pub advertise: Option<String>,
+    /// Wait for `/readyz`; else only for `/livez`, where a case starts remora beside parts that are down.
+    pub wait_until_ready: bool,
+}
+
+impl Settings {
+    pub fn new(buildkitd: String, storage: &Storage, buckets: &[&str]) -> Self {
+        Self { buildkitd, configuration: storage.configuration(buckets), log_filter: "info", advertise: None, wait_until_ready: true }
+    }
+}
+
+#[derive(Debug)]
+pub struct Remora {
+    dir: tempfile::TempDir,
+    s3_port: u16,
+    admin_port: u16,
+    daemon: Running,
+}
+
+impl Remora {
+    pub fn start(settings: &Settings) -> Self {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let file = dir.path().join("remora.toml");
+        std::fs::write(&file, &settings.configuration).expect("configuration");
+        let (s3_port, admin_port) = (free_port(), free_port());
+        let s3 = format!("127.0.0.1:{s3_port}");
+        let advertise = settings.advertise.clone().unwrap_or_else(|| format!("http://{s3}"));
+        let mut command = program();
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(&file)
+            .args(["--buildkitd", &settings.buildkitd, "--s3", &format!("tcp://{s3}"), "--s3-advertise", &advertise])
+            .args(["--control", &control(&dir), "--admin", &format!("tcp://127.0.0.1:{admin_port}")])
+            .args(["--log-filter", settings.log_filter, "--data-dir"])
+            .arg(dir.path().join("data"));
+        let mut remora = Self { daemon: Running::start(command), s3_port, admin_port, dir };
+        let path = if settings.wait_until_ready { "/readyz" } else { "/livez" };
+        eventually("remora is ready", READY_LIMIT, || {
+            remora.daemon.assert_running();
+            remora.get(path).starts_with("HTTP/1.1 200").then_some(())
+        });
+        remora
+    }
+
+    /// The address of its control endpoint.
+    pub fn address(&self) -> String {
+        control(&self.dir)
+    }
+
+    /// The URL of its s3 endpoint.
+    pub fn s3_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.s3_port)
+    }
+
+    /// Everything that it has logged.
+    pub fn log(&self) -> String {
+        format!("{}{}", self.daemon.stdout(), self.daemon.stderr())
+    }
+
+    pub fn metrics(&self) -> String {
+        self.get("/metrics")
+    }
+
+    /// The output of `remora check-config` with the same configuration.
+    pub fn check_config(&self) -> Finished {
+        let mut command = program();
+        command.arg("check-config").arg("--config").arg(self.dir.path().join("remora.toml"));
+        run(command)
+    }
+
+    /// The answer of the admin endpoint, headers included; empty while nobody answers.
+    fn get(&self, path: &str) -> String {
+        let ask = || -> std::io::Result<String> {
+            let mut connection = TcpStream::connect(("127.0.0.1", self.admin_port))?;
+            write!(connection, "GET {path} HTTP/1.1\r\nHost: remora\r\nConnection: close\r\n\r\n")?;
+            let mut answer = String::new();
+            connection.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        ask().unwrap_or_default()
+    }
+}
+
+impl Drop for Remora {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("remora logged:\n{}", self.log());
+        }
+    }
+}
+
+fn control(dir: &tempfile::TempDir) -> String {
+    format!("unix://{}", dir.path().join("control.sock").display())
+}
+
+/// remora with its environment: the store's secret, and nothing else of AWS.
+fn program() -> std::process::Command {
+    let mut command = leashed(env!("CARGO_BIN_EXE_remora"));
+    command.env(SECRET_VARIABLE, minio::SECRET_ACCESS_KEY).env("AWS_EC2_METADATA_DISABLED", "true");
+    command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY").env_remove("AWS_SESSION_TOKEN");
+    command
+}
