@@ -34,7 +34,7 @@ pub use ingest::{Ingest, IngestStatus};
 pub use labels::Labelled;
 pub use manifests::{Manifest, ManifestInfo};
 pub use objects::{ObjectInfo, ObjectPage};
-pub use uploads::{UploadId, UploadedPart};
+pub use uploads::{NewPart, UploadId, UploadedPart};
 
 pub use crate::store::Condition;
 

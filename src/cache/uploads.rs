@@ -37,6 +37,22 @@ impl fmt::Display for UploadId {
     }
 }
 
+/// A part on its way in.
+pub struct NewPart {
+    /// 1 to 10,000.
+    pub number: u16,
+    /// Bytes announced.
+    pub size: u64,
+    /// The bytes.
+    pub body: Incoming,
+}
+
+impl fmt::Debug for NewPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewPart").field("number", &self.number).field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Registry(Mutex<HashMap<UploadId, Upload>>);
 
@@ -108,12 +124,13 @@ impl Cache {
         Ok(id)
     }
 
-    /// Takes one part of `size` bytes.
+    /// Takes one part.
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown upload, [`Error::Precondition`] where fewer or more bytes
     /// arrive, [`Error::Exhausted`] with the spool full.
-    pub async fn upload_part(&self, grant: &Grant, item: &Item, id: &UploadId, number: u16, size: u64, mut body: Incoming) -> Result<ETag> {
+    pub async fn upload_part(&self, grant: &Grant, item: &Item, id: &UploadId, part: NewPart) -> Result<ETag> {
+        let NewPart { number, size, mut body } = part;
         self.0.uploads.with(id, grant, item, |_| ())?;
         let mut file = SpoolFile::create(&self.0.settings.spool_dir).await?;
         while let Some(piece) = body.next().await {

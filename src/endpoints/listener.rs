@@ -38,7 +38,11 @@ pub struct Listener {
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketPath),
+    Unix {
+        listener: UnixListener,
+        #[expect(dead_code, reason = "removes the path when dropped")]
+        path: SocketPath,
+    },
 }
 
 /// Removes the path of a socket when dropped, unless somebody else has put another file there since.
@@ -83,7 +87,7 @@ impl Listener {
                 // As BuildKit's own socket: for the owner and the group.
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(|error| failed(error.to_string()))?;
                 let guard = SocketPath { inode: inode(path).unwrap_or_default(), path: path.clone() };
-                Ok(Self { address: address.clone(), socket: Socket::Unix(listener, guard) })
+                Ok(Self { address: address.clone(), socket: Socket::Unix { listener, path: guard } })
             }
         }
     }
@@ -101,7 +105,7 @@ impl Listener {
                 stream.set_nodelay(true)?;
                 Ok(Connection::Tcp(stream))
             }
-            Socket::Unix(listener, _) => Ok(Connection::Unix(listener.accept().await?.0)),
+            Socket::Unix { listener, .. } => Ok(Connection::Unix(listener.accept().await?.0)),
         }
     }
 }

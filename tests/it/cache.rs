@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use remora::cache::layout::Item;
-use remora::cache::{Cache, Condition, Error, Incoming, Settings};
+use remora::cache::{Cache, Condition, Error, Incoming, NewPart, Settings};
 use remora::store::Stores;
 use remora::types::{ByteRange, Digest, Grant, ManifestName, Rights, Scope};
 use tempfile::TempDir;
@@ -191,7 +191,7 @@ async fn an_upload_joins_parts_in_any_order() {
     let id = cache.begin_upload(grant, item.clone()).unwrap();
     let mut parts = Vec::new();
     for (number, part) in (1_u16..).zip(bytes.chunks(5 << 20)).collect::<Vec<_>>().into_iter().rev() {
-        let etag = cache.upload_part(grant, &item, &id, number, part.len() as u64, incoming(part)).await.unwrap();
+        let etag = cache.upload_part(grant, &item, &id, NewPart { number, size: part.len() as u64, body: incoming(part) }).await.unwrap();
         parts.insert(0, (number, etag));
     }
     let wrong = cache.complete_upload(grant, &item, &id, &parts[..2], Condition::None).await;
@@ -209,7 +209,7 @@ async fn an_upload_joins_parts_in_any_order() {
 
     let open: Vec<_> = (0..4).map(|_| cache.begin_upload(grant, item.clone()).unwrap()).collect();
     assert!(matches!(cache.begin_upload(grant, item.clone()), Err(Error::Exhausted(_))));
-    cache.upload_part(grant, &item, &open[0], 1, 3, incoming(b"abc")).await.unwrap();
+    cache.upload_part(grant, &item, &open[0], NewPart { number: 1, size: 3, body: incoming(b"abc") }).await.unwrap();
     assert_eq!(fixture.spool_files(), 1);
     cache.abort_upload(grant, &item, &open[0]).unwrap();
     assert_eq!(fixture.spool_files(), 0);

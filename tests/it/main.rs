@@ -4,6 +4,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
+    clippy::cast_possible_truncation,
     unreachable_pub,
     reason = "in the tests' own helpers too"
 )]

@@ -4,7 +4,7 @@ use s3s::dto::*;
 use s3s::{S3Error, S3ErrorCode, S3Result};
 
 use crate::cache::layout::Item;
-use crate::cache::{self, UploadId};
+use crate::cache::{self, NewPart, UploadId};
 use crate::types::{self, Grant};
 
 use super::checksum::Announced;
@@ -37,7 +37,7 @@ impl Operations {
             body = announced.checked(body);
         }
         let id = UploadId::new(&input.upload_id);
-        let etag = self.cache.upload_part(&grant, &item, &id, number, size, body).await.map_err(of_upload)?;
+        let etag = self.cache.upload_part(&grant, &item, &id, NewPart { number, size, body }).await.map_err(of_upload)?;
         Ok(UploadPartOutput { e_tag: Some(quoted(&etag)), ..Default::default() })
     }
 
