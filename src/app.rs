@@ -58,8 +58,10 @@ impl App {
         let advertise = config.control.config.advertise.clone().or_else(|| advertised(&s3_listeners));
         let control_config = control::Config { advertise, ..config.control.config };
         let buildkitd = control_config.buildkitd.clone();
-        let control = Arc::new(Control::new(stores.clone(), keyring.clone(), control_config, metrics.clone(), shutdown.clone()));
         let content = Arc::new(Content::new(cache.clone(), config.content.config, metrics.clone()));
+        let control =
+            Control::new(cache.clone(), content.for_sessions(), keyring.clone(), control_config, metrics.clone(), shutdown.clone());
+        let control = Arc::new(control);
         let s3 = Arc::new(S3::new(cache, keyring, config.s3.config, metrics.clone()));
 
         let mut checks = store_checks(&stores);

@@ -65,8 +65,8 @@ label_values! {
     Transport {
         /// Over HTTP, through the s3 endpoint.
         Relay => "relay",
-        /// Not at all: buildkitd cannot reach remora.
-        None => "none",
+        /// Over gRPC, through the build's session.
+        Session => "session",
     }
 }
 

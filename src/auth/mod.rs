@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use secrecy::SecretString;
 
-use crate::types::{Grant, ManifestName, Rights, Scope, Usage};
+use crate::types::{Documents, Grant, GrantBuilder, ManifestName, Rights, Scope, Usage};
 
 pub use builds::BuildGuard;
 
@@ -147,6 +147,31 @@ impl Keyring {
     /// An import may read the manifests in `names` and the blobs that they name. An export may write.
     #[must_use]
     pub fn issue(&self, reference: &str, purpose: Purpose, scope: &Scope, names: &[ManifestName]) -> Option<IssuedGrant> {
+        self.issue_with(reference, purpose, scope, names, |grant| grant)
+    }
+
+    /// As [`Keyring::issue`], for a build's session: its documents, up to `max_document_bytes` together,
+    /// stay with the grant.
+    #[must_use]
+    pub fn issue_for_session(
+        &self,
+        reference: &str,
+        purpose: Purpose,
+        scope: &Scope,
+        names: &[ManifestName],
+        max_document_bytes: u64,
+    ) -> Option<IssuedGrant> {
+        self.issue_with(reference, purpose, scope, names, |grant| grant.documents(Arc::new(Documents::new(max_document_bytes))))
+    }
+
+    fn issue_with(
+        &self,
+        reference: &str,
+        purpose: Purpose,
+        scope: &Scope,
+        names: &[ManifestName],
+        narrow: impl FnOnce(GrantBuilder) -> GrantBuilder,
+    ) -> Option<IssuedGrant> {
         let mut state = self.state();
         let (build, usage) = state.builds.find(reference)?;
         let same = |entry: &&Entry| {
@@ -160,7 +185,7 @@ impl Keyring {
             Purpose::Import => Rights::IMPORT,
             Purpose::Export => Rights::EXPORT,
         };
-        let grant = Grant::builder(scope.clone(), rights).names(names).usage(usage);
+        let grant = narrow(Grant::builder(scope.clone(), rights).names(names).usage(usage));
         let grant = if purpose == Purpose::Import { grant.disclosed_blobs_only() } else { grant };
         let credential = Credential { secret_access_key: issued.secret_access_key.clone().into(), grant: grant.build() };
         let entry = Entry { credential, issued: issued.clone(), build, purpose, names: names.to_vec(), expires: None };

@@ -4,6 +4,8 @@
 //! most one writer holds it at a time.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use time::OffsetDateTime;
@@ -186,13 +188,44 @@ impl Ingest {
         checked?;
         check_labels(&labels)?;
         let lock = &self.writing()?.lock;
+        if let Some(documents) = self.grant.documents()
+            && let Some(document) = self.read_document(lock.data_path(), offset).await?
+        {
+            if !documents.insert(document) {
+                return Err(Error::Exhausted(format!(
+                    "document {digest}: a session's documents may have limits.max_manifest_bytes together"
+                )));
+            }
+            lock.forget().await?;
+            return Ok((digest, offset));
+        }
         lock.give_away()?;
         // Labels first: a blob without its labels would be seen, labels without a blob are not.
-        self.cache.write_labels(&self.grant, &digest, labels).await?;
+        if self.grant.documents().is_none() {
+            self.cache.write_labels(&self.grant, &digest, labels).await?;
+        }
         let body = Body::File { path: lock.data_path(), offset: 0, len: offset };
         self.cache.publish_blob(&self.grant, &digest, body).await?;
         lock.forget().await?;
         Ok((digest, offset))
+    }
+
+    /// The bytes, if they are a JSON object: no layer is one.
+    async fn read_document(&self, path: PathBuf, len: u64) -> Result<Option<Bytes>> {
+        if len > self.cache.0.settings.max_manifest_bytes {
+            return Ok(None);
+        }
+        blocking(move || {
+            let mut file = std::fs::File::open(path)?;
+            let mut first = [0];
+            if file.read(&mut first)? == 0 || first != *b"{" {
+                return Ok(None);
+            }
+            let mut bytes = first.to_vec();
+            file.read_to_end(&mut bytes)?;
+            Ok(serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok().then(|| bytes.into()))
+        })
+        .await
     }
 
     fn writing(&self) -> Result<&Writing> {

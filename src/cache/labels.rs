@@ -61,6 +61,10 @@ impl Cache {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Denied`], or the store's.
     pub async fn labelled_blob(&self, grant: &Grant, digest: &Digest) -> Result<Labelled> {
+        if grant.documents().is_some() {
+            // A session asks for size and digest alone, and each layer once.
+            return Ok(Labelled::new(&self.stat_blob(grant, digest).await?, None));
+        }
         let (info, document) = futures_util::future::try_join(self.stat_blob(grant, digest), self.read_labels(grant, digest)).await?;
         Ok(Labelled::new(&info, document.map(|(document, _)| document)))
     }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Digest, ManifestName, Scope, Usage};
+use super::{Digest, Documents, ManifestName, Scope, Usage};
 
 /// One thing that a caller may do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,6 +73,8 @@ pub struct Grant {
     /// digest is not access.
     disclosed: Option<Arc<Mutex<HashSet<Digest>>>>,
     sub_prefixes: bool,
+    /// Set for a build's session: its documents are here and not in the store.
+    documents: Option<Arc<Documents>>,
     usage: Arc<Usage>,
 }
 
@@ -102,6 +104,13 @@ impl GrantBuilder {
         self
     }
 
+    /// JSON documents are kept in `documents` and not in the store.
+    #[must_use]
+    pub fn documents(mut self, documents: Arc<Documents>) -> Self {
+        self.0.documents = Some(documents);
+        self
+    }
+
     /// Counts into `usage`.
     #[must_use]
     pub fn usage(mut self, usage: Arc<Usage>) -> Self {
@@ -120,7 +129,15 @@ impl Grant {
     /// Begins a grant of `rights` on everything in `scope`.
     #[must_use]
     pub fn builder(scope: Scope, rights: Rights) -> GrantBuilder {
-        GrantBuilder(Self { scope: Arc::new(scope), rights, names: None, disclosed: None, sub_prefixes: false, usage: Arc::default() })
+        GrantBuilder(Self {
+            scope: Arc::new(scope),
+            rights,
+            names: None,
+            disclosed: None,
+            sub_prefixes: false,
+            documents: None,
+            usage: Arc::default(),
+        })
     }
 
     /// A grant of everything in `scope`: for the operator's own commands.
@@ -145,6 +162,12 @@ impl Grant {
     #[must_use]
     pub fn usage(&self) -> &Usage {
         &self.usage
+    }
+
+    /// The documents of the session that it was made for.
+    #[must_use]
+    pub fn documents(&self) -> Option<&Documents> {
+        self.documents.as_deref()
     }
 
     /// The same grant for a longer prefix, where it reaches there.
@@ -215,7 +238,7 @@ mod tests {
     #[test]
     fn an_import_grant_reads_only_what_its_manifest_names() {
         let app: ManifestName = "app".parse().unwrap();
-        let grant = Grant::builder(scope(), Rights::IMPORT).names(&[app.clone()]).disclosed_blobs_only().build();
+        let grant = Grant::builder(scope(), Rights::IMPORT).names(std::slice::from_ref(&app)).disclosed_blobs_only().build();
         let blob = Digest::of(b"layer");
         assert!(grant.check_manifest(Right::Read, &app).is_ok());
         assert!(grant.check_manifest(Right::Read, &"other".parse().unwrap()).is_err());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::buildkitd::Buildkitd;
-use crate::support::cases::{Setting, Via};
+use crate::support::cases::{Setting, Transport, Via};
 use crate::support::client::{Build, Client};
 use crate::support::context::{Context, install_program};
 use crate::support::host::Host;
@@ -19,7 +19,7 @@ use crate::support::{image, llb};
 const CACHE: &str = "type=s3,region=us-east-1,bucket=build-cache,name=app";
 
 fn host(via: Via) -> Host {
-    Host::start(Setting { via, store: Kind::Directory }, &["build-cache"])
+    Host::start(Setting { via, store: Kind::Directory, transport: Transport::Relay }, &["build-cache"])
 }
 
 /// `buildctl` through remora.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::cases::{Setting, Via};
+use crate::support::cases::{Setting, Transport, Via};
 use crate::support::client::{Build, Client};
 use crate::support::context::Context;
 use crate::support::host::Host;
@@ -19,22 +19,26 @@ enum Route {
     Remora,
 }
 
-fn host(store: Kind) -> Host {
-    Host::start(Setting { via: Via::Buildctl, store }, &[BUCKET, NATIVE_BUCKET])
+fn host(store: Kind, transport: Transport) -> Host {
+    Host::start(Setting { via: Via::Buildctl, store, transport }, &[BUCKET, NATIVE_BUCKET])
 }
 
 #[test]
 fn a_native_cache_is_imported_through_remora() {
-    imports_what_the_other_wrote(Route::Native, Route::Remora);
+    for transport in Transport::BOTH {
+        imports_what_the_other_wrote(Route::Native, Route::Remora, transport);
+    }
 }
 
 #[test]
 fn a_cache_of_remora_is_imported_natively() {
-    imports_what_the_other_wrote(Route::Remora, Route::Native);
+    for transport in Transport::BOTH {
+        imports_what_the_other_wrote(Route::Remora, Route::Native, transport);
+    }
 }
 
-fn imports_what_the_other_wrote(writer: Route, reader: Route) {
-    let mut host = host(Kind::Minio);
+fn imports_what_the_other_wrote(writer: Route, reader: Route, transport: Transport) {
+    let mut host = host(Kind::Minio, transport);
     let native = Client::buildctl(&host.buildkitd.address());
     let (context, images) = (Context::two_stages(), tempfile::tempdir().expect("temp dir"));
     let build = |host: &Host, route: Route, tar: &str| {
@@ -57,8 +61,8 @@ fn imports_what_the_other_wrote(writer: Route, reader: Route) {
 
 #[test]
 fn objects_are_those_of_native_buildkit() {
-    for store in [Kind::Minio, Kind::Directory] {
-        let (host, reference) = (host(store), crate::support::minio::Minio::start(&[NATIVE_BUCKET]));
+    for (store, transport) in [(Kind::Minio, Transport::Relay), (Kind::Directory, Transport::Relay), (Kind::Minio, Transport::Session)] {
+        let (host, reference) = (host(store, transport), crate::support::minio::Minio::start(&[NATIVE_BUCKET]));
         let native = Client::buildctl(&host.buildkitd.address());
         let context = Context::two_stages();
         let export = |attrs: String| Build { cache_to: vec![format!("{attrs},mode=max")], ..Build::of(context.path()) };

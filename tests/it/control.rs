@@ -13,7 +13,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use prost::Message as _;
 use remora::auth::{Keyring, Refused};
+use remora::cache::{Cache, Settings};
 use remora::endpoints::Listener;
+use remora::endpoints::content::{self, Content};
 use remora::endpoints::control::{Config, Control, Transport};
 use remora::metrics::Metrics;
 use remora::shutdown::Shutdown;
@@ -136,7 +138,16 @@ impl Sidecar {
         };
         change(&mut config);
         let (keyring, metrics, shutdown) = (Keyring::new(Vec::new(), Duration::ZERO), Metrics::default(), Shutdown::default());
-        let control = Arc::new(Control::new(stores, keyring.clone(), config, metrics.clone(), shutdown.clone()));
+        let settings = Settings {
+            spool_dir: dir.path().join("spool"),
+            max_manifest_bytes: 1 << 20,
+            max_open_ingests: 10,
+            ingest_expiry: Duration::from_secs(60),
+        };
+        let cache = Cache::open(stores, settings).await.unwrap();
+        let content = Content::new(cache.clone(), content::Config { token: None, max_connections: 10 }, metrics.clone());
+        let control = Control::new(cache, content.for_sessions(), keyring.clone(), config, metrics.clone(), shutdown.clone());
+        let control = Arc::new(control);
         let listener = Listener::bind(&address).await.unwrap();
         shutdown.spawn(Arc::clone(&control).serve(listener, shutdown.clone()));
         Self { address, buildkitd, control, keyring, metrics, shutdown, _dir: dir }
@@ -676,12 +687,12 @@ async fn damaged_and_oversized_messages_are_refused() {
 // ---- where the cache goes ----
 
 #[tokio::test]
-async fn a_builder_without_a_way_to_remora_builds_without_the_cache() {
+async fn a_builder_without_a_way_to_the_s3_endpoint_is_served_through_its_session() {
     let url = || Some("http://127.0.0.1:9190".to_owned());
     for (transport, advertise, advice) in [
-        (Transport::Relay, None, "set --s3"),
-        (Transport::Session, url(), "set --transport auto or relay"),
-        (Transport::Auto, url(), "set --s3 and --s3-advertise"),
+        (Transport::Relay, None, Some("set --s3")),
+        (Transport::Session, url(), None),
+        (Transport::Auto, url(), Some("set --s3 and --s3-advertise")),
     ] {
         let (log, _guard) = Log::capture();
         let sidecar = Sidecar::start(|config| (config.transport, config.advertise) = (transport, advertise)).await;
@@ -701,13 +712,20 @@ async fn a_builder_without_a_way_to_remora_builds_without_the_cache() {
         assert_eq!(sidecar.call(unary(SOLVE, &cached_build("the-ref"))).await.status().code(), Code::Ok);
         let forwarded = SolveRequest::decode(&received.recv().await.unwrap()[5..]).unwrap();
         let cache = forwarded.cache.unwrap();
-        assert_eq!((cache.exports.len(), cache.imports), (0, vec![entry("inline", &[])]));
+        let [export] = &cache.exports[..] else { panic!("{cache:?}") };
+        assert_eq!(export.kind, "local");
+        assert!(export.attrs["dest"].starts_with("remora-RMRA"), "{export:?}");
+        let of_s3 = ["bucket", "region", "name", "access_key_id", "secret_access_key", "session_token", "endpoint_url"];
+        assert!(of_s3.iter().all(|attr| !export.attrs.contains_key(*attr)), "{export:?}");
+        // There is no such manifest, so there is nothing to import.
+        assert_eq!(cache.imports, vec![entry("inline", &[])]);
         assert_eq!(forwarded.frontend_attrs["cache-imports"], "[]");
         assert_eq!(&forwarded.unknown[..], b"new");
         let warnings = log.lines("WARN");
-        assert!(warnings.len() == 1 && warnings[0].contains(advice) && warnings[0].contains("the-ref"), "{warnings:?}");
-        until(|| log.lines("build the-ref: no remote cache; ok in").len() == 1).await;
-        assert!(sidecar.metrics.encode().contains(r#"remora_builds_total{transport="none"} 1"#));
+        assert_eq!(warnings.len(), usize::from(advice.is_some()), "{warnings:?}");
+        assert!(warnings.iter().all(|line| line.contains(advice.unwrap()) && line.contains("the-ref")), "{warnings:?}");
+        until(|| log.lines("build the-ref: imported").len() == 1).await;
+        assert!(sidecar.metrics.encode().contains(r#"remora_builds_total{transport="session"} 1"#));
     }
 }
 
@@ -776,7 +794,7 @@ async fn a_real_buildkitd_is_asked_and_nothing_is_left_behind() {
     std::fs::write(root.path().join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
     let buildkitd = tokio::task::block_in_place(|| Buildkitd::start(root.path()));
     let shutdown = Shutdown::default();
-    for (truthful, transport) in [(true, "relay"), (false, "none")] {
+    for (truthful, transport) in [(true, "relay"), (false, "session")] {
         let (url, asked) = probed(&shutdown, truthful).await;
         let address = buildkitd.address.clone();
         let sidecar = Sidecar::start(move |config| {

@@ -1,7 +1,6 @@
 //! What every call of this endpoint begins and ends with: its grant, and its place in the metrics.
 
-use tonic::Status;
-use tonic::metadata::MetadataMap;
+use tonic::{Request, Status};
 
 use super::scope;
 use super::status;
@@ -40,9 +39,13 @@ impl Calls {
         Call { metrics: self.metrics.clone(), operation, class: Class::Ok }
     }
 
-    /// The grant of the scope that the call's metadata names.
-    pub(super) fn grant(&self, metadata: &MetadataMap) -> Result<Grant, Status> {
-        scope::grant(self.cache.stores(), metadata)
+    /// The grant that came with the call (a build's session has one of its own), or that of the scope
+    /// that the call's metadata names.
+    pub(super) fn grant<T>(&self, request: &Request<T>) -> Result<Grant, Status> {
+        match request.extensions().get::<Grant>() {
+            Some(grant) => Ok(grant.clone()),
+            None => scope::grant(self.cache.stores(), request.metadata()),
+        }
     }
 }
 

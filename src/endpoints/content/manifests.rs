@@ -21,7 +21,7 @@ impl api::manifests_server::Manifests for Service {
     async fn get(&self, request: Request<api::GetRequest>) -> Result<Response<api::GetResponse>, Status> {
         let call = self.0.begin("GetManifest");
         let got = async {
-            let grant = self.0.grant(request.metadata())?;
+            let grant = self.0.grant(&request)?;
             let name = parse_name(&request.get_ref().name)?;
             let found = self.0.cache().get_manifest(&grant, &name).await;
             call.lookup(Kind::Manifest, &found);
@@ -38,7 +38,7 @@ impl api::manifests_server::Manifests for Service {
     async fn put(&self, request: Request<api::PutRequest>) -> Result<Response<api::PutResponse>, Status> {
         let call = self.0.begin("PutManifest");
         let put = async {
-            let grant = self.0.grant(request.metadata())?;
+            let grant = self.0.grant(&request)?;
             let request = request.into_inner();
             let name = parse_name(&request.name)?;
             let condition = match (request.if_absent, request.if_match.as_str()) {
@@ -58,7 +58,7 @@ impl api::manifests_server::Manifests for Service {
     async fn list(&self, request: Request<api::ListRequest>) -> Result<Response<api::ListResponse>, Status> {
         let call = self.0.begin("ListManifests");
         let listed = async {
-            let grant = self.0.grant(request.metadata())?;
+            let grant = self.0.grant(&request)?;
             let request = request.into_inner();
             let limit = match usize::try_from(request.limit) {
                 Ok(0) => MAX_PAGE,
@@ -77,7 +77,7 @@ impl api::manifests_server::Manifests for Service {
     async fn delete(&self, request: Request<api::DeleteRequest>) -> Result<Response<api::DeleteResponse>, Status> {
         let call = self.0.begin("DeleteManifest");
         let deleted = async {
-            let grant = self.0.grant(request.metadata())?;
+            let grant = self.0.grant(&request)?;
             let name = parse_name(&request.get_ref().name)?;
             self.0.cache().delete_manifest(&grant, &name).await.map_err(|error| from_error(&error))?;
             Ok(Response::new(api::DeleteResponse {}))

@@ -94,6 +94,13 @@ impl Content {
         Self { calls: Calls::new(cache, metrics), token, max_connections: config.max_connections }
     }
 
+    /// The content service alone, for calls that bring a [`Grant`](crate::types::Grant) in their
+    /// request's extensions: those that come through a build's session.
+    #[must_use]
+    pub fn for_sessions(&self) -> Routes {
+        Routes::new(ContentServer::new(service::Service(self.calls.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES)).prepare()
+    }
+
     /// Serves until the drain begins; calls in flight then finish.
     pub async fn serve(self: Arc<Self>, listener: Listener, shutdown: Shutdown) {
         let (mut reporter, health) = tonic_health::server::health_reporter();

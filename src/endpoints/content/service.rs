@@ -36,7 +36,7 @@ impl api::content_server::Content for Service {
     async fn info(&self, request: Request<api::InfoRequest>) -> Result<Response<api::InfoResponse>, Status> {
         let call = self.0.begin("Info");
         let info = async {
-            let grant = self.0.grant(request.metadata())?;
+            let grant = self.0.grant(&request)?;
             let digest = parse_digest(&request.get_ref().digest)?;
             let found = self.0.cache().labelled_blob(&grant, &digest).await;
             call.lookup(Kind::Blob, &found);
@@ -50,7 +50,7 @@ impl api::content_server::Content for Service {
     async fn update(&self, request: Request<api::UpdateRequest>) -> Result<Response<api::UpdateResponse>, Status> {
         let call = self.0.begin("Update");
         let updated = async {
-            let grant = self.0.grant(request.metadata())?;
+            let grant = self.0.grant(&request)?;
             let request = request.into_inner();
             let info = request.info.ok_or_else(|| Status::invalid_argument("no info"))?;
             let digest = parse_digest(&info.digest)?;
@@ -65,7 +65,7 @@ impl api::content_server::Content for Service {
     async fn list(&self, request: Request<api::ListContentRequest>) -> Result<Response<Self::ListStream>, Status> {
         let call = self.0.begin("List");
         let checked = || -> Result<_, Status> {
-            Ok((self.0.grant(request.metadata())?, Filters::parse(&request.get_ref().filters).map_err(Status::invalid_argument)?))
+            Ok((self.0.grant(&request)?, Filters::parse(&request.get_ref().filters).map_err(Status::invalid_argument)?))
         };
         match checked() {
             Err(status) => call.end(Err(status)),
@@ -79,7 +79,7 @@ impl api::content_server::Content for Service {
     async fn delete(&self, request: Request<api::DeleteContentRequest>) -> Result<Response<()>, Status> {
         let call = self.0.begin("Delete");
         let deleted = async {
-            let grant = self.0.grant(request.metadata())?;
+            let grant = self.0.grant(&request)?;
             let digest = parse_digest(&request.get_ref().digest)?;
             self.0.cache().delete_blob(&grant, &digest).await.map_err(|error| from_error(&error))?;
             Ok(Response::new(()))
@@ -92,7 +92,7 @@ impl api::content_server::Content for Service {
     async fn read(&self, request: Request<api::ReadContentRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let call = self.0.begin("Read");
         let opened = async {
-            let grant = self.0.grant(request.metadata())?;
+            let grant = self.0.grant(&request)?;
             let request = request.get_ref();
             let digest = parse_digest(&request.digest)?;
             let (Ok(offset), Ok(size)) = (u64::try_from(request.offset), u64::try_from(request.size)) else {
@@ -113,7 +113,7 @@ impl api::content_server::Content for Service {
     async fn status(&self, request: Request<api::StatusRequest>) -> Result<Response<api::StatusResponse>, Status> {
         let call = self.0.begin("Status");
         let status = || {
-            let grant = self.0.grant(request.metadata())?;
+            let grant = self.0.grant(&request)?;
             let status = self.0.cache().ingest_status(&grant, &request.get_ref().r#ref).map_err(|error| from_error(&error))?;
             Ok(Response::new(api::StatusResponse { status: Some(status_message(status)) }))
         };
@@ -123,7 +123,7 @@ impl api::content_server::Content for Service {
     async fn list_statuses(&self, request: Request<api::ListStatusesRequest>) -> Result<Response<api::ListStatusesResponse>, Status> {
         let call = self.0.begin("ListStatuses");
         let statuses = || {
-            let grant = self.0.grant(request.metadata())?;
+            let grant = self.0.grant(&request)?;
             let filters = Filters::parse(&request.get_ref().filters).map_err(Status::invalid_argument)?;
             let all = self.0.cache().ingest_statuses(&grant).map_err(|error| from_error(&error))?;
             let matching = all.into_iter().filter(|status| filters.match_field(|path| status_field(status, path)));
@@ -134,7 +134,7 @@ impl api::content_server::Content for Service {
 
     async fn write(&self, request: Request<Streaming<api::WriteContentRequest>>) -> Result<Response<Self::WriteStream>, Status> {
         let call = self.0.begin("Write");
-        match self.0.grant(request.metadata()) {
+        match self.0.grant(&request) {
             Ok(grant) => Ok(Response::new(Box::pin(write::answers(&self.0, grant, request.into_inner(), call)))),
             Err(status) => call.end(Err(status)),
         }
@@ -143,7 +143,7 @@ impl api::content_server::Content for Service {
     async fn abort(&self, request: Request<api::AbortRequest>) -> Result<Response<()>, Status> {
         let call = self.0.begin("Abort");
         let aborted = async {
-            let grant = self.0.grant(request.metadata())?;
+            let grant = self.0.grant(&request)?;
             self.0.cache().abort_ingest(&grant, &request.get_ref().r#ref).await.map_err(|error| from_error(&error))?;
             Ok(Response::new(()))
         }

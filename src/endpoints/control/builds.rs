@@ -6,14 +6,14 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 use tonic::Code;
 
 use super::attrs::Target;
 use super::route::Route;
 use crate::auth::{BuildGuard, IssuedGrant, Keyring, Purpose};
 use crate::metrics::{Metrics, Transport};
-use crate::types::{ManifestName, Usage};
+use crate::types::{Digest, Grant, ManifestName, Usage};
 
 /// All builds that run now.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub(super) struct Build {
     usage: Arc<Usage>,
     route: OnceCell<Route>,
     record: Mutex<Record>,
+    /// What each import through the session found.
+    imports: AsyncMutex<HashMap<String, Option<Digest>>>,
     builds: Arc<Builds>,
     _grants: BuildGuard,
 }
@@ -39,7 +41,19 @@ pub(super) struct Build {
 struct Record {
     imported: BTreeSet<ManifestName>,
     exported: BTreeSet<ManifestName>,
+    session_exports: Vec<SessionExport>,
     code: Option<Code>,
+}
+
+/// An export through a session: published when the build has succeeded.
+#[derive(Debug, Clone)]
+pub(super) struct SessionExport {
+    /// Its documents hold the manifest.
+    pub(super) grant: Grant,
+    /// What to publish it as.
+    pub(super) names: Vec<ManifestName>,
+    /// Whether the build passes without it.
+    pub(super) ignore_error: bool,
 }
 
 impl Builds {
@@ -57,12 +71,18 @@ impl Builds {
             usage: self.keyring.usage(reference).unwrap_or_default(),
             route: OnceCell::new(),
             record: Mutex::default(),
+            imports: AsyncMutex::default(),
             builds: Arc::clone(self),
             _grants: grants,
         });
         self.metrics.running_builds(1);
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(reference.to_owned(), Arc::downgrade(&build));
         build
+    }
+
+    /// The keys that grants are looked up by.
+    pub(super) fn keyring(&self) -> &Keyring {
+        &self.keyring
     }
 
     /// The running build of a reference.
@@ -78,7 +98,7 @@ impl Build {
             let route = choose.await;
             self.builds.metrics.build(match route {
                 Route::Relay(_) => Transport::Relay,
-                Route::Nowhere => Transport::None,
+                Route::Session => Transport::Session,
             });
             route
         };
@@ -87,14 +107,47 @@ impl Build {
 
     /// A grant for one of its cache entries.
     pub(super) fn grant(&self, purpose: Purpose, target: &Target) -> Option<IssuedGrant> {
+        self.note(purpose, target);
+        self.builds.keyring.issue(&self.reference, purpose, &target.scope, &target.names)
+    }
+
+    /// The same for the session transport: the id that the grant is looked up by, and the grant.
+    pub(super) fn session_grant(&self, purpose: Purpose, target: &Target, max_document_bytes: u64) -> Option<(String, Grant)> {
+        self.note(purpose, target);
+        let keyring = &self.builds.keyring;
+        let issued = keyring.issue_for_session(&self.reference, purpose, &target.scope, &target.names, max_document_bytes)?;
+        let grant = keyring.lookup(&issued.access_key_id).ok()?.grant;
+        Some((issued.access_key_id, grant))
+    }
+
+    /// What an import through the session finds; looked for once, however many calls ask.
+    pub(super) async fn imported_once(&self, store: &str, import: impl Future<Output = Option<Digest>>) -> Option<Digest> {
+        let mut imports = self.imports.lock().await;
+        if let Some(found) = imports.get(store) {
+            return *found;
+        }
+        let found = import.await;
+        imports.insert(store.to_owned(), found);
+        found
+    }
+
+    /// Remembers an export to publish at the end.
+    pub(super) fn exports_through_session(&self, export: SessionExport) {
+        self.record().session_exports.push(export);
+    }
+
+    /// The exports to publish at the end.
+    pub(super) fn session_exports(&self) -> Vec<SessionExport> {
+        self.record().session_exports.clone()
+    }
+
+    fn note(&self, purpose: Purpose, target: &Target) {
         let mut record = self.record();
         let names = match purpose {
             Purpose::Import => &mut record.imported,
             Purpose::Export => &mut record.exported,
         };
         names.extend(target.names.iter().cloned());
-        drop(record);
-        self.builds.keyring.issue(&self.reference, purpose, &target.scope, &target.names)
     }
 
     /// Its name, by the client's choice.

@@ -6,20 +6,16 @@
 //! handed to hyper, which resets the client's side for the same reason. Only a connection to buildkitd
 //! that breaks becomes something else: an end with a status, so that the client can say what happened.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, Request, Response, header};
-use http_body::{Body, Frame};
-use hyper::body::Incoming;
 use tonic::Status;
 
+use super::body::{RequestBody, ResponseBody};
 use super::call::Call;
 use super::status;
-use super::upstream::{SendError, Upstream, is_reset};
+use super::upstream::{SendError, Upstream};
 
 /// Sends the request to buildkitd and returns its response, which goes on to stream.
 ///
@@ -36,7 +32,7 @@ pub(super) async fn forward(
             call.saw(response.headers());
             let upstream = Arc::clone(upstream);
             let is_grpc = is_grpc(response.headers());
-            Ok(response.map(|body| ResponseBody(Some(Relayed { body, call, upstream, is_grpc }))))
+            Ok(response.map(|body| ResponseBody::relayed(body, call, upstream, is_grpc)))
         }
         Err(SendError::Unavailable(status)) => Ok(refuse(call, status)),
         Err(SendError::Reset(error)) => {
@@ -54,78 +50,4 @@ pub(super) fn refuse(mut call: Call, status: Status) -> Response<ResponseBody> {
 
 fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
-}
-
-/// What goes to buildkitd. Neither kind tells its length, since hyper would make a `content-length` of
-/// it that the client never sent.
-#[derive(Debug)]
-pub(super) enum RequestBody {
-    /// As it comes from the client.
-    Streamed(Incoming),
-    /// Read, and perhaps patched, before.
-    Whole(Bytes),
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.get_mut() {
-            Self::Streamed(body) => Pin::new(body).poll_frame(cx),
-            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Streamed(body) => body.is_end_stream(),
-            Self::Whole(bytes) => bytes.is_empty(),
-        }
-    }
-}
-
-/// What goes to the client; nothing, where the headers say it all. Owns its call: the call is over
-/// when hyper drops this, whichever way it ended.
-#[derive(Debug, Default)]
-pub(super) struct ResponseBody(Option<Relayed>);
-
-#[derive(Debug)]
-struct Relayed {
-    body: Incoming,
-    call: Call,
-    upstream: Arc<Upstream>,
-    is_grpc: bool,
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(relayed) = &mut self.0 else { return Poll::Ready(None) };
-        let broken = match ready!(Pin::new(&mut relayed.body).poll_frame(cx)) {
-            Some(Ok(frame)) => {
-                if let Some(trailers) = frame.trailers_ref() {
-                    relayed.call.saw(trailers);
-                }
-                return Poll::Ready(Some(Ok(frame)));
-            }
-            Some(Err(error)) if is_reset(&error) => {
-                relayed.call.ends_with(tonic::Code::Unknown);
-                return Poll::Ready(Some(Err(error)));
-            }
-            Some(Err(error)) => relayed.upstream.broken(&error),
-            None if relayed.call.has_ended() || !relayed.is_grpc => return Poll::Ready(None),
-            None => relayed.upstream.broken("the response ended without a status"),
-        };
-        relayed.call.ends_with(broken.code());
-        self.0 = None;
-        Poll::Ready(Some(Ok(Frame::trailers(status::trailers(&broken)))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|relayed| relayed.body.is_end_stream())
-    }
 }

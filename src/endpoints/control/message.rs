@@ -71,6 +71,12 @@ pub(super) fn frame(message: &[u8]) -> Option<Bytes> {
     Some(frame.freeze())
 }
 
+/// The message behind its prefix, if it is whole and not compressed.
+pub(super) fn payload(frame: &[u8]) -> Option<&[u8]> {
+    let message = frame.get(PREFIX_BYTES..)?;
+    (frame[0] == 0 && declared_length(frame)? == message.len()).then_some(message)
+}
+
 fn declared_length(frame: &[u8]) -> Option<usize> {
     let length = frame.get(1..PREFIX_BYTES)?.try_into().ok()?;
     usize::try_from(u32::from_be_bytes(length)).ok()

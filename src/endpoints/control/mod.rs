@@ -7,20 +7,27 @@
 //! Whether buildkitd reaches the s3 endpoint is asked of buildkitd itself ([`probe`]).
 
 mod attrs;
+mod body;
 mod builds;
 mod call;
 mod forward;
 mod limits;
+mod local;
 mod message;
+mod oci;
 mod probe;
 mod relay;
 mod rewrite;
 mod route;
+mod session;
 mod solve;
 mod status;
+
+mod tunnel;
 mod upstream;
 mod wire;
 
+use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,17 +38,18 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
 
 use super::{Connection, Listener, accept_loop};
 use crate::auth::Keyring;
+use crate::cache::Cache;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
-use crate::store::Stores;
 use crate::types::Address;
 
+use body::{RequestBody, ResponseBody};
 use builds::Builds;
 use call::Call;
-use forward::{RequestBody, ResponseBody};
 use probe::Probe;
 use rewrite::Solve;
 use upstream::Upstream;
@@ -56,11 +64,11 @@ const AFTER_BUILD: Duration = Duration::from_secs(1);
 /// How cache bytes go between buildkitd and remora.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// Relay where buildkitd reaches the s3 endpoint.
+    /// Relay where buildkitd reaches the s3 endpoint, else session.
     Auto,
     /// Over HTTP, through the s3 endpoint, unchecked.
     Relay,
-    /// Through the client's session. Not built yet: such builds run without their s3 cache.
+    /// Over gRPC, through the client's session: needs nothing but the control socket, and is slower.
     Session,
 }
 
@@ -82,15 +90,23 @@ pub struct Config {
 }
 
 /// The control endpoint.
-#[derive(Debug)]
 pub struct Control {
-    stores: Stores,
+    cache: Cache,
+    /// The content endpoint's services, for calls through sessions. They take the grant that comes with
+    /// a request.
+    content: Routes,
     config: Config,
     metrics: Metrics,
     shutdown: Shutdown,
     builds: Arc<Builds>,
     management: Upstream,
     probe: Probe,
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 /// What the calls of one client's connection share.
@@ -105,10 +121,10 @@ struct Client {
 impl Control {
     /// The endpoint; nothing is dialled yet.
     #[must_use]
-    pub fn new(stores: Stores, keyring: Keyring, config: Config, metrics: Metrics, shutdown: Shutdown) -> Self {
+    pub fn new(cache: Cache, content: Routes, keyring: Keyring, config: Config, metrics: Metrics, shutdown: Shutdown) -> Self {
         let builds = Arc::new(Builds::new(keyring, metrics.clone()));
         let management = Upstream::for_management(config.buildkitd.clone(), shutdown.clone());
-        Self { stores, config, metrics, shutdown, builds, management, probe: Probe::default() }
+        Self { cache, content, config, metrics, shutdown, builds, management, probe: Probe::default() }
     }
 
     /// Serves clients until the drain begins and their builds are done.
@@ -170,9 +186,11 @@ impl Client {
         let control = &self.control;
         let path = request.uri().path();
         let solve = Solve::of(path);
-        let lasts = solve == Some(Solve::Build) || path == "/moby.buildkit.v1.Control/Session";
+        let is_session = path == session::SESSION;
+        let lasts = solve == Some(Solve::Build) || is_session;
         let call = Call::begin(path, control.metrics.clone(), lasts.then(|| self.busy.token()));
         match solve {
+            _ if is_session && control.joins_sessions().await => self.session(request, call).await,
             Some(solve) => control.solve(&self.upstream, request, solve, call).await,
             None => forward::forward(&self.upstream, request.map(RequestBody::Streamed), control.config.connect_timeout, call).await,
         }

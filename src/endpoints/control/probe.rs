@@ -14,7 +14,7 @@ use rand::RngExt as _;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::forward::RequestBody;
+use super::body::RequestBody;
 use super::upstream::Upstream;
 use crate::proto::moby::buildkit::v1::SolveRequest;
 use crate::proto::pb;

@@ -1,6 +1,7 @@
 //! The relay transport: the entry stays `type=s3`, but points at the s3 endpoint and carries a grant.
 
 use super::attrs::{Attrs, Target};
+use super::rewrite::Entry;
 use crate::auth::IssuedGrant;
 
 /// What a client may send and buildkitd never sees.
@@ -8,7 +9,7 @@ const DROPPED: [&str; 4] = ["access_key_id", "secret_access_key", "session_token
 
 /// The attributes for buildkitd. What is not about place or identity (`mode`, `ignore-error`,
 /// `compression`, anything that a later version adds) stays.
-pub(super) fn rewrite(attrs: &Attrs, target: &Target, endpoint_url: &str, grant: &IssuedGrant) -> Attrs {
+pub(super) fn rewrite(attrs: &Attrs, target: &Target, endpoint_url: &str, grant: &IssuedGrant) -> Entry {
     let mut rewritten = attrs.clone();
     rewritten.retain(|key, _| !DROPPED.contains(&key.as_str()));
     for (key, value) in [
@@ -22,5 +23,5 @@ pub(super) fn rewrite(attrs: &Attrs, target: &Target, endpoint_url: &str, grant:
     ] {
         rewritten.insert(key.to_owned(), value.to_owned());
     }
-    rewritten
+    Entry { kind: "s3", attrs: rewritten }
 }

@@ -38,10 +38,19 @@ pub(super) enum Error {
     Refused(#[from] Refusal),
 }
 
-/// Says what becomes of a `type=s3` entry: its new attributes, or `None` to take it out.
-pub(super) trait Decide: FnMut(Purpose, &Attrs) -> Result<Option<Attrs>, Refusal> {}
+/// A cache entry for buildkitd.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// `s3`, or another type that BuildKit knows.
+    pub(super) kind: &'static str,
+    /// Its attributes.
+    pub(super) attrs: Attrs,
+}
 
-impl<F: FnMut(Purpose, &Attrs) -> Result<Option<Attrs>, Refusal>> Decide for F {}
+/// Says what becomes of a `type=s3` entry; `None` takes it out.
+pub(super) trait Decide: FnMut(Purpose, &Attrs) -> Option<Entry> {}
+
+impl<F: FnMut(Purpose, &Attrs) -> Option<Entry>> Decide for F {}
 
 const CACHE_IMPORTS: &[u8] = b"cache-imports";
 
@@ -90,9 +99,10 @@ fn cache_entry(entry: &[u8], purpose: Purpose, decide: &mut impl Decide) -> Resu
             old.insert(last_text(attr, 1)?, last_text(attr, 2)?);
         }
     }
-    let Some(new) = decide(purpose, &old)? else { return Ok(Edit::Remove) };
+    let Some(Entry { kind, attrs: new }) = decide(purpose, &old) else { return Ok(Edit::Remove) };
     // Attributes that stay keep their bytes; the rest is written behind them.
     let kept = wire::edit(entry, |field| match (field.number, field.payload) {
+        (1, Some(b"s3")) if kind != "s3" => Ok(Edit::Replace(kind.into())),
         (2, Some(attr)) => {
             let key = last_text(attr, 1)?;
             Ok::<_, Error>(if new.get(&key) == old.get(&key) { Edit::Keep } else { Edit::Remove })
@@ -132,7 +142,10 @@ fn cache_imports(json: &[u8], decide: &mut impl Decide) -> Result<Option<Vec<u8>
         match entry {
             Value::Object(mut entry) if is_s3(&entry) => {
                 changed = true;
-                if let Some(attrs) = decide(Purpose::Import, &take_attrs(&mut entry)?)? {
+                if let Some(Entry { kind, attrs }) = decide(Purpose::Import, &take_attrs(&mut entry)?) {
+                    for (_, value) in entry.iter_mut().filter(|(key, _)| folds_to(key, "Type")) {
+                        *value = kind.into();
+                    }
                     let attrs = attrs.into_iter().map(|(key, value)| (key, Value::String(value))).collect();
                     entry.insert("Attrs".to_owned(), Value::Object(attrs));
                     kept.push(Value::Object(entry));
@@ -208,11 +221,11 @@ mod tests {
         message(number, &[text(1, key), text(2, value)])
     }
 
-    fn fixed(purpose: Purpose, attrs: &Attrs) -> Result<Option<Attrs>, Refusal> {
+    fn fixed(purpose: Purpose, attrs: &Attrs) -> Option<Entry> {
         let mut new = attrs.clone();
         new.retain(|key, _| !key.contains("secret"));
         new.insert("for".to_owned(), format!("{purpose:?}"));
-        Ok(Some(new))
+        Some(Entry { kind: "s3", attrs: new })
     }
 
     /// An entry of type s3 with more fields behind those that stay.
@@ -261,7 +274,16 @@ mod tests {
         assert_eq!(Solve::Gateway.rewrite(&sent, fixed), Ok(Some(wanted)));
         let without = [pair(3, "cache-imports", r#"[{"Attrs":{"secret":"x"},"Type":"registry"}]"#), pair(3, "filename", "Dockerfile")];
         let sent = [entry(12, &[]), without[0].clone(), without[1].clone()].concat();
-        assert_eq!(Solve::Gateway.rewrite(&sent, |_, _| Ok(None)), Ok(Some(without.concat())));
+        assert_eq!(Solve::Gateway.rewrite(&sent, |_, _| None), Ok(Some(without.concat())));
+    }
+
+    #[test]
+    fn an_entry_may_become_one_of_another_type() {
+        let local = |_: Purpose, _: &Attrs| Some(Entry { kind: "local", attrs: Attrs::from([("src".to_owned(), "x".to_owned())]) });
+        let wanted = message(12, &[text(1, "local"), UNKNOWN.to_vec(), pair(2, "src", "x")]);
+        assert_eq!(Solve::Gateway.rewrite(&entry(12, &[]), local), Ok(Some(wanted)));
+        let rewritten = Solve::Gateway.rewrite(&pair(3, "cache-imports", r#"[{"type":"s3","Attrs":{}}]"#), local);
+        assert_eq!(rewritten, Ok(Some(pair(3, "cache-imports", r#"[{"Attrs":{"src":"x"},"type":"local"}]"#))));
     }
 
     #[test]

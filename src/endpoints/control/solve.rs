@@ -1,19 +1,23 @@
 //! The calls that carry cache options: read whole, rewritten where they name a `type=s3` cache, sent on.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
 use tonic::Status;
 
+use super::body::{RequestBody, ResponseBody};
 use super::builds::Build;
 use super::call::Call;
-use super::forward::{RequestBody, ResponseBody, forward, refuse};
+use super::forward::{forward, refuse};
 use super::message::{self, ReadError, Unary};
-use super::rewrite::{self, Solve};
+use super::rewrite::{self, Entry, Solve};
 use super::route::Route;
 use super::upstream::Upstream;
+use super::wire::Malformed;
 use super::{Control, attrs, relay};
+use crate::auth::Purpose;
 
 /// The metadata in which gateway calls name their build (`client/buildid` of BuildKit v0.33).
 const BUILD_ID: &str = "buildkit-controlapi-buildid";
@@ -33,7 +37,11 @@ impl Control {
             Err(ReadError::Refused(status)) => return Ok(refuse(call, status)),
             Err(ReadError::Gone(error)) => return Err(error),
         };
-        let patched = match self.patch(&head.headers, &unary.message, solve, &mut call).await {
+        let build = match self.build_of(&head.headers, &unary.message, solve, &mut call) {
+            Ok(build) => build,
+            Err(malformed) => return Ok(refuse(call, Status::invalid_argument(format!("{}: {malformed}", head.uri.path())))),
+        };
+        let patched = match self.patch(&unary.message, solve, build.as_deref()).await {
             Ok(patched) => patched,
             Err(problem) => {
                 let status = Status::invalid_argument(match problem {
@@ -53,51 +61,55 @@ impl Control {
         };
         drop(unary.message);
         let request = Request::from_parts(head, RequestBody::Whole(body));
-        forward(upstream, request, self.config.connect_timeout, call).await
+        let response = forward(upstream, request, self.config.connect_timeout, call).await?;
+        match build.filter(|_| solve == Solve::Build) {
+            Some(build) => Ok(self.publish(&build, response).await),
+            None => Ok(response),
+        }
     }
 
-    /// The message with its s3 entries rewritten, or `None` where it has none.
-    async fn patch(&self, headers: &HeaderMap, message: &[u8], solve: Solve, call: &mut Call) -> Result<Option<Vec<u8>>, rewrite::Error> {
-        let build = match solve {
+    /// The build that a call begins or belongs to.
+    fn build_of(&self, headers: &HeaderMap, message: &[u8], solve: Solve, call: &mut Call) -> Result<Option<Arc<Build>>, Malformed> {
+        Ok(match solve {
             Solve::Build => {
                 let build = self.builds.begin(&rewrite::reference(message)?);
                 call.is_build(Arc::clone(&build));
                 Some(build)
             }
             Solve::Gateway => headers.get(BUILD_ID).and_then(|id| self.builds.find(id.to_str().ok()?)),
-        };
-        let mut found = false;
-        solve.rewrite(message, |_, _| {
-            found = true;
-            Ok(None)
-        })?;
-        if !found {
-            return Ok(None);
-        }
-        let way = match &build {
-            Some(build) => Some((build, build.route(Box::pin(self.choose_route(build.reference()))).await)),
-            None => {
-                // buildkitd knows no such build either. Whatever happens next, it happens without a cache.
-                tracing::warn!("a gateway call of a build that does not run here: its s3 cache is left out");
-                None
-            }
-        };
-        solve.rewrite(message, |purpose, given| {
-            let target = attrs::Target::read(given, purpose, &self.stores)?;
-            Ok(way.and_then(|(build, route)| rewritten(build, route, purpose, given, &target)))
         })
     }
-}
 
-fn rewritten(
-    build: &Build,
-    route: &Route,
-    purpose: crate::auth::Purpose,
-    given: &attrs::Attrs,
-    target: &attrs::Target,
-) -> Option<attrs::Attrs> {
-    match route {
-        Route::Relay(url) => Some(relay::rewrite(given, target, url, &build.grant(purpose, target)?)),
-        Route::Nowhere => None,
+    /// The message with its s3 entries rewritten, or `None` where it has none.
+    async fn patch(&self, message: &[u8], solve: Solve, build: Option<&Build>) -> Result<Option<Vec<u8>>, rewrite::Error> {
+        let mut given = Vec::new();
+        solve.rewrite(message, |purpose, attrs| {
+            given.push((purpose, attrs.clone()));
+            None
+        })?;
+        if given.is_empty() {
+            return Ok(None);
+        }
+        if build.is_none() {
+            // buildkitd knows no such build either. Whatever happens next, it happens without a cache.
+            tracing::warn!("a gateway call of a build that does not run here: its s3 cache is left out");
+        }
+        let mut entries = VecDeque::new();
+        for (purpose, attrs) in given {
+            let target = attrs::Target::read(&attrs, purpose, self.cache.stores())?;
+            entries.push_back(match build {
+                Some(build) => self.entry(build, purpose, &attrs, &target).await,
+                None => None,
+            });
+        }
+        solve.rewrite(message, |_, _| entries.pop_front().flatten())
+    }
+
+    /// What an entry becomes on the way that the build's cache goes.
+    async fn entry(&self, build: &Build, purpose: Purpose, attrs: &attrs::Attrs, target: &attrs::Target) -> Option<Entry> {
+        match build.route(Box::pin(self.choose_route(build.reference()))).await {
+            Route::Relay(url) => Some(relay::rewrite(attrs, target, url, &build.grant(purpose, target)?)),
+            Route::Session => Box::pin(self.localized(build, purpose, attrs, target)).await,
+        }
     }
 }

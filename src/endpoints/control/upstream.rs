@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::forward::RequestBody;
+use super::body::RequestBody;
 use super::{limits, message, status};
 use crate::endpoints::Connection;
 use crate::shutdown::Shutdown;
@@ -41,10 +41,28 @@ pub(super) enum SendError {
     Reset(hyper::Error),
 }
 
-/// At most one connection to buildkitd at a time.
+/// Who answers.
+#[derive(Debug)]
+enum Peer {
+    /// buildkitd, which is dialled.
+    Buildkitd(Address),
+    /// A build's client, through its session: that connection is the only one.
+    Session,
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Buildkitd(address) => write!(f, "buildkitd at {address}"),
+            Self::Session => f.write_str("the build's client"),
+        }
+    }
+}
+
+/// At most one connection to a peer at a time.
 #[derive(Debug)]
 pub(super) struct Upstream {
-    buildkitd: Address,
+    peer: Peer,
     shutdown: Shutdown,
     /// Whether the connection closes when the drain begins, and not with the last call on it.
     until_drain: bool,
@@ -54,12 +72,17 @@ pub(super) struct Upstream {
 impl Upstream {
     /// For the calls of one client.
     pub(super) fn for_client(buildkitd: Address, shutdown: Shutdown) -> Self {
-        Self { buildkitd, shutdown, until_drain: false, current: Mutex::default() }
+        Self { peer: Peer::Buildkitd(buildkitd), shutdown, until_drain: false, current: Mutex::default() }
     }
 
     /// For remora's own calls.
     pub(super) fn for_management(buildkitd: Address, shutdown: Shutdown) -> Self {
-        Self { buildkitd, shutdown, until_drain: true, current: Mutex::default() }
+        Self { peer: Peer::Buildkitd(buildkitd), shutdown, until_drain: true, current: Mutex::default() }
+    }
+
+    /// For calls through a session.
+    pub(super) fn for_session(sender: SendRequest<RequestBody>, shutdown: Shutdown) -> Self {
+        Self { peer: Peer::Session, shutdown, until_drain: false, current: Mutex::new(Some(sender)) }
     }
 
     /// Sends a request, waiting up to `patience` for buildkitd to be there.
@@ -111,13 +134,14 @@ impl Upstream {
         if let Some(open) = current.as_ref().filter(|connection| !connection.is_closed()) {
             return Ok(open.clone());
         }
+        let Peer::Buildkitd(address) = &self.peer else { return Err(self.broken("it has left its session")) };
         let mut pause = RETRY_PAUSES.0;
         loop {
-            match self.dial().await {
+            match self.dial(address).await {
                 Ok(connection) => return Ok(current.insert(connection).clone()),
                 Err(error) if Instant::now() + pause > deadline => return Err(self.unreachable(&error)),
                 Err(error) => {
-                    tracing::debug!(buildkitd.address = %self.buildkitd, %error, "buildkitd is not there yet");
+                    tracing::debug!(buildkitd.address = %address, %error, "buildkitd is not there yet");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_PAUSES.1);
                 }
@@ -125,9 +149,8 @@ impl Upstream {
         }
     }
 
-    async fn dial(&self) -> io::Result<SendRequest<RequestBody>> {
-        let stream =
-            tokio::time::timeout(DIAL_TIMEOUT, connect(&self.buildkitd)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    async fn dial(&self, address: &Address) -> io::Result<SendRequest<RequestBody>> {
+        let stream = tokio::time::timeout(DIAL_TIMEOUT, connect(address)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         let (sender, connection) = http2::Builder::new(limits::Tasks(self.shutdown.clone()))
             .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
             .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
@@ -139,8 +162,8 @@ impl Upstream {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
-        tracing::debug!(buildkitd.address = %self.buildkitd, "connected to buildkitd");
-        let address = self.buildkitd.clone();
+        tracing::debug!(buildkitd.address = %address, "connected to buildkitd");
+        let address = address.clone();
         let end = self.end();
         self.shutdown.spawn(async move {
             tokio::select! {
@@ -166,12 +189,12 @@ impl Upstream {
     }
 
     fn unreachable(&self, error: &io::Error) -> Status {
-        Status::unavailable(format!("remora cannot reach buildkitd at {}: {error}", self.buildkitd))
+        Status::unavailable(format!("remora cannot reach {}: {error}", self.peer))
     }
 
     /// The status of a call that buildkitd left without an end.
     pub(super) fn broken(&self, why: &(impl std::fmt::Display + ?Sized)) -> Status {
-        Status::unavailable(format!("remora lost the connection to buildkitd at {}: {why}", self.buildkitd))
+        Status::unavailable(format!("remora lost the connection to {}: {why}", self.peer))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The matrix: each case runs with every client and on every store.
+//! The matrix: each case runs with every client, on every store, over every transport.
 
 use super::client::{Build, Outcome};
 use super::engine::Engine;
@@ -14,11 +14,32 @@ pub enum Via {
     BuildxContainer,
 }
 
+/// How the cache's bytes go between buildkitd and remora.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    Relay,
+    Session,
+}
+
+impl Transport {
+    /// Both, for cases that go through them one after the other.
+    pub const BOTH: [Self; 2] = [Self::Relay, Self::Session];
+
+    /// What `--transport` is set to: where relay works, it is what remora finds out by itself.
+    pub fn flag(self) -> &'static str {
+        match self {
+            Self::Relay => "auto",
+            Self::Session => "session",
+        }
+    }
+}
+
 /// One cell of the matrix.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
     pub via: Via,
     pub store: Kind,
+    pub transport: Transport,
 }
 
 /// A builder with remora in front of it, as a case sees it.
@@ -43,23 +64,29 @@ impl Setting {
 macro_rules! over_the_matrix {
     ($($case:ident),+ $(,)?) => {
         $(mod $case {
-            use crate::support::cases::{Setting, Via};
+            use crate::support::cases::{Setting, Transport, Via};
             use crate::support::storage::Kind;
 
             crate::support::cases::over_the_matrix!(@cells super::$case,
-                buildctl_directory Buildctl Directory,
-                buildctl_minio Buildctl Minio,
-                buildx_remote_directory BuildxRemote Directory,
-                buildx_remote_minio BuildxRemote Minio,
-                buildx_container_directory BuildxContainer Directory,
-                buildx_container_minio BuildxContainer Minio,
+                buildctl_directory Buildctl Directory Relay,
+                buildctl_minio Buildctl Minio Relay,
+                buildctl_directory_session Buildctl Directory Session,
+                buildctl_minio_session Buildctl Minio Session,
+                buildx_remote_directory BuildxRemote Directory Relay,
+                buildx_remote_minio BuildxRemote Minio Relay,
+                buildx_remote_directory_session BuildxRemote Directory Session,
+                buildx_remote_minio_session BuildxRemote Minio Session,
+                buildx_container_directory BuildxContainer Directory Relay,
+                buildx_container_minio BuildxContainer Minio Relay,
+                buildx_container_directory_session BuildxContainer Directory Session,
+                buildx_container_minio_session BuildxContainer Minio Session,
             );
         })+
     };
-    (@cells $case:path, $($cell:ident $via:ident $store:ident,)+) => {
+    (@cells $case:path, $($cell:ident $via:ident $store:ident $transport:ident,)+) => {
         $(#[test]
         fn $cell() {
-            $case(Setting { via: Via::$via, store: Kind::$store });
+            $case(Setting { via: Via::$via, store: Kind::$store, transport: Transport::$transport });
         })+
     };
 }

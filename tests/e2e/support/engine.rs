@@ -8,7 +8,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::cases::{Rig, Setting};
+use super::cases::{Rig, Setting, Transport};
 use super::client::{Build, Client, Outcome};
 use super::context::install_program;
 use super::minio;
@@ -27,6 +27,7 @@ const BUILDER_CONTAINER: &str = "buildx_buildkit_cached0";
 pub struct Engine {
     client: Client,
     store: Kind,
+    transport: Transport,
     _daemon: Running,
     dir: tempfile::TempDir,
 }
@@ -40,7 +41,8 @@ impl Engine {
             daemon.assert_running();
             docker(dir.path(), &["version"]).status.success().then_some(())
         });
-        let engine = Self { client: Client::buildx(BUILDER, Some(host)), store: setting.store, _daemon: daemon, dir };
+        let engine =
+            Self { client: Client::buildx(BUILDER, Some(host)), store: setting.store, transport: setting.transport, _daemon: daemon, dir };
         engine.import_images();
         engine.set_up(buckets);
         engine
@@ -71,7 +73,7 @@ impl Engine {
                 &["-e", &format!("{SECRET_VARIABLE}={}", minio::SECRET_ACCESS_KEY), "remora:test"],
                 &["serve", "--config", "/etc/remora/remora.toml"],
                 &["--control", "unix:///var/lib/buildkit/remora.sock", "--buildkitd", "unix:///var/lib/buildkit/buildkitd.sock"],
-                &["--s3", "tcp://0.0.0.0:9190", "--s3-advertise", "http://remora:9190"],
+                self.s3_flags(),
             ]
             .concat(),
         );
@@ -82,6 +84,14 @@ impl Engine {
         eventually("the health check of deploy/Dockerfile passes", READY_LIMIT, || {
             docker(self.dir.path(), &["exec", "remora", "/bin/remora", "health"]).status.success().then_some(())
         });
+    }
+
+    /// Over a session, the builder and remora share nothing but the volume.
+    fn s3_flags(&self) -> &'static [&'static str] {
+        match self.transport {
+            Transport::Relay => &["--s3", "tcp://0.0.0.0:9190", "--s3-advertise", "http://remora:9190"],
+            Transport::Session => &["--s3", "none"],
+        }
     }
 
     /// Makes the buckets, and returns remora's configuration for them.
@@ -111,10 +121,13 @@ impl Engine {
         let mut create = self.client.command();
         create
             .args(["create", "--use", "--name", BUILDER, "--driver", "docker-container"])
-            .args(["--driver-opt", "image=buildkit:test", "--driver-opt", &format!("network={NETWORK}")])
+            .args(["--driver-opt", "image=buildkit:test"])
             .args(["--driver-opt", "env.BUILDKIT_HOST=unix:///var/lib/buildkit/remora.sock"])
             .args(["--driver-opt", "env.AWS_EC2_METADATA_DISABLED=true"])
             .args(["--buildkitd-flags", "--addr unix:///run/buildkit/buildkitd.sock --addr unix:///var/lib/buildkit/buildkitd.sock"]);
+        if self.transport == Transport::Relay {
+            create.args(["--driver-opt", &format!("network={NETWORK}")]);
+        }
         run(create).expect_success();
     }
 

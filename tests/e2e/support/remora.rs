@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
+use super::cases::Transport;
 use super::minio;
 use super::process::{Finished, READY_LIMIT, Running, eventually, free_port, leashed, run};
 use super::storage::{SECRET_VARIABLE, Storage};
@@ -15,6 +16,8 @@ pub struct Settings {
     /// The configuration file: the store, and what a case adds.
     pub configuration: String,
     pub log_filter: &'static str,
+    /// `--transport`.
+    pub transport: Transport,
     /// `--s3-advertise`, where it is not the address of the s3 endpoint.
     pub advertise: Option<String>,
     /// Wait for `/readyz`; else only for `/livez`, where a case starts remora beside parts that are down.
@@ -23,7 +26,14 @@ pub struct Settings {
 
 impl Settings {
     pub fn new(buildkitd: String, storage: &Storage, buckets: &[&str]) -> Self {
-        Self { buildkitd, configuration: storage.configuration(buckets), log_filter: "info", advertise: None, wait_until_ready: true }
+        Self {
+            buildkitd,
+            configuration: storage.configuration(buckets),
+            log_filter: "info",
+            transport: Transport::Relay,
+            advertise: None,
+            wait_until_ready: true,
+        }
     }
 }
 
@@ -50,7 +60,7 @@ impl Remora {
             .arg(&file)
             .args(["--buildkitd", &settings.buildkitd, "--s3", &format!("tcp://{s3}"), "--s3-advertise", &advertise])
             .args(["--control", &control(&dir), "--admin", &format!("tcp://127.0.0.1:{admin_port}")])
-            .args(["--log-filter", settings.log_filter, "--data-dir"])
+            .args(["--log-filter", settings.log_filter, "--transport", settings.transport.flag(), "--data-dir"])
             .arg(dir.path().join("data"));
         let mut remora = Self { daemon: Running::start(command), s3_port, admin_port, dir };
         let path = if settings.wait_until_ready { "/readyz" } else { "/livez" };

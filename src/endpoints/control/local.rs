@@ -1,0 +1,217 @@
+//! The session transport: the entry becomes `type=local`, whose content store BuildKit asks through the
+//! build's session (see `session`).
+//!
+//! `dest` and `src` name the store by the id of a grant made for this build: who was not given it cannot
+//! guess it, and whichever connection a call comes by, it is known what it may do. BuildKit's local
+//! importer wants the digest of an OCI manifest, so the manifest is read when the build begins; its
+//! exporter leaves one in the grant's documents, which is published when the build has succeeded
+//! (`cache/remotecache/local`, BuildKit v0.33).
+
+use http::Response;
+use http_body_util::BodyExt as _;
+use tonic::{Code, Status};
+
+use super::attrs::{Attrs, Target};
+use super::body::ResponseBody;
+use super::builds::{Build, SessionExport};
+use super::message;
+use super::oci::OciForm;
+use super::rewrite::Entry;
+use super::wire::{self, Edit, Malformed};
+use super::{Control, status};
+use crate::auth::Purpose;
+use crate::cache::{self, Condition};
+use crate::types::{Digest, Grant, ManifestName};
+
+/// What the attributes of `type=s3` say that `type=local` has no use for, or that buildkitd must not see.
+const DROPPED: [&str; 17] = [
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    "endpoint_url",
+    "use_path_style",
+    "bucket",
+    "region",
+    "name",
+    "prefix",
+    "blobs_prefix",
+    "manifests_prefix",
+    "touch_refresh",
+    "upload_parallelism",
+    "retry_mode",
+    "retry_max_attempts",
+    "disable_accept_encoding",
+    "src",
+];
+/// What our store ids begin with, behind BuildKit's own `local:`.
+const STORE_PREFIX: &str = "remora-";
+/// BuildKit takes no manifest or config whose descriptor says more (`remotecache/import.go`).
+const MAX_DESCRIBED_BYTES: usize = 1 << 20;
+/// The key of an exporter's answer that names the manifest.
+const ANSWER_KEY: &[u8] = b"cache.manifest";
+
+/// The id of the access key that a store id stands for, if it is one of ours.
+pub(super) fn access_key_id(store_id: &str) -> Option<&str> {
+    store_id.strip_prefix("local:")?.strip_prefix(STORE_PREFIX)
+}
+
+impl Control {
+    /// What a `type=s3` entry of a build becomes.
+    pub(super) async fn localized(&self, build: &Build, purpose: Purpose, given: &Attrs, target: &Target) -> Option<Entry> {
+        let (store, grant) = build.session_grant(purpose, target, self.cache.settings().max_manifest_bytes.saturating_mul(2))?;
+        let store = format!("{STORE_PREFIX}{store}");
+        let attrs = match purpose {
+            Purpose::Export => {
+                let ignore_error =
+                    given.get("ignore-error").is_some_and(|value| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"));
+                build.exports_through_session(SessionExport { grant, names: target.names.clone(), ignore_error });
+                let mut attrs = given.clone();
+                attrs.retain(|key, _| !DROPPED.contains(&key.as_str()));
+                attrs.insert("dest".to_owned(), store);
+                attrs
+            }
+            Purpose::Import => {
+                let digest = build.imported_once(&store, self.import(&grant, target)).await?;
+                Attrs::from([("src".to_owned(), store), ("digest".to_owned(), digest.to_string())])
+            }
+        };
+        Some(Entry { kind: "local", attrs })
+    }
+
+    /// Reads a manifest into the grant's documents, in its OCI form. `None`: the build has no cache.
+    async fn import(&self, grant: &Grant, target: &Target) -> Option<Digest> {
+        let name = target.names.first()?;
+        let manifest = match self.cache.get_manifest(grant, name).await {
+            Ok(manifest) => manifest,
+            Err(cache::Error::NotFound(_)) => {
+                tracing::debug!(manifest.name = %name, "there is no manifest {name} in {} yet", target.scope);
+                return None;
+            }
+            Err(error) => {
+                tracing::warn!(manifest.name = %name, %error, "cannot import {name} from {}: {error}", target.scope);
+                return None;
+            }
+        };
+        let kept = OciForm::of(&manifest.config, MAX_DESCRIBED_BYTES).map(|oci| {
+            let digest = Digest::of(&oci.manifest);
+            let documents = grant.documents();
+            documents.is_some_and(|documents| documents.insert(oci.config) && documents.insert(oci.manifest)).then_some(digest)
+        });
+        match kept {
+            Ok(Some(digest)) => Some(digest),
+            Ok(None) => {
+                tracing::warn!(manifest.name = %name, "cannot import {name}: its OCI form is larger than limits.max_manifest_bytes allows");
+                None
+            }
+            Err(malformed) => {
+                tracing::warn!(manifest.name = %name, error = %malformed, "cannot import {name}: {malformed}");
+                None
+            }
+        }
+    }
+
+    /// Publishes what a build exported, when it has succeeded; the client learns of the build's end after
+    /// that, and nothing of the documents.
+    pub(super) async fn publish(&self, build: &Build, response: Response<ResponseBody>) -> Response<ResponseBody> {
+        let exports = build.session_exports();
+        if exports.is_empty() {
+            return response;
+        }
+        let (head, mut body) = response.into_parts();
+        let (mut data, mut end) = (bytes::BytesMut::new(), None);
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Err(error) => {
+                    return status::response(Status::unavailable(format!("the build's answer broke off: {error}")));
+                }
+                Ok(frame) => match frame.into_data() {
+                    Ok(piece) if (data.len() + piece.len()) as u64 <= self.config.max_message_bytes => data.extend_from_slice(&piece),
+                    Ok(_) => {
+                        return status::response(Status::resource_exhausted("the build's answer is larger than control.max_message_bytes"));
+                    }
+                    Err(frame) => end = frame.into_trailers().ok(),
+                },
+            }
+        }
+        let code = end.as_ref().and_then(status::code).or_else(|| status::code(&head.headers));
+        let mut data = data.freeze();
+        if code == Some(Code::Ok) {
+            for export in &exports {
+                if let Err(error) = self.publish_export(export).await {
+                    let names = joined(&export.names);
+                    if !export.ignore_error {
+                        return status::response(Status::unknown(format!("exporting cache {names} through remora: {error}")));
+                    }
+                    tracing::warn!(%error, "exporting cache {names} failed, and the build ignores it: {error}");
+                }
+            }
+            data = message::payload(&data).and_then(|answer| without_documents(answer, &exports)).unwrap_or(data);
+        }
+        Response::from_parts(head, ResponseBody::Whole(data, end))
+    }
+
+    async fn publish_export(&self, export: &SessionExport) -> Result<(), Problem> {
+        let documents = export.grant.documents().map(crate::types::Documents::all).unwrap_or_default();
+        for manifest in documents {
+            let Ok(digest) = OciForm::config_digest(&manifest) else { continue };
+            let Some(config) = export.grant.documents().and_then(|documents| documents.get(&digest)) else { continue };
+            let json = OciForm { manifest, config }.into_config()?.to_json();
+            for name in &export.names {
+                self.cache.put_manifest(&export.grant, name, json.clone().into(), Condition::None).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error(transparent)]
+    Oci(#[from] super::oci::MalformedOci),
+    #[error(transparent)]
+    Cache(#[from] cache::Error),
+}
+
+fn joined(names: &[ManifestName]) -> String {
+    names.iter().map(ManifestName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// A `SolveResponse` without the entries of `ExporterResponse` (1) that name our documents.
+fn without_documents(answer: &[u8], exports: &[SessionExport]) -> Option<bytes::Bytes> {
+    let ours = |json: &[u8]| {
+        let named: Option<Digest> =
+            serde_json::from_slice::<serde_json::Value>(json).ok().and_then(|descriptor| descriptor.get("digest")?.as_str()?.parse().ok());
+        named.is_some_and(|digest| {
+            exports.iter().any(|export| export.grant.documents().is_some_and(|documents| documents.get(&digest).is_some()))
+        })
+    };
+    let edited = wire::edit(answer, |field| match (field.number, field.payload) {
+        (1, Some(entry)) => {
+            let (mut key, mut value) = (&[][..], &[][..]);
+            for field in wire::fields(entry) {
+                let field = field?;
+                match (field.number, field.payload) {
+                    (1, Some(payload)) => key = payload,
+                    (2, Some(payload)) => value = payload,
+                    _ => {}
+                }
+            }
+            Ok::<_, Malformed>(if key == ANSWER_KEY && ours(value) { Edit::Remove } else { Edit::Keep })
+        }
+        _ => Ok(Edit::Keep),
+    });
+    message::frame(&edited.ok()??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_store_ids_are_ours() {
+        assert_eq!(access_key_id("local:remora-RMRAx"), Some("RMRAx"));
+        for foreign in ["local:/tmp/cache", "remora-RMRAx", "oci:remora-x", ""] {
+            assert_eq!(access_key_id(foreign), None, "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! A build's session, taken apart and put together again, so that remora can answer in it.
+//!
+//! The two ends of a `Control/Session` call speak HTTP/2 through it ([`tunnel`](super::tunnel)): buildkitd
+//! calls, the build's client answers. Here remora stands between them: it answers calls of containerd's
+//! content API that name a store of its own, and passes on every other one, whatever it is.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http2 as client;
+use hyper::server::conn::http2 as server;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tonic::{Code, Status};
+use tower::ServiceExt as _;
+
+use super::body::{RequestBody, ResponseBody};
+use super::call::Call;
+use super::forward;
+use super::tunnel::{self, Tunnel};
+use super::upstream::{SendError, Upstream};
+use super::{Client, Control, limits, local, status};
+
+/// The path of the call.
+pub(super) const SESSION: &str = "/moby.buildkit.v1.Control/Session";
+/// The content store that a call is for (`session/content/attachable.go`, BuildKit v0.33); the first one
+/// counts.
+const STORE_ID: &str = "buildkit-attachable-store-id";
+/// The methods that the client offers, one value each (`session/session.go`).
+const METHODS: &str = "x-docker-expose-session-grpc-method";
+const CONTENT: &str = "/containerd.services.content.v1.Content/";
+const CONTENT_METHODS: [&str; 9] = ["Abort", "Delete", "Info", "List", "ListStatuses", "Read", "Status", "Update", "Write"];
+
+impl Client {
+    /// Serves a `Control/Session` call as the one in the middle.
+    ///
+    /// # Errors
+    /// The reset of this call by buildkitd.
+    pub(super) async fn session(&self, request: Request<Incoming>, mut call: Call) -> Result<Response<ResponseBody>, hyper::Error> {
+        let (mut head, from_client) = request.into_parts();
+        offer_content(&mut head.headers);
+        let (to_buildkitd, outgoing) = tunnel::writer(None);
+        let request = Request::from_parts(head, RequestBody::Tunnel(outgoing));
+        let response = match self.upstream.send(request, self.control.config.connect_timeout).await {
+            Ok(response) => response,
+            Err(SendError::Unavailable(status)) => return Ok(forward::refuse(call, status)),
+            Err(SendError::Reset(error)) => {
+                call.ends_with(Code::Unknown);
+                return Err(error);
+            }
+        };
+        call.saw(response.headers());
+        if call.has_ended() {
+            return Ok(response.map(|_| ResponseBody::default()));
+        }
+        let (head, from_buildkitd) = response.into_parts();
+        let (to_client, outgoing) = tunnel::writer(Some(status::trailers(&Status::ok(""))));
+        let ends = Ends { buildkitd: Tunnel::new(from_buildkitd, to_buildkitd), client: Tunnel::new(from_client, to_client) };
+        let control = Arc::clone(&self.control);
+        self.control.shutdown.spawn(async move {
+            if let Err(error) = control.join(ends).await {
+                tracing::debug!(%error, "a session broke");
+            }
+        });
+        Ok(Response::from_parts(head, ResponseBody::tunnel(outgoing, call)))
+    }
+}
+
+/// The two ends of a session.
+struct Ends {
+    buildkitd: Tunnel<Incoming>,
+    client: Tunnel<Incoming>,
+}
+
+impl Control {
+    /// Serves a session until one end leaves; the other end's stream ends with it.
+    async fn join(self: Arc<Self>, ends: Ends) -> Result<(), hyper::Error> {
+        let (sender, client) = client::Builder::new(limits::Tasks(self.shutdown.clone()))
+            .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+            .max_frame_size(limits::MAX_FRAME_BYTES)
+            .max_header_list_size(limits::MAX_HEADER_BYTES)
+            .max_send_buf_size(limits::SEND_BUFFER_BYTES)
+            .handshake(TokioIo::new(ends.client))
+            .await?;
+        let upstream = Arc::new(Upstream::for_session(sender, self.shutdown.clone()));
+        let service = service_fn(|request| Arc::clone(&self).answer(request, Arc::clone(&upstream)));
+        let buildkitd = server::Builder::new(limits::Tasks(self.shutdown.clone()))
+            .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+            .max_frame_size(limits::MAX_FRAME_BYTES)
+            .max_header_list_size(limits::MAX_HEADER_BYTES)
+            .max_send_buf_size(limits::SEND_BUFFER_BYTES)
+            .max_concurrent_streams(limits::MAX_STREAMS)
+            .auto_date_header(false)
+            .serve_connection(TokioIo::new(ends.buildkitd), service);
+        let (buildkitd, client) = (pin!(buildkitd), pin!(client));
+        tokio::select! {
+            ended = buildkitd => ended,
+            ended = client => ended,
+        }
+    }
+
+    /// Answers one call of buildkitd's.
+    async fn answer(
+        self: Arc<Self>,
+        mut request: Request<Incoming>,
+        client: Arc<Upstream>,
+    ) -> Result<Response<ResponseBody>, hyper::Error> {
+        let path = request.uri().path();
+        let store = request.headers().get(STORE_ID).and_then(|id| local::access_key_id(id.to_str().ok()?));
+        let Some(key) = store.filter(|_| path.starts_with(CONTENT)) else {
+            let call = Call::begin(path, self.metrics.clone(), None);
+            return forward::forward(&client, request.map(RequestBody::Streamed), std::time::Duration::ZERO, call).await;
+        };
+        let grant = match self.builds.keyring().lookup(key) {
+            Ok(credential) if credential.grant.documents().is_some() => credential.grant,
+            Ok(_) => return Ok(status::response(Status::permission_denied("this grant is not for a session"))),
+            Err(refused) => return Ok(status::response(Status::permission_denied(refused.to_string()))),
+        };
+        request.extensions_mut().insert(grant);
+        let Ok(response) = self.content.clone().oneshot(request).await;
+        Ok(response.map(ResponseBody::Served))
+    }
+}
+
+/// buildkitd asks for content only where the session offers it, and the client may not.
+fn offer_content(headers: &mut HeaderMap) {
+    for method in CONTENT_METHODS {
+        let path = format!("{CONTENT}{method}");
+        let offered = headers.get_all(METHODS).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(path.as_bytes()));
+        if !offered && let Ok(value) = HeaderValue::from_str(&path) {
+            headers.append(METHODS, value);
+        }
+    }
+}

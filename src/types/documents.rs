@@ -1,0 +1,58 @@
+//! The documents of one build's session: small blobs that BuildKit writes or reads beside the layers.
+//!
+//! Over a session a cache manifest travels in its OCI form, two JSON documents. The store holds neither,
+//! so they live here, in memory, as long as the grant that they came under.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::Digest;
+
+/// Documents by their digest, bounded in bytes.
+#[derive(Debug)]
+pub struct Documents {
+    max_bytes: u64,
+    held: Mutex<HashMap<Digest, Bytes>>,
+}
+
+impl Documents {
+    /// None yet; at most `max_bytes` together.
+    #[must_use]
+    pub fn new(max_bytes: u64) -> Self {
+        Self { max_bytes, held: Mutex::default() }
+    }
+
+    /// A document.
+    #[must_use]
+    pub fn get(&self, digest: &Digest) -> Option<Bytes> {
+        self.held().get(digest).cloned()
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<Bytes> {
+        self.held().values().cloned().collect()
+    }
+
+    /// Keeps a document; `false`: there is no room for it.
+    #[must_use]
+    pub fn insert(&self, document: Bytes) -> bool {
+        let digest = Digest::of(&document);
+        let mut held = self.held();
+        if held.contains_key(&digest) {
+            return true;
+        }
+        let bytes: u64 = held.values().map(|document| document.len() as u64).sum();
+        if bytes + document.len() as u64 > self.max_bytes {
+            return false;
+        }
+        held.insert(digest, document);
+        true
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<Digest, Bytes>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
