@@ -40,6 +40,8 @@ const CANARY: &str = "CANARY-secret";
 struct SolveRequest {
     #[prost(string, tag = "1")]
     reference: String,
+    #[prost(string, tag = "5")]
+    session: String,
     #[prost(map = "string, string", tag = "7")]
     frontend_attrs: HashMap<String, String>,
     #[prost(message, optional, tag = "8")]
@@ -700,6 +702,12 @@ async fn a_builder_without_a_way_to_the_s3_endpoint_is_served_through_its_sessio
         let _peer = FakeBuildkitd::start(&sidecar.buildkitd, move |request: Request<Incoming>| {
             let sender = sender.clone();
             async move {
+                if request.uri().path() == SESSION {
+                    // It says nothing, and stays.
+                    let (frames, silence) = body();
+                    std::mem::forget(frames);
+                    return grpc(silence);
+                }
                 let body = request.into_body().collect().await.unwrap().to_bytes();
                 if SolveRequest::decode(&body[5..]).unwrap().reference.starts_with("remora-probe") {
                     return grpc(whole([trailers(&[("grpc-status", "2"), ("grpc-message", "connection refused")])]));
@@ -709,7 +717,12 @@ async fn a_builder_without_a_way_to_the_s3_endpoint_is_served_through_its_sessio
             }
         })
         .await;
-        assert_eq!(sidecar.call(unary(SOLVE, &cached_build("the-ref"))).await.status().code(), Code::Ok);
+        let (_frames, from_client) = body();
+        let mut session = call(SESSION, from_client);
+        session.headers_mut().insert("x-docker-expose-session-uuid", "the-session".parse().unwrap());
+        let _session = sidecar.client().await.send_request(session).await.unwrap();
+        let build = SolveRequest { session: "the-session".to_owned(), ..cached_build("the-ref") };
+        assert_eq!(sidecar.call(unary(SOLVE, &build)).await.status().code(), Code::Ok);
         let forwarded = SolveRequest::decode(&received.recv().await.unwrap()[5..]).unwrap();
         let cache = forwarded.cache.unwrap();
         let [export] = &cache.exports[..] else { panic!("{cache:?}") };

@@ -27,6 +27,7 @@ pub(super) struct Builds {
 #[derive(Debug)]
 pub(super) struct Build {
     reference: String,
+    session: String,
     started: Instant,
     usage: Arc<Usage>,
     route: OnceCell<Route>,
@@ -63,10 +64,11 @@ impl Builds {
 
     /// A build begins. Every one is registered: its later gateway calls may carry cache options where
     /// this one has none, and it may share steps with builds beside it.
-    pub(super) fn begin(self: &Arc<Self>, reference: &str) -> Arc<Build> {
+    pub(super) fn begin(self: &Arc<Self>, reference: &str, session: &str) -> Arc<Build> {
         let grants = self.keyring.begin_build(reference);
         let build = Arc::new(Build {
             reference: reference.to_owned(),
+            session: session.to_owned(),
             started: Instant::now(),
             usage: self.keyring.usage(reference).unwrap_or_default(),
             route: OnceCell::new(),
@@ -153,6 +155,11 @@ impl Build {
     /// Its name, by the client's choice.
     pub(super) fn reference(&self) -> &str {
         &self.reference
+    }
+
+    /// The id of its session.
+    pub(super) fn session(&self) -> &str {
+        &self.session
     }
 
     /// The `Control/Solve` ended.

@@ -52,6 +52,7 @@ use builds::Builds;
 use call::Call;
 use probe::Probe;
 use rewrite::Solve;
+use session::Sessions;
 use upstream::Upstream;
 
 /// How long a check of buildkitd may take.
@@ -101,6 +102,7 @@ pub struct Control {
     builds: Arc<Builds>,
     management: Upstream,
     probe: Probe,
+    sessions: Sessions,
 }
 
 impl fmt::Debug for Control {
@@ -124,7 +126,7 @@ impl Control {
     pub fn new(cache: Cache, content: Routes, keyring: Keyring, config: Config, metrics: Metrics, shutdown: Shutdown) -> Self {
         let builds = Arc::new(Builds::new(keyring, metrics.clone()));
         let management = Upstream::for_management(config.buildkitd.clone(), shutdown.clone());
-        Self { cache, content, config, metrics, shutdown, builds, management, probe: Probe::default() }
+        Self { cache, content, config, metrics, shutdown, builds, management, probe: Probe::default(), sessions: Sessions::default() }
     }
 
     /// Serves clients until the drain begins and their builds are done.

@@ -20,8 +20,9 @@ use crate::proto::moby::buildkit::v1::SolveRequest;
 use crate::proto::pb;
 use crate::types::Digest;
 
-/// Longer than any healthy fetch of some bytes takes.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than a healthy fetch of some bytes takes, and shorter than what a build's first call may be
+/// held back (`solve`).
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A "no" is asked again after this long, lest one bad moment costs every build its cache until
 /// buildkitd restarts.

@@ -80,6 +80,11 @@ pub(super) fn reference(message: &[u8]) -> Result<String, Malformed> {
     last_text(message, 1)
 }
 
+/// `SolveRequest.Session`: the session that the build's client answers in.
+pub(super) fn session(message: &[u8]) -> Result<String, Malformed> {
+    last_text(message, 5)
+}
+
 fn cache_options(options: &[u8], decide: &mut impl Decide) -> Result<Option<Vec<u8>>, Error> {
     wire::edit(options, |field| match (field.number, field.payload) {
         (4, Some(entry)) => cache_entry(entry, Purpose::Export, decide),

@@ -4,8 +4,10 @@
 //! calls, the build's client answers. Here remora stands between them: it answers calls of containerd's
 //! content API that name a store of its own, and passes on every other one, whatever it is.
 
+use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
@@ -13,6 +15,7 @@ use hyper::client::conn::http2 as client;
 use hyper::server::conn::http2 as server;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::sync::watch;
 use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
@@ -28,10 +31,39 @@ pub(super) const SESSION: &str = "/moby.buildkit.v1.Control/Session";
 /// The content store that a call is for (`session/content/attachable.go`, BuildKit v0.33); the first one
 /// counts.
 const STORE_ID: &str = "buildkit-attachable-store-id";
+/// The id of the session, by the client's choice (`session/session.go`).
+const ID: &str = "x-docker-expose-session-uuid";
+/// How long a `Solve` waits for its session.
+const ARRIVAL: Duration = Duration::from_secs(1);
 /// The methods that the client offers, one value each (`session/session.go`).
 const METHODS: &str = "x-docker-expose-session-grpc-method";
 const CONTENT: &str = "/containerd.services.content.v1.Content/";
 const CONTENT_METHODS: [&str; 9] = ["Abort", "Delete", "Info", "List", "ListStatuses", "Read", "Status", "Update", "Write"];
+
+/// The sessions that were taken apart and still run. A build's own must be among them before its cache can
+/// go through it.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    running: watch::Sender<HashSet<String>>,
+}
+
+impl Sessions {
+    /// Whether the session of this id is among them. A client makes its `Session` and `Solve` calls at the
+    /// same time, so this waits a moment.
+    pub(super) async fn joined(&self, id: &str) -> bool {
+        let mut running = self.running.subscribe();
+        let arrived = running.wait_for(|running| running.contains(id));
+        tokio::time::timeout(ARRIVAL, arrived).await.is_ok_and(|arrived| arrived.is_ok())
+    }
+
+    fn begin(&self, id: &str) {
+        self.running.send_if_modified(|running| running.insert(id.to_owned()));
+    }
+
+    fn end(&self, id: &str) {
+        self.running.send_if_modified(|running| running.remove(id));
+    }
+}
 
 impl Client {
     /// Serves a `Control/Session` call as the one in the middle.
@@ -41,6 +73,7 @@ impl Client {
     pub(super) async fn session(&self, request: Request<Incoming>, mut call: Call) -> Result<Response<ResponseBody>, hyper::Error> {
         let (mut head, from_client) = request.into_parts();
         offer_content(&mut head.headers);
+        let id = head.headers.get(ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
         let (to_buildkitd, outgoing) = tunnel::writer(None);
         let request = Request::from_parts(head, RequestBody::Tunnel(outgoing));
         let response = match self.upstream.send(request, self.control.config.connect_timeout).await {
@@ -59,10 +92,12 @@ impl Client {
         let (to_client, outgoing) = tunnel::writer(Some(status::trailers(&Status::ok(""))));
         let ends = Ends { buildkitd: Tunnel::new(from_buildkitd, to_buildkitd), client: Tunnel::new(from_client, to_client) };
         let control = Arc::clone(&self.control);
+        control.sessions.begin(&id);
         self.control.shutdown.spawn(async move {
-            if let Err(error) = control.join(ends).await {
+            if let Err(error) = Arc::clone(&control).join(ends).await {
                 tracing::debug!(%error, "a session broke");
             }
+            control.sessions.end(&id);
         });
         Ok(Response::from_parts(head, ResponseBody::tunnel(outgoing, call)))
     }
@@ -113,7 +148,7 @@ impl Control {
         let store = request.headers().get(STORE_ID).and_then(|id| local::access_key_id(id.to_str().ok()?));
         let Some(key) = store.filter(|_| path.starts_with(CONTENT)) else {
             let call = Call::begin(path, self.metrics.clone(), None);
-            return forward::forward(&client, request.map(RequestBody::Streamed), std::time::Duration::ZERO, call).await;
+            return forward::forward(&client, request.map(RequestBody::Streamed), Duration::ZERO, call).await;
         };
         let grant = match self.builds.keyring().lookup(key) {
             Ok(credential) if credential.grant.documents().is_some() => credential.grant,

@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::body::{RequestBody, ResponseBody};
@@ -19,6 +21,9 @@ use super::wire::Malformed;
 use super::{Control, attrs, relay};
 use crate::auth::Purpose;
 
+/// How long a call is held back for its cache at the most. buildkitd gives a build's other calls 3 s (of
+/// the gateway) or 6 s (`Status`) until its `Control/Solve` is there, then fails them with "no such job".
+const HELD_BACK: Duration = Duration::from_millis(2500);
 /// The metadata in which gateway calls name their build (`client/buildid` of BuildKit v0.33).
 const BUILD_ID: &str = "buildkit-controlapi-buildid";
 
@@ -72,7 +77,7 @@ impl Control {
     fn build_of(&self, headers: &HeaderMap, message: &[u8], solve: Solve, call: &mut Call) -> Result<Option<Arc<Build>>, Malformed> {
         Ok(match solve {
             Solve::Build => {
-                let build = self.builds.begin(&rewrite::reference(message)?);
+                let build = self.builds.begin(&rewrite::reference(message)?, &rewrite::session(message)?);
                 call.is_build(Arc::clone(&build));
                 Some(build)
             }
@@ -94,11 +99,18 @@ impl Control {
             // buildkitd knows no such build either. Whatever happens next, it happens without a cache.
             tracing::warn!("a gateway call of a build that does not run here: its s3 cache is left out");
         }
+        let deadline = Instant::now() + HELD_BACK;
         let mut entries = VecDeque::new();
         for (purpose, attrs) in given {
             let target = attrs::Target::read(&attrs, purpose, self.cache.stores())?;
             entries.push_back(match build {
-                Some(build) => self.entry(build, purpose, &attrs, &target).await,
+                Some(build) => {
+                    let entry = tokio::time::timeout_at(deadline, self.entry(build, purpose, &attrs, &target));
+                    entry.await.unwrap_or_else(|_| {
+                        tracing::warn!(build.ref = build.reference(), "an s3 cache entry is left out: what it needs took longer than {HELD_BACK:?}");
+                        None
+                    })
+                }
                 None => None,
             });
         }
@@ -109,7 +121,11 @@ impl Control {
     async fn entry(&self, build: &Build, purpose: Purpose, attrs: &attrs::Attrs, target: &attrs::Target) -> Option<Entry> {
         match build.route(Box::pin(self.choose_route(build.reference()))).await {
             Route::Relay(url) => Some(relay::rewrite(attrs, target, url, &build.grant(purpose, target)?)),
-            Route::Session => Box::pin(self.localized(build, purpose, attrs, target)).await,
+            Route::Session if self.sessions.joined(build.session()).await => Box::pin(self.localized(build, purpose, attrs, target)).await,
+            Route::Session => {
+                tracing::warn!(build.ref = build.reference(), "an s3 cache entry is left out: the build's session began before it was needed");
+                None
+            }
         }
     }
 }
