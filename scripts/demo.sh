@@ -17,16 +17,17 @@ remora=
 work=$(mktemp -d "${TMPDIR:-/tmp}/remora-demo.XXXXXX")
 cleanup() {
     stop_buildkitd
-    [ -z "$remora" ] || { kill "$remora" && wait "$remora"; } 2>/dev/null || true
+    [ -z "$remora" ] || { kill -KILL "$remora" && wait "$remora"; } 2>/dev/null || true
     rm -rf "$work"
 }
 trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# buildkitd has PID and mount namespaces of its own: nothing that it started or mounted outlives it.
+# The daemons are in sessions of their own: Ctrl-C is for the build client, and they end in cleanup.
+# buildkitd has PID and mount namespaces too: nothing that it started or mounted outlives it.
 start_buildkitd() {
-    AWS_EC2_METADATA_DISABLED=true setpriv --pdeathsig KILL -- unshare --pid --fork --kill-child --mount-proc -- \
+    AWS_EC2_METADATA_DISABLED=true setpriv --pdeathsig KILL -- setsid unshare --pid --fork --kill-child --mount-proc -- \
         "$tools/buildkitd" --root "$work/builder" --addr "unix://$work/buildkitd.sock" --containerd-worker=false \
         --oci-worker=true --oci-worker-net=host --oci-worker-snapshotter=overlayfs >>"$work/buildkitd.log" 2>&1 &
     buildkitd=$!
@@ -41,7 +42,7 @@ stop_buildkitd() {
 }
 
 start_remora() {
-    setpriv --pdeathsig KILL -- target/debug/remora serve --data-dir "$work/remora" --buildkitd "unix://$work/buildkitd.sock" \
+    setpriv --pdeathsig KILL -- setsid target/debug/remora serve --data-dir "$work/remora" --buildkitd "unix://$work/buildkitd.sock" \
         --control "unix://$work/remora.sock" --s3 "tcp://127.0.0.1:$1" --s3-advertise "http://127.0.0.1:$1" \
         --admin "tcp://127.0.0.1:$2" >"$work/remora.log" 2>&1 &
     remora=$!
