@@ -1,5 +1,7 @@
 //! What a user sees when something is set up wrongly, is not there yet, or goes away.
 
+use std::net::TcpListener;
+
 use crate::support::buildkitd::Buildkitd;
 use crate::support::cases::{Setting, Transport, Via};
 use crate::support::client::Build;
@@ -30,9 +32,21 @@ fn a_wrong_bucket_or_region_is_answered_with_what_is_served() {
 }
 
 #[test]
-fn the_cache_goes_through_the_session_where_buildkitd_cannot_reach_remora() {
+fn the_cache_goes_through_the_session_where_nobody_answers_buildkitd() {
+    goes_through_the_session(free_port());
+}
+
+/// As behind a firewall that drops packets: a connection that nobody reads from.
+#[test]
+fn the_cache_goes_through_the_session_where_buildkitd_waits_in_vain() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    goes_through_the_session(silent.local_addr().expect("address").port());
+}
+
+/// A build whose buildkitd would have to reach remora at this port of loopback.
+fn goes_through_the_session(port: u16) {
     let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Directory, &BUCKETS));
-    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let nobody = format!("http://127.0.0.1:{port}");
     let settings = Settings { advertise: Some(nobody.clone()), ..Settings::new(buildkitd.address(), &storage, &BUCKETS) };
     let host = Host::assemble(Via::Buildctl, buildkitd, storage, &settings);
     let context = Context::two_stages();
