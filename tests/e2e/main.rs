@@ -10,6 +10,7 @@ mod faults;
 mod forwarding;
 mod grants;
 mod interop;
+mod large;
 mod options;
 mod rebuild;
 mod secrets;

@@ -182,3 +182,13 @@ fn verify_finds_manifests_that_are_malformed_or_gone() {
     assert!(problems[0]["problem"].as_str().unwrap().contains("layer 0: invalid digest"), "{found}");
     assert_eq!(problems[1]["manifest"], "gone");
 }
+
+#[test]
+fn a_machine_without_root_certificates_gets_one_line_that_says_so() {
+    let store = Store::new();
+    let mut command = remora(&["ls", "--store", "s3://build-cache"]);
+    command.env("SSL_CERT_FILE", "/nowhere").env("SSL_CERT_DIR", "/nowhere").env("AWS_REGION", "us-east-1");
+    let ended: Ended = command.arg("--data-dir").arg(store.dir.path()).output().unwrap().into();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("no root certificates for TLS") && ended.stderr.lines().count() == 1, "{ended:?}");
+}

@@ -36,15 +36,17 @@ impl S3 {
     /// Prepares to use a bucket. Whether it can be reached is for [`crate::store::Store::check`] to say.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where no region is configured and the AWS environment has none either.
+    /// [`Error::Invalid`] where no region is configured and the AWS environment has none either, or where
+    /// TLS has no root certificates.
     pub async fn connect(config: S3Config) -> Result<Self> {
-        let mut shared = load(&config, None).await;
+        let http = http_client(config.endpoint.as_deref())?;
+        let mut shared = load(&config, &http, None).await;
         let endpoint = config.endpoint.clone().or_else(|| environment_endpoint(&shared));
         let region = match shared.region() {
             Some(region) => region.clone(),
             None => {
-                let region = region_elsewhere(&config, endpoint.is_some()).await?;
-                shared = load(&config, Some(region.clone())).await;
+                let region = region_elsewhere(&config, &http, endpoint.is_some()).await?;
+                shared = load(&config, &http, Some(region.clone())).await;
                 region
             }
         };
@@ -62,7 +64,7 @@ impl S3 {
 }
 
 /// What the AWS environment and profile say. `region` is what is known better than they.
-async fn load(config: &S3Config, region: Option<Region>) -> SdkConfig {
+async fn load(config: &S3Config, http: &SharedHttpClient, region: Option<Region>) -> SdkConfig {
     let profile = match &config.credentials {
         Credentials::Profile(name) => Some(name.as_str()),
         Credentials::Default | Credentials::Static { .. } | Credentials::AssumeRole { .. } => None,
@@ -77,7 +79,7 @@ async fn load(config: &S3Config, region: Option<Region>) -> SdkConfig {
         .or_else(EnvironmentVariableRegionProvider::new())
         .or_else(profile_region.build());
     let mut loader: ConfigLoader = aws_config::defaults(BehaviorVersion::latest())
-        .http_client(http_client())
+        .http_client(http.clone())
         .region(region)
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
         // An attempt ends with the answer's head: the body that follows is under stall protection alone.
@@ -89,8 +91,18 @@ async fn load(config: &S3Config, region: Option<Region>) -> SdkConfig {
     loader.load().await
 }
 
-fn http_client() -> SharedHttpClient {
-    aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
+/// The SDK's HTTP client; it panics where TLS has no root certificates, so that is looked for first.
+fn http_client(endpoint: Option<&str>) -> Result<SharedHttpClient> {
+    let builder = aws_smithy_http_client::Builder::new();
+    let roots = rustls_native_certs::load_native_certs();
+    if !roots.certs.is_empty() {
+        return Ok(builder.tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https());
+    }
+    if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
+        return Ok(builder.build_http());
+    }
+    let why = roots.errors.first().map_or_else(|| "none is installed".to_owned(), ToString::to_string);
+    Err(Error::Invalid(format!("no root certificates for TLS ({why}): install ca-certificates, or set SSL_CERT_FILE")))
 }
 
 /// `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, or the profile's equals of them.
@@ -100,11 +112,11 @@ fn environment_endpoint(shared: &SdkConfig) -> Option<String> {
     for_s3.or_else(|| shared.endpoint_url().map(str::to_owned))
 }
 
-async fn region_elsewhere(config: &S3Config, has_endpoint: bool) -> Result<Region> {
+async fn region_elsewhere(config: &S3Config, http: &SharedHttpClient, has_endpoint: bool) -> Result<Region> {
     if has_endpoint {
         return Ok(Region::from_static(DEFAULT_REGION));
     }
-    let instance = ProviderConfig::without_region().with_http_client(http_client());
+    let instance = ProviderConfig::without_region().with_http_client(http.clone());
     ImdsRegionProvider::builder()
         .configure(&instance)
         .build()
