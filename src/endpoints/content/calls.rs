@@ -2,6 +2,7 @@
 
 use tonic::{Request, Status};
 
+use super::parked::Parked;
 use super::scope;
 use super::status;
 use crate::cache::{self, Cache};
@@ -13,6 +14,7 @@ use crate::types::{Digest, Grant};
 pub(super) struct Calls {
     cache: Cache,
     metrics: Metrics,
+    parked: Parked,
 }
 
 /// One call under way; counted when it is dropped.
@@ -28,11 +30,15 @@ pub(super) struct Call {
 
 impl Calls {
     pub(super) fn new(cache: Cache, metrics: Metrics) -> Self {
-        Self { cache, metrics }
+        Self { cache, metrics, parked: Parked::default() }
     }
 
     pub(super) fn cache(&self) -> &Cache {
         &self.cache
+    }
+
+    pub(super) fn parked(&self) -> &Parked {
+        &self.parked
     }
 
     pub(super) fn begin(&self, operation: &'static str) -> Call {

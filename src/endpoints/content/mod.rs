@@ -7,6 +7,7 @@
 mod calls;
 mod filters;
 mod manifests;
+mod parked;
 mod read;
 mod scope;
 mod service;

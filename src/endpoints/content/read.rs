@@ -4,11 +4,12 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, stream};
 use tonic::Status;
 
-use super::calls::{Call, bytes};
+use super::calls::{Call, Calls, bytes};
+use super::parked::{Parked, Read};
 use super::status::from_error;
 use crate::cache::{Cache, Error, Outgoing, Result};
 use crate::proto::content::ReadContentResponse;
-use crate::types::{ByteRange, Digest, Grant};
+use crate::types::{ByteRange, Digest, Grant, Right};
 
 /// Below every client's bound (4 MiB unless set), large enough that the cost of a message does not count.
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -19,11 +20,23 @@ const PIECE_BYTES: usize = MESSAGE_BYTES / 4;
 ///
 /// # Errors
 /// As [`Cache::read_blob`]. A read from just behind the last byte is empty, not an error, as in containerd.
-pub(super) async fn open(cache: &Cache, grant: &Grant, digest: &Digest, offset: u64, size: u64) -> Result<Outgoing> {
+pub(super) async fn open(calls: &Calls, grant: &Grant, digest: &Digest, offset: u64, size: u64) -> Result<Part> {
+    let left = if size == 0 { u64::MAX } else { size };
+    let part = |read: Read| Part { read, left, gathered: BytesMut::new(), parked: (size > 0).then(|| calls.parked().clone()) };
+    if let Some(read) = calls.parked().take(grant.scope(), digest, offset) {
+        // The grant need not be the one that the read was begun with.
+        grant.check_blob(Right::Read, digest)?;
+        return Ok(part(read));
+    }
+    let rest = open_at(calls.cache(), grant, digest, offset).await?;
+    Ok(part(Read::new(grant.scope().clone(), *digest, offset, Bytes::new(), rest)))
+}
+
+/// A blob to its end: a read that stops before it is kept for the next one.
+async fn open_at(cache: &Cache, grant: &Grant, digest: &Digest, offset: u64) -> Result<Outgoing> {
     // Offsets beyond what an i64 holds exist in no store.
-    let end = if size == 0 { i64::MAX.cast_unsigned() } else { offset.saturating_add(size) };
-    let read = match ByteRange::new(offset, end) {
-        _ if offset == 0 && size == 0 => cache.read_blob(grant, digest, None).await,
+    let read = match ByteRange::new(offset, i64::MAX.cast_unsigned()) {
+        _ if offset == 0 => cache.read_blob(grant, digest, None).await,
         Some(range) => cache.read_blob(grant, digest, Some(range)).await,
         None => Err(Error::OutOfRange(String::new())),
     };
@@ -41,56 +54,70 @@ pub(super) async fn open(cache: &Cache, grant: &Grant, digest: &Digest, offset: 
     }
 }
 
-/// A body cut and joined to messages.
-struct Messages {
-    body: Outgoing,
-    offset: u64,
-    /// Of what came, the part that is ready to go.
-    ready: Bytes,
+/// The part of a blob that one call asks for.
+pub(super) struct Part {
+    read: Read,
+    /// Bytes still to send.
+    left: u64,
     /// Small pieces that wait for more.
     gathered: BytesMut,
-    ended: bool,
-    call: Call,
+    /// Where the read goes when the part is sent and the blob is not at its end.
+    parked: Option<Parked>,
 }
 
-pub(super) fn messages(body: Outgoing, offset: u64, call: Call) -> impl Stream<Item = Result<ReadContentResponse, Status>> + Send {
-    let messages = Messages { body, offset, ready: Bytes::new(), gathered: BytesMut::new(), ended: false, call };
-    stream::try_unfold(messages, |mut messages| async move {
-        match messages.next().await {
-            Ok(message) => Ok(message.map(|message| (message, messages))),
+pub(super) fn messages(part: Part, call: Call) -> impl Stream<Item = Result<ReadContentResponse, Status>> + Send {
+    stream::try_unfold((Some(part), call), |(part, mut call)| async move {
+        let Some(part) = part else { return Ok(None) };
+        match part.next().await {
+            Ok((None, _)) => Ok(None),
+            Ok((Some(message), rest)) => {
+                call.sent(message.data.len());
+                Ok(Some((message, (rest, call))))
+            }
             Err(error) => {
                 let status = from_error(&error);
-                messages.call.failed(&status);
+                call.failed(&status);
                 Err(status)
             }
         }
     })
 }
 
-impl Messages {
-    async fn next(&mut self) -> Result<Option<ReadContentResponse>> {
-        while self.ready.is_empty() {
-            if self.ended {
-                return Ok(None);
-            }
-            match self.body.next().await.transpose()? {
-                Some(piece) if self.gathered.is_empty() && piece.len() >= PIECE_BYTES => self.ready = piece,
+impl Part {
+    /// The next message, and what is left behind it. The read is parked before its last message goes out:
+    /// the client's next call may be here before this one is seen to end.
+    async fn next(mut self) -> Result<(Option<ReadContentResponse>, Option<Self>)> {
+        if self.left == 0 {
+            return Ok((None, None));
+        }
+        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(MESSAGE_BYTES);
+        while self.read.ready.is_empty() {
+            match self.read.rest.next().await.transpose()? {
+                Some(piece) if self.gathered.is_empty() && piece.len() >= PIECE_BYTES.min(wanted) => self.read.ready = piece,
                 Some(piece) => {
                     self.gathered.extend_from_slice(&piece);
-                    if self.gathered.len() >= MESSAGE_BYTES {
-                        self.ready = self.gathered.split().freeze();
+                    if self.gathered.len() >= wanted {
+                        self.read.ready = self.gathered.split().freeze();
                     }
                 }
-                None => {
-                    self.ended = true;
-                    self.ready = self.gathered.split().freeze();
-                }
+                None if self.gathered.is_empty() => return Ok((None, None)),
+                None => self.read.ready = self.gathered.split().freeze(),
             }
         }
-        let data = self.ready.split_to(self.ready.len().min(MESSAGE_BYTES));
-        let message = ReadContentResponse { offset: bytes(self.offset), data };
-        self.offset += message.data.len() as u64;
-        self.call.sent(message.data.len());
-        Ok(Some(message))
+        let data = self.read.ready.split_to(self.read.ready.len().min(wanted));
+        let message = ReadContentResponse { offset: bytes(self.read.offset), data };
+        let sent = message.data.len() as u64;
+        self.read.offset += sent;
+        self.left -= sent;
+        match self.parked.take() {
+            Some(parked) if self.left == 0 => {
+                parked.park(self.read);
+                Ok((Some(message), None))
+            }
+            parked => {
+                self.parked = parked;
+                Ok((Some(message), Some(self)))
+            }
+        }
     }
 }

@@ -99,13 +99,13 @@ impl api::content_server::Content for Service {
                 let (offset, size) = (request.offset, request.size);
                 return Err(Status::out_of_range(format!("offset {offset}, size {size}: neither may be negative")));
             };
-            let opened = read::open(self.0.cache(), &grant, &digest, offset, size).await;
+            let opened = read::open(&self.0, &grant, &digest, offset, size).await;
             call.lookup(Kind::Blob, &opened);
-            Ok((opened.map_err(|error| from_error(&error))?, offset))
+            opened.map_err(|error| from_error(&error))
         }
         .await;
         match opened {
-            Ok((body, offset)) => Ok(Response::new(Box::pin(read::messages(body, offset, call)))),
+            Ok(part) => Ok(Response::new(Box::pin(read::messages(part, call)))),
             Err(status) => call.end(Err(status)),
         }
     }

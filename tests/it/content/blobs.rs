@@ -99,6 +99,23 @@ async fn a_blob_is_written_in_pieces_and_read_in_parts() {
 }
 
 #[tokio::test]
+async fn calls_that_follow_one_another_are_one_read_of_the_store() {
+    let (sidecar, store) = Sidecar::on_memory().await;
+    let blob = pattern((3 << 20) + 5);
+    let digest = Digest::of(&blob);
+    store.plant(&format!("blobs/{digest}"), blob.clone().into(), time::OffsetDateTime::now_utc());
+    let mut whole = Vec::new();
+    while whole.len() < blob.len() {
+        whole.extend(read_all(&sidecar, read(&digest, i64::try_from(whole.len()).unwrap(), 700_000)).await.unwrap().0);
+    }
+    assert!(whole == blob);
+    assert_eq!(store.reads().borrow().begun, 1);
+    // One that goes back is another.
+    assert!(read_all(&sidecar, read(&digest, 10, 700_000)).await.unwrap().0 == blob[10..700_010]);
+    assert_eq!(store.reads().borrow().begun, 2);
+}
+
+#[tokio::test]
 async fn an_empty_blob_is_a_blob() {
     let sidecar = Sidecar::on_directory().await;
     let empty = sidecar.store(b"").await;

@@ -14,13 +14,14 @@ use remora::proto::content::content_client::ContentClient;
 use remora::proto::content::{WriteAction, WriteContentRequest, WriteContentResponse};
 use remora::shutdown::Shutdown;
 use remora::store::{Checksums, Credentials, S3, S3Config, Served, Stores};
-use remora::types::{Address, Digest};
+use remora::types::{Address, BucketName, Digest};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
+use crate::support::memory_store::MemoryStore;
 use crate::support::minio::Minio;
 
 /// Above it, a manifest is refused.
@@ -48,6 +49,14 @@ impl Sidecar {
     pub(crate) async fn on(data: Arc<TempDir>, token: Option<&str>) -> Self {
         let stores = Stores::Directory { root: data.path().join("store"), default: "remora".parse().unwrap() };
         Self::start(stores, data, token).await
+    }
+
+    /// Over a store in memory.
+    pub(crate) async fn on_memory() -> (Self, MemoryStore) {
+        let (store, bucket) = (MemoryStore::default(), "remora".parse::<BucketName>().unwrap());
+        let served = Served { store: Arc::new(store.clone()), region: None, prefix: String::new() };
+        let stores = Stores::Buckets { served: [(bucket.clone(), served)].into(), default: bucket };
+        (Self::start(stores, Arc::new(tempfile::tempdir().unwrap()), None).await, store)
     }
 
     /// Over a new bucket of MinIO, of which it serves `prefix`.

@@ -29,6 +29,8 @@ struct Inner {
 pub(crate) struct Reads {
     /// Bodies that are neither finished nor dropped.
     pub(crate) open: usize,
+    /// Bodies that were asked for, ever.
+    pub(crate) begun: usize,
     /// Bytes of bodies that were asked for, ever.
     pub(crate) bytes: u64,
 }
@@ -72,7 +74,7 @@ struct OpenRead(Arc<Inner>);
 
 impl OpenRead {
     fn new(inner: &Arc<Inner>) -> Self {
-        inner.reads.send_modify(|reads| reads.open += 1);
+        inner.reads.send_modify(|reads| (reads.open, reads.begun) = (reads.open + 1, reads.begun + 1));
         Self(Arc::clone(inner))
     }
 }
