@@ -1,9 +1,11 @@
-# make demo   the main job on real BuildKit: two builds, the second all from remora's cache
-# make test   every test, with real buildkitd, buildctl, buildx, MinIO and Docker Engine
-# make lint   format, clippy, shell and Go checks
-# make tools  fetches and builds the real parts once, into a cache folder outside the tree
+# make demo         the main job on real BuildKit: two builds, the second all from remora's cache
+# make test         every test, with real buildkitd, buildctl, buildx, MinIO and Docker Engine
+# make lint         format, clippy, shell and Go checks
+# make bench        whole builds through remora and without it, timed; docs/performance.md has the options of BENCH
+# make bench-quick  the same in two minutes; fails only when remora is far slower than native
+# make tools        fetches and builds the real parts once, into a cache folder outside the tree
 
-.PHONY: demo test lint tools build
+.PHONY: demo test lint bench bench-quick tools build
 
 demo: tools
 	scripts/demo.sh
@@ -14,6 +16,12 @@ test: tools
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+
+bench: tools
+	cargo bench --locked --bench builds -- $(BENCH)
+
+bench-quick: tools
+	cargo bench --locked --bench builds -- --quick $(BENCH)
 
 tools:
 	@scripts/tools.sh >/dev/null

@@ -1,0 +1,72 @@
+//! What is between buildctl and S3 in one run: the shaper, remora, and the cache options that lead there.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::parts::{ACCESS_KEY_ID, Buildkitd, REGION, Remora, SECRET_ACCESS_KEY, Settings};
+use crate::runs::Stage;
+use crate::shaper::Shaper;
+use crate::workloads::{Contestant, Via, Workload};
+
+/// The cache's name in its bucket.
+const NAME: &str = "bench";
+
+/// Where one run has its cache.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) bucket: String,
+    pub(crate) folder: PathBuf,
+}
+
+/// The parts of one run.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) shaper: Option<Shaper>,
+    pub(crate) remora: Option<Remora>,
+    /// Where buildctl connects.
+    pub(crate) address: String,
+    /// What native clients take for S3.
+    endpoint: String,
+}
+
+impl Line {
+    pub(crate) fn start(stage: &Stage, workload: &Workload, contestant: &Contestant, place: &Place, builder: &Buildkitd) -> Result<Self> {
+        let minio = stage.minio.address;
+        let shaper = contestant.shaped.then(|| Shaper::start(minio, workload.network)).transpose()?;
+        let endpoint = shaper.as_ref().map_or(minio, Shaper::address);
+        let buildkitd = builder.address();
+        let remora = contestant.via.transport().map(|transport| {
+            let settings = Settings {
+                program: &stage.remora,
+                buildkitd: &buildkitd,
+                transport,
+                endpoint,
+                bucket: &place.bucket,
+                configuration: contestant.settings,
+            };
+            Remora::start(&stage.dir.join("remora"), &settings)
+        });
+        let remora = remora.transpose()?;
+        let address = remora.as_ref().map_or(buildkitd, Remora::address);
+        Ok(Self { shaper, remora, address, endpoint: endpoint.to_string() })
+    }
+
+    /// The cache options of a build. `end` is `src` or `dest`.
+    pub(crate) fn attrs(&self, via: Via, place: &Place, end: &str) -> Vec<String> {
+        match via {
+            Via::Direct | Via::Control => vec![],
+            Via::Native => vec![native(&place.bucket, &self.endpoint)],
+            Via::Local => vec![format!("type=local,{end}={}", place.folder.display())],
+            Via::Relay | Via::Session => vec![format!("type=s3,region={REGION},bucket={},name={NAME}", place.bucket)],
+        }
+    }
+}
+
+/// What makes BuildKit's own client use the server at `endpoint`.
+pub(crate) fn native(bucket: &str, endpoint: &str) -> String {
+    format!(
+        "type=s3,region={REGION},bucket={bucket},name={NAME},endpoint_url=http://{endpoint},use_path_style=true,\
+         access_key_id={ACCESS_KEY_ID},secret_access_key={SECRET_ACCESS_KEY}"
+    )
+}

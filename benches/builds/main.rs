@@ -1,0 +1,197 @@
+//! `make bench`: whole builds with real buildkitd and MinIO, through remora and without it, in turn in one run.
+//!
+//! Prints tables on standard output and progress on standard error, and writes `target/bench/builds.json`.
+//! docs/performance.md says how to read them.
+#![allow(clippy::disallowed_methods, reason = "a synchronous program: no worker to block, and no configuration but its own")]
+#![allow(clippy::cast_precision_loss, reason = "bytes and counts far below 2^53")]
+
+mod blobs;
+mod build;
+mod line;
+mod machine;
+mod parts;
+mod process;
+mod report;
+mod runs;
+mod shaper;
+#[path = "../../tests/it/support/tools.rs"]
+#[allow(unreachable_pub, clippy::panic, reason = "written for tests")]
+mod tools;
+mod workloads;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+
+use crate::machine::Machine;
+use crate::report::{Report, Row, ratio, verdicts};
+use crate::runs::Stage;
+use crate::workloads::{CONTESTANTS, Contestant, TRANSFERS, WORKLOADS, Workload};
+
+/// `--quick`: layers of an eighth.
+const QUICK_FACTOR: f64 = 0.125;
+const QUICK_CONTESTANTS: [&str; 4] = ["native plain", "native shaped", "relay plain", "relay shaped"];
+const QUICK_RUNS: usize = 3;
+const RUNS: usize = 5;
+/// `--quick` fails when remora takes so many times as long as native, with nothing between: no noise explains that.
+const QUICK_LIMIT: f64 = 1.5;
+
+/// What `--only` calls the reading of one blob.
+const BLOBS: &str = "blobs";
+
+/// Times whole builds through remora and without it.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Only workloads whose name contains this; may repeat
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// Only these contestants
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    contestants: Vec<String>,
+    /// Builds of each contestant in each workload [default: 5]
+    #[arg(long, value_name = "N")]
+    runs: Option<usize>,
+    /// Multiplies the sizes of layers and contexts [default: 1]
+    #[arg(long, value_name = "FACTOR")]
+    size_factor: Option<f64>,
+    /// About two minutes; fails when remora is far slower than native
+    #[arg(long)]
+    quick: bool,
+    /// Where builders and stores keep their data; its content is deleted. Needs about 12 GiB [default: target/bench/work]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Another remora than the one that cargo has built
+    #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_remora"), hide_default_value = true)]
+    remora: PathBuf,
+    /// cargo bench adds this
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let output = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
+    let dir = arguments.dir.clone().unwrap_or_else(|| output.join("work"));
+    let mut rows = Vec::new();
+    let mut stage = Stage::start(&dir, &arguments.remora)?;
+    for workload in arguments.workloads()? {
+        rows.extend(compete(&mut stage, &arguments, workload)?);
+    }
+    let mut failures = arguments.failures(&rows);
+    let mut measured_blobs = None;
+    if arguments.wants_blobs() {
+        match stage.blobs(arguments.factor(), arguments.rounds()) {
+            Ok(found) => measured_blobs = Some(found),
+            Err(error) => failures.push(format!("{BLOBS}: {error:#}")),
+        }
+    }
+    drop(stage);
+    parts::remove(&dir)?;
+
+    let report = Report {
+        machine: Machine::look(&arguments.remora),
+        command: format!("cargo bench --bench builds -- {}", std::env::args().skip(1).collect::<Vec<_>>().join(" ")),
+        size_factor: arguments.factor(),
+        goals: verdicts(&rows),
+        rows,
+        blobs: measured_blobs,
+    };
+    std::fs::create_dir_all(&output)?;
+    std::fs::write(output.join("builds.json"), serde_json::to_vec_pretty(&report)?)?;
+    let mut stdout = std::io::stdout().lock();
+    write!(stdout, "{}", report.text()?)?;
+    for failure in &failures {
+        writeln!(stdout, "{failure}")?;
+    }
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One workload: every contestant in turn, again and again, each round beginning with the next one.
+fn compete(stage: &mut Stage, arguments: &Arguments, workload: &'static Workload) -> Result<Vec<Row>> {
+    let work = workload.work.scaled(arguments.factor());
+    let contestants = arguments.contestants(workload)?;
+    let row = |contestant: &&Contestant| Row { workload: workload.name, contestant: contestant.name, samples: Vec::new(), error: None };
+    let mut rows: Vec<Row> = contestants.iter().map(row).collect();
+    if rows.is_empty() {
+        return Ok(rows);
+    }
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "{}: preparing", workload.name)?;
+    stage.prepare(work)?;
+    for round in 0..arguments.rounds() {
+        for turn in 0..contestants.len() {
+            let index = (round + turn) % contestants.len();
+            let (contestant, row) = (contestants[index], &mut rows[index]);
+            if row.error.is_some() {
+                continue;
+            }
+            write!(stderr, "{}: {}: ", workload.name, contestant.name)?;
+            match stage.run(workload, work, contestant) {
+                Ok(sample) => {
+                    writeln!(stderr, "{:.2} s", sample.wall_seconds)?;
+                    row.samples.push(sample);
+                }
+                Err(error) => {
+                    writeln!(stderr, "{error:#}")?;
+                    row.error = Some(format!("{error:#}"));
+                }
+            }
+        }
+    }
+    Ok(rows)
+}
+
+impl Arguments {
+    fn workloads(&self) -> Result<Vec<&'static Workload>> {
+        let asked = |workload: &&Workload| self.only.is_empty() || self.only.iter().any(|text| workload.name.contains(text.as_str()));
+        let found: Vec<_> = WORKLOADS.iter().filter(asked).filter(|workload| workload.quick || !self.quick).collect();
+        ensure!(!found.is_empty() || self.wants_blobs(), "--only {:?}: no workload is called so", self.only);
+        Ok(found)
+    }
+
+    /// Whether blobs are read without builds, too.
+    fn wants_blobs(&self) -> bool {
+        !self.quick && (self.only.is_empty() || self.only.iter().any(|text| BLOBS.contains(text.as_str())))
+    }
+
+    fn contestants(&self, workload: &Workload) -> Result<Vec<&'static Contestant>> {
+        let names: Vec<&str> = match (self.contestants.is_empty(), self.quick) {
+            (false, _) => self.contestants.iter().map(String::as_str).collect(),
+            (true, true) => QUICK_CONTESTANTS.to_vec(),
+            (true, false) => workload.contestants.to_vec(),
+        };
+        let find = |name: &str| CONTESTANTS.iter().find(|contestant| contestant.name == name);
+        let known: Vec<_> =
+            names.into_iter().map(|name| find(name).with_context(|| format!("--contestants {name}: unknown"))).collect::<Result<_>>()?;
+        Ok(known.into_iter().filter(|contestant| workload.contestants.contains(&contestant.name)).collect())
+    }
+
+    fn rounds(&self) -> usize {
+        self.runs.unwrap_or(if self.quick { QUICK_RUNS } else { RUNS })
+    }
+
+    fn factor(&self) -> f64 {
+        self.size_factor.unwrap_or(if self.quick { QUICK_FACTOR } else { 1.0 })
+    }
+
+    /// What makes the exit code one.
+    fn failures(&self, rows: &[Row]) -> Vec<String> {
+        let mut failures = Vec::new();
+        for row in rows {
+            if let Some(error) = &row.error {
+                failures.push(format!("{}: {}: {error}", row.workload, row.contestant));
+            }
+        }
+        if self.quick {
+            for workload in TRANSFERS {
+                if let Some(ratio) = ratio(rows, workload, "relay plain", "native plain", None).filter(|ratio| *ratio > QUICK_LIMIT) {
+                    failures.push(format!("{workload}: relay takes {ratio:.2} times as long as native type=s3"));
+                }
+            }
+        }
+        failures
+    }
+}

@@ -1,0 +1,208 @@
+//! The real parts: MinIO, buildkitd, remora, each in a folder of its own.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use crate::process::{Daemon, isolated, leashed};
+use crate::tools::tool;
+
+pub(crate) const REGION: &str = "us-east-1";
+pub(crate) const ACCESS_KEY_ID: &str = "remora-bench";
+pub(crate) const SECRET_ACCESS_KEY: &str = "remora-bench-secret";
+/// Where remora finds it.
+const SECRET_VARIABLE: &str = "BENCH_SECRET_ACCESS_KEY";
+/// Between two looks at whether a part is ready.
+const PAUSE: Duration = Duration::from_millis(20);
+
+#[derive(Debug)]
+pub(crate) struct Minio {
+    pub(crate) daemon: Daemon,
+    data: PathBuf,
+    pub(crate) address: SocketAddr,
+}
+
+impl Minio {
+    pub(crate) fn start(dir: &Path) -> Result<Self> {
+        let (data, address) = (dir.join("minio"), free_address()?);
+        fs::create_dir_all(&data)?;
+        let mut command = leashed(tool("minio"));
+        command.args(["server", "--quiet", "--address", &address.to_string(), "--console-address", "127.0.0.1:0"]).arg(&data);
+        command.env("MINIO_ROOT_USER", ACCESS_KEY_ID).env("MINIO_ROOT_PASSWORD", SECRET_ACCESS_KEY).env("HOME", dir);
+        let mut daemon = Daemon::start(command, &dir.join("minio.log"))?;
+        daemon.wait_for("MinIO", PAUSE, || get(address, "/minio/health/ready").filter(|answer| answer.starts_with("HTTP/1.1 200")))?;
+        Ok(Self { daemon, data, address })
+    }
+
+    /// A folder in MinIO's data folder is a bucket.
+    pub(crate) fn make_bucket(&self, bucket: &str) -> Result<()> {
+        Ok(fs::create_dir(self.folder(bucket))?)
+    }
+
+    pub(crate) fn remove_bucket(&self, bucket: &str) -> Result<()> {
+        Ok(fs::remove_dir_all(self.folder(bucket))?)
+    }
+
+    /// Where the objects of a bucket are.
+    pub(crate) fn folder(&self, bucket: &str) -> PathBuf {
+        self.data.join(bucket)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Buildkitd {
+    pub(crate) daemon: Daemon,
+    dir: PathBuf,
+}
+
+impl Buildkitd {
+    /// Starts one with an empty root. Dropping it deletes all that it has.
+    pub(crate) fn start(dir: &Path) -> Result<Self> {
+        remove(dir)?;
+        fs::create_dir_all(dir)?;
+        let mut command = isolated(tool("buildkitd"));
+        command
+            .args(["--oci-worker=true", "--oci-worker-net=host", "--oci-worker-snapshotter=overlayfs", "--containerd-worker=false"])
+            .arg("--root")
+            .arg(dir.join("root"))
+            .args(["--addr", &address(dir)])
+            .env("HOME", dir);
+        let mut daemon = Daemon::start(command, &dir.join("log"))?;
+        daemon.wait_for("buildkitd", PAUSE, || {
+            let mut workers = leashed(tool("buildctl"));
+            let output = workers.args(["--addr", &address(dir), "debug", "workers"]).output().ok()?;
+            output.status.success().then_some(())
+        })?;
+        daemon.follow_fork()?;
+        Ok(Self { daemon, dir: dir.to_path_buf() })
+    }
+
+    pub(crate) fn address(&self) -> String {
+        address(&self.dir)
+    }
+}
+
+impl Drop for Buildkitd {
+    fn drop(&mut self) {
+        self.daemon.end();
+        let _ = remove(&self.dir);
+    }
+}
+
+fn address(dir: &Path) -> String {
+    format!("unix://{}", dir.join("buildkitd.sock").display())
+}
+
+/// What differs from one remora to the next.
+#[derive(Debug)]
+pub(crate) struct Settings<'a> {
+    /// The binary.
+    pub(crate) program: &'a Path,
+    pub(crate) buildkitd: &'a str,
+    pub(crate) transport: &'a str,
+    /// The S3 server.
+    pub(crate) endpoint: SocketAddr,
+    pub(crate) bucket: &'a str,
+    /// The beginning of its configuration file.
+    pub(crate) configuration: &'a str,
+}
+
+#[derive(Debug)]
+pub(crate) struct Remora {
+    pub(crate) daemon: Daemon,
+    dir: PathBuf,
+    /// Of the s3 endpoint.
+    pub(crate) s3: SocketAddr,
+    /// Of the content endpoint.
+    pub(crate) content: SocketAddr,
+    /// From the start of the process to the first good answer of `/readyz`.
+    pub(crate) ready_after: Duration,
+}
+
+impl Remora {
+    /// Starts one with an empty data folder. Dropping it deletes all that it has.
+    pub(crate) fn start(dir: &Path, settings: &Settings<'_>) -> Result<Self> {
+        remove(dir)?;
+        fs::create_dir_all(dir)?;
+        let (s3, content, admin) = (free_address()?, free_address()?, free_address()?);
+        let key = dir.join("key");
+        fs::write(&key, SECRET_ACCESS_KEY)?;
+        let Settings { bucket, endpoint, configuration, .. } = settings;
+        let file = format!(
+            "{configuration}\nstore = \"s3://{bucket}\"\n\
+             [[buckets]]\nname = \"{bucket}\"\nendpoint = \"http://{endpoint}\"\nregion = \"{REGION}\"\npath_style = true\n\
+             access_key_id = \"{ACCESS_KEY_ID}\"\nsecret_access_key_env = \"{SECRET_VARIABLE}\"\n\
+             [[s3.keys]]\naccess_key_id = \"{ACCESS_KEY_ID}\"\nsecret_access_key_file = \"{}\"\nbucket = \"{bucket}\"\nrights = [\"exists\", \"read\"]\n",
+            key.display()
+        );
+        fs::write(dir.join("remora.toml"), file)?;
+        let mut command = leashed(settings.program);
+        command.arg("serve").arg("--config").arg(dir.join("remora.toml")).arg("--data-dir").arg(dir.join("data"));
+        command.args(["--buildkitd", settings.buildkitd, "--transport", settings.transport, "--control", &control(dir)]);
+        command.args(["--s3", &format!("tcp://{s3}"), "--s3-advertise", &format!("http://{s3}")]);
+        command.args(["--content", &format!("tcp://{content}"), "--admin", &format!("tcp://{admin}")]);
+        command.env(SECRET_VARIABLE, SECRET_ACCESS_KEY).env("HOME", dir);
+        let started = Instant::now();
+        let mut daemon = Daemon::start(command, &dir.join("log"))?;
+        let pause = Duration::from_millis(1);
+        daemon.wait_for("remora", pause, || get(admin, "/readyz").filter(|answer| answer.starts_with("HTTP/1.1 200")))?;
+        Ok(Self { daemon, dir: dir.to_path_buf(), s3, content, ready_after: started.elapsed() })
+    }
+
+    /// Of the control endpoint.
+    pub(crate) fn address(&self) -> String {
+        control(&self.dir)
+    }
+}
+
+impl Drop for Remora {
+    fn drop(&mut self) {
+        self.daemon.end();
+        let _ = remove(&self.dir);
+    }
+}
+
+fn control(dir: &Path) -> String {
+    format!("unix://{}", dir.join("control.sock").display())
+}
+
+/// An address on loopback that was free a moment ago.
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// The answer to a GET, headers included.
+fn get(address: SocketAddr, path: &str) -> Option<String> {
+    let mut connection = TcpStream::connect(address).ok()?;
+    write!(connection, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+/// Deletes a folder that may not be there.
+pub(crate) fn remove(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How many files there are below a folder, and their bytes.
+pub(crate) fn files_below(dir: &Path) -> Result<(u64, u64)> {
+    let (mut files, mut bytes) = (0, 0);
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let entry = entry?;
+        let (inner_files, inner_bytes) =
+            if entry.file_type()?.is_dir() { files_below(&entry.path())? } else { (1, entry.metadata()?.len()) };
+        files += inner_files;
+        bytes += inner_bytes;
+    }
+    Ok((files, bytes))
+}

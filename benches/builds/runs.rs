@@ -1,0 +1,247 @@
+//! Does a workload: makes its layers once, then runs every contestant in turn, a few times, and checks that each
+//! really did the work.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Serialize;
+
+use crate::blobs::{self, Blobs};
+use crate::build::{Build, Built, SEED, files_context, layers_context};
+use crate::line::{Line, Place, native};
+use crate::parts::{Buildkitd, Minio, files_below, remove};
+use crate::process::{Daemon, children_cpu, own_cpu};
+use crate::shaper::{Shaper, Traffic};
+use crate::workloads::{Contestant, Layers, Via, Work, Workload};
+
+const SEED_BUCKET: &str = "seed";
+
+/// One build of one contestant.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Sample {
+    pub(crate) wall_seconds: f64,
+    pub(crate) cpu_seconds: Cpu,
+    pub(crate) buildkitd_peak_rss: u64,
+    pub(crate) remora_peak_rss: Option<u64>,
+    /// Between S3 and its client, where the shaper is.
+    pub(crate) upstream: Option<Traffic>,
+}
+
+/// CPU time of everything that takes part.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Cpu {
+    pub(crate) buildkitd: f64,
+    pub(crate) remora: Option<f64>,
+    pub(crate) minio: f64,
+    pub(crate) buildctl: f64,
+    pub(crate) shaper: f64,
+}
+
+/// What all runs share.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub(crate) dir: PathBuf,
+    pub(crate) minio: Minio,
+    /// The binary.
+    pub(crate) remora: PathBuf,
+    seed: Option<Seed>,
+    context: Option<(u64, PathBuf)>,
+    runs: u32,
+}
+
+/// A cache of certain layers, in S3 and as a folder, and a builder that holds them.
+#[derive(Debug)]
+struct Seed {
+    layers: Layers,
+    dir: PathBuf,
+    context: PathBuf,
+    builder: Buildkitd,
+    /// In the bucket: files and bytes.
+    in_bucket: (u64, u64),
+    /// In the folder.
+    in_folder: (u64, u64),
+}
+
+impl Stage {
+    pub(crate) fn start(dir: &Path, remora: &Path) -> Result<Self> {
+        remove(dir)?;
+        fs::create_dir_all(dir)?;
+        Ok(Self { minio: Minio::start(dir)?, remora: remora.to_path_buf(), dir: dir.to_path_buf(), seed: None, context: None, runs: 0 })
+    }
+
+    /// Reads one blob in every way.
+    pub(crate) fn blobs(&mut self, factor: f64, rounds: usize) -> Result<Blobs> {
+        self.clear()?;
+        blobs::measure(&self.dir, &self.minio, &self.remora, factor, rounds)
+    }
+
+    /// Gets ready what the workload starts from.
+    pub(crate) fn prepare(&mut self, work: Work) -> Result<()> {
+        match work {
+            Work::Import(layers) | Work::Export(layers) | Work::Reexport(layers) => {
+                if self.seed.as_ref().is_none_or(|seed| seed.layers != layers) {
+                    self.clear()?;
+                    self.seed = Some(self.seed(layers)?);
+                }
+            }
+            Work::Context(bytes) => {
+                if self.context.as_ref().is_none_or(|(have, _)| *have != bytes) {
+                    self.clear()?;
+                    self.context = Some((bytes, files_context(&self.dir.join("files"), bytes)?));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One contestant, once.
+    pub(crate) fn run(&mut self, workload: &Workload, work: Work, contestant: &Contestant) -> Result<Sample> {
+        self.runs += 1;
+        let run = self.runs.to_string();
+        // What the last run wrote must not be on its way to the disk while this one is timed.
+        rustix::fs::sync();
+        match work {
+            Work::Import(layers) => {
+                let seed = self.seed.as_ref().context("no seed")?;
+                let place = Place { bucket: SEED_BUCKET.to_owned(), folder: seed.dir.join("cache") };
+                let (sample, built) = self.cold(workload, contestant, &place, &seed.context, &run)?;
+                let count = layers.count() as usize;
+                ensure!(built.cached == count && built.layer_steps == count, "{} of {count} layers came from the cache", built.cached);
+                let fetched = sample.upstream.as_ref().filter(|_| !contestant.primed).map(|traffic| traffic.bytes_down);
+                ensure!(fetched.is_none_or(|bytes| bytes >= layers.total()), "{fetched:?} bytes came from S3, not {}", layers.total());
+                Ok(sample)
+            }
+            Work::Context(_) => {
+                let (_, context) = self.context.as_ref().context("no context")?;
+                self.minio.make_bucket(&format!("run-{run}"))?;
+                let place = Place { bucket: format!("run-{run}"), folder: PathBuf::new() };
+                let (sample, _) = self.cold(workload, contestant, &place, context, &run)?;
+                self.minio.remove_bucket(&place.bucket)?;
+                Ok(sample)
+            }
+            Work::Export(_) => {
+                let place = Place { bucket: format!("run-{run}"), folder: self.dir.join(format!("run-{run}")) };
+                self.minio.make_bucket(&place.bucket)?;
+                let sample = self.warm(workload, contestant, &place);
+                let exported = self.verify_export(contestant, &place);
+                self.minio.remove_bucket(&place.bucket)?;
+                remove(&place.folder)?;
+                let sample = sample?;
+                exported?;
+                Ok(sample)
+            }
+            Work::Reexport(_) => self.warm(workload, contestant, &Place { bucket: SEED_BUCKET.to_owned(), folder: PathBuf::new() }),
+        }
+    }
+
+    /// A run on an empty builder.
+    fn cold(&self, workload: &Workload, contestant: &Contestant, place: &Place, context: &Path, nonce: &str) -> Result<(Sample, Built)> {
+        let builder = Buildkitd::start(&self.dir.join("cold"))?;
+        let line = Line::start(self, workload, contestant, place, &builder)?;
+        let attrs = line.attrs(contestant.via, place, "src");
+        let build = Build { address: &line.address, context, nonce, cache_to: vec![], cache_from: attrs };
+        if contestant.primed {
+            build.run(&self.dir.join("progress"))?;
+            drop(builder);
+            let builder = Buildkitd::start(&self.dir.join("cold"))?;
+            return self.measure(&build, &builder, &line);
+        }
+        self.measure(&build, &builder, &line)
+    }
+
+    /// A run on the builder that holds the layers.
+    fn warm(&self, workload: &Workload, contestant: &Contestant, place: &Place) -> Result<Sample> {
+        let seed = self.seed.as_ref().context("no seed")?;
+        let line = Line::start(self, workload, contestant, place, &seed.builder)?;
+        let cache_to = line.attrs(contestant.via, place, "dest").into_iter().map(|attrs| attrs + ",mode=max").collect();
+        let build = Build { address: &line.address, context: &seed.context, nonce: SEED, cache_to, cache_from: vec![] };
+        let (sample, built) = self.measure(&build, &seed.builder, &line)?;
+        ensure!(built.cached == built.layer_steps, "the builder built again");
+        ensure!(built.exported || contestant.via == Via::Direct, "no cache was exported");
+        Ok(sample)
+    }
+
+    fn measure(&self, build: &Build<'_>, builder: &Buildkitd, line: &Line) -> Result<(Sample, Built)> {
+        let remora = line.remora.as_ref().map(|remora| &remora.daemon);
+        builder.daemon.forget_peak()?;
+        remora.map(Daemon::forget_peak).transpose()?;
+        let traffic = line.shaper.as_ref().map(Shaper::traffic);
+        let before = self.cpu(builder, remora)?;
+        let built = build.run(&self.dir.join("progress"))?;
+        let after = self.cpu(builder, remora)?;
+        let sample = Sample {
+            wall_seconds: built.wall.as_secs_f64(),
+            cpu_seconds: after.since(before),
+            buildkitd_peak_rss: builder.daemon.peak_rss()?,
+            remora_peak_rss: remora.map(Daemon::peak_rss).transpose()?,
+            upstream: line.shaper.as_ref().map(Shaper::traffic).zip(traffic).map(|(after, before)| after.since(&before)),
+        };
+        Ok((sample, built))
+    }
+
+    fn cpu(&self, builder: &Buildkitd, remora: Option<&Daemon>) -> Result<Cpu> {
+        Ok(Cpu {
+            buildkitd: builder.daemon.cpu()?,
+            remora: remora.map(Daemon::cpu).transpose()?,
+            minio: self.minio.daemon.cpu()?,
+            buildctl: children_cpu()?,
+            shaper: own_cpu()?,
+        })
+    }
+
+    /// Builds the layers, and exports them uncompressed: random bytes do not get smaller, and what compression costs
+    /// would hide what the cache costs. A builder uses for every later export the blobs that it made for the first.
+    fn seed(&self, layers: Layers) -> Result<Seed> {
+        let dir = self.dir.join("seed");
+        let context = layers_context(&dir, layers)?;
+        let builder = Buildkitd::start(&dir.join("builder"))?;
+        let folder = dir.join("cache");
+        self.minio.make_bucket(SEED_BUCKET)?;
+        let local = format!("type=local,dest={},mode=max,compression=uncompressed", folder.display());
+        let native = native(SEED_BUCKET, &self.minio.address.to_string()) + ",mode=max";
+        for cache_to in [local, native] {
+            let build = Build { address: &builder.address(), context: &context, nonce: SEED, cache_to: vec![cache_to], cache_from: vec![] };
+            build.run(&self.dir.join("progress"))?;
+        }
+        let (in_bucket, in_folder) = (files_below(&self.minio.folder(SEED_BUCKET))?, files_below(&folder)?);
+        let expected = layers.total();
+        ensure!(in_bucket.1 >= expected && in_folder.1 >= expected, "the seed has {in_bucket:?} and {in_folder:?}, not {expected} bytes");
+        Ok(Seed { layers, dir, context, builder, in_bucket, in_folder })
+    }
+
+    fn verify_export(&self, contestant: &Contestant, place: &Place) -> Result<()> {
+        let seed = self.seed.as_ref().context("no seed")?;
+        let (found, expected) = match contestant.via {
+            Via::Local => (files_below(&place.folder)?, seed.in_folder),
+            Via::Direct | Via::Control => return Ok(()),
+            Via::Native | Via::Relay | Via::Session => (files_below(&self.minio.folder(&place.bucket))?, seed.in_bucket),
+        };
+        // Manifests name times, whose length differs by a few bytes.
+        ensure!(found.0 >= expected.0 && found.1 + (4 << 10) >= expected.1, "exported {found:?} files and bytes, not {expected:?}");
+        Ok(())
+    }
+
+    /// Drops what the last workload started from.
+    fn clear(&mut self) -> Result<()> {
+        if let Some(seed) = self.seed.take() {
+            drop(seed.builder);
+            self.minio.remove_bucket(SEED_BUCKET)?;
+        }
+        self.context = None;
+        remove(&self.dir.join("seed"))?;
+        remove(&self.dir.join("files"))
+    }
+}
+
+impl Cpu {
+    fn since(self, before: Self) -> Self {
+        Self {
+            buildkitd: self.buildkitd - before.buildkitd,
+            remora: self.remora.zip(before.remora).map(|(after, before)| after - before),
+            minio: self.minio - before.minio,
+            buildctl: self.buildctl - before.buildctl,
+            shaper: self.shaper - before.shaper,
+        }
+    }
+}
