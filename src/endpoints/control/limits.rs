@@ -1,30 +1,62 @@
-//! The limits of HTTP/2 connections, on both sides, and who runs their tasks.
+//! HTTP/2 connections on both sides: their limits, and who runs their tasks.
 
 use std::future::Future;
+
+use hyper::{client, server};
 
 use crate::shutdown::Shutdown;
 
 /// What may be on its way in one call before its reader took any of it.
-pub(super) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// The same for all calls of a connection.
-pub(super) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// The largest data frame that is taken.
-pub(super) const MAX_FRAME_BYTES: u32 = 1 << 20;
+const MAX_FRAME_BYTES: u32 = 1 << 20;
 /// Headers and trailers of one call: BuildKit's errors carry their details there.
-pub(super) const MAX_HEADER_BYTES: u32 = 1 << 20;
+const MAX_HEADER_BYTES: u32 = 1 << 20;
 /// What is held of one call until the peer takes it.
-pub(super) const SEND_BUFFER_BYTES: usize = 1 << 20;
+const SEND_BUFFER_BYTES: usize = 1 << 20;
 /// Calls at once on one connection.
-pub(super) const MAX_STREAMS: u32 = 10_000;
+const MAX_STREAMS: u32 = 10_000;
 /// Calls that were reset and are remembered: a client that is stopped cancels all of its calls at once.
-pub(super) const RESET_STREAMS: usize = 10_000;
+const RESET_STREAMS: usize = 10_000;
 
 /// Runs hyper's tasks.
 #[derive(Debug, Clone)]
-pub(super) struct Tasks(pub(super) Shutdown);
+pub(super) struct Tasks(Shutdown);
 
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
     fn execute(&self, task: F) {
         self.0.spawn(task);
     }
+}
+
+/// For connections on which others call.
+pub(super) fn server(shutdown: Shutdown) -> server::conn::http2::Builder<Tasks> {
+    let mut builder = server::conn::http2::Builder::new(Tasks(shutdown));
+    builder
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(RESET_STREAMS)
+        .max_local_error_reset_streams(RESET_STREAMS)
+        .auto_date_header(false);
+    builder
+}
+
+/// For connections on which remora calls.
+pub(super) fn client(shutdown: Shutdown) -> client::conn::http2::Builder<Tasks> {
+    let mut builder = client::conn::http2::Builder::new(Tasks(shutdown));
+    builder
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_concurrent_reset_streams(RESET_STREAMS)
+        .max_local_error_reset_streams(None);
+    builder
 }

@@ -34,7 +34,6 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio_util::task::TaskTracker;
@@ -157,19 +156,7 @@ impl Control {
             let client = Arc::clone(&client);
             service_fn(move |request| Arc::clone(&client).serve_call(request))
         };
-        let mut served = pin!(
-            http2::Builder::new(limits::Tasks(shutdown.clone()))
-                .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-                .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
-                .max_frame_size(limits::MAX_FRAME_BYTES)
-                .max_header_list_size(limits::MAX_HEADER_BYTES)
-                .max_send_buf_size(limits::SEND_BUFFER_BYTES)
-                .max_concurrent_streams(limits::MAX_STREAMS)
-                .max_pending_accept_reset_streams(limits::RESET_STREAMS)
-                .max_local_error_reset_streams(limits::RESET_STREAMS)
-                .auto_date_header(false)
-                .serve_connection(TokioIo::new(connection), service)
-        );
+        let mut served = pin!(limits::server(shutdown.clone()).serve_connection(TokioIo::new(connection), service));
         let ended = tokio::select! {
             ended = served.as_mut() => ended,
             () = client.may_drain(&shutdown) => {

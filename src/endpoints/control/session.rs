@@ -11,8 +11,6 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::http2 as client;
-use hyper::server::conn::http2 as server;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::sync::watch;
@@ -112,25 +110,10 @@ struct Ends {
 impl Control {
     /// Serves a session until one end leaves; the other end's stream ends with it.
     async fn join(self: Arc<Self>, ends: Ends) -> Result<(), hyper::Error> {
-        let (sender, client) = client::Builder::new(limits::Tasks(self.shutdown.clone()))
-            .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
-            .max_frame_size(limits::MAX_FRAME_BYTES)
-            .max_header_list_size(limits::MAX_HEADER_BYTES)
-            .max_send_buf_size(limits::SEND_BUFFER_BYTES)
-            .handshake(TokioIo::new(ends.client))
-            .await?;
+        let (sender, client) = limits::client(self.shutdown.clone()).handshake(TokioIo::new(ends.client)).await?;
         let upstream = Arc::new(Upstream::for_session(sender, self.shutdown.clone()));
         let service = service_fn(|request| Arc::clone(&self).answer(request, Arc::clone(&upstream)));
-        let buildkitd = server::Builder::new(limits::Tasks(self.shutdown.clone()))
-            .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
-            .max_frame_size(limits::MAX_FRAME_BYTES)
-            .max_header_list_size(limits::MAX_HEADER_BYTES)
-            .max_send_buf_size(limits::SEND_BUFFER_BYTES)
-            .max_concurrent_streams(limits::MAX_STREAMS)
-            .auto_date_header(false)
-            .serve_connection(TokioIo::new(ends.buildkitd), service);
+        let buildkitd = limits::server(self.shutdown.clone()).serve_connection(TokioIo::new(ends.buildkitd), service);
         let (buildkitd, client) = (pin!(buildkitd), pin!(client));
         tokio::select! {
             ended = buildkitd => ended,

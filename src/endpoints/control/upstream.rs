@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{self, SendRequest};
+use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Mutex;
@@ -151,17 +151,7 @@ impl Upstream {
 
     async fn dial(&self, address: &Address) -> io::Result<SendRequest<RequestBody>> {
         let stream = tokio::time::timeout(DIAL_TIMEOUT, connect(address)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        let (sender, connection) = http2::Builder::new(limits::Tasks(self.shutdown.clone()))
-            .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
-            .max_frame_size(limits::MAX_FRAME_BYTES)
-            .max_header_list_size(limits::MAX_HEADER_BYTES)
-            .max_send_buf_size(limits::SEND_BUFFER_BYTES)
-            .max_concurrent_reset_streams(limits::RESET_STREAMS)
-            .max_local_error_reset_streams(None)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
+        let (sender, connection) = limits::client(self.shutdown.clone()).handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         tracing::debug!(buildkitd.address = %address, "connected to buildkitd");
         let address = address.clone();
         let end = self.end();
