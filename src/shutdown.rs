@@ -68,3 +68,10 @@ impl Shutdown {
         self.tasks.len()
     }
 }
+
+/// hyper's own tasks are of those that are owned here.
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Shutdown {
+    fn execute(&self, task: F) {
+        self.spawn(task);
+    }
+}

@@ -77,16 +77,6 @@ impl fmt::Debug for Content {
     }
 }
 
-/// hyper runs each call as a task; here these are tasks of the process' one spawner.
-#[derive(Clone)]
-struct Tasks(Shutdown);
-
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
-    fn execute(&self, call: F) {
-        self.0.spawn(call);
-    }
-}
-
 impl Content {
     /// The endpoint over `cache`.
     #[must_use]
@@ -154,7 +144,7 @@ impl Content {
     async fn serve_connection(self: Arc<Self>, connection: Connection, routes: Routes, shutdown: Shutdown) {
         let peer = connection.to_string();
         let service = service_fn(|request| self.answer(request, routes.clone()));
-        let mut http = hyper::server::conn::http2::Builder::new(Tasks(shutdown.clone()));
+        let mut http = hyper::server::conn::http2::Builder::new(shutdown.clone());
         http.timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

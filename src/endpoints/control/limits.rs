@@ -1,6 +1,4 @@
-//! HTTP/2 connections on both sides: their limits, and who runs their tasks.
-
-use std::future::Future;
+//! HTTP/2 connections on both sides: their limits.
 
 use hyper::{client, server};
 
@@ -21,19 +19,9 @@ const MAX_STREAMS: u32 = 10_000;
 /// Calls that were reset and are remembered: a client that is stopped cancels all of its calls at once.
 const RESET_STREAMS: usize = 10_000;
 
-/// Runs hyper's tasks.
-#[derive(Debug, Clone)]
-pub(super) struct Tasks(Shutdown);
-
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
-    fn execute(&self, task: F) {
-        self.0.spawn(task);
-    }
-}
-
 /// For connections on which others call.
-pub(super) fn server(shutdown: Shutdown) -> server::conn::http2::Builder<Tasks> {
-    let mut builder = server::conn::http2::Builder::new(Tasks(shutdown));
+pub(super) fn server(shutdown: Shutdown) -> server::conn::http2::Builder<Shutdown> {
+    let mut builder = server::conn::http2::Builder::new(shutdown);
     builder
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -48,8 +36,8 @@ pub(super) fn server(shutdown: Shutdown) -> server::conn::http2::Builder<Tasks> 
 }
 
 /// For connections on which remora calls.
-pub(super) fn client(shutdown: Shutdown) -> client::conn::http2::Builder<Tasks> {
-    let mut builder = client::conn::http2::Builder::new(Tasks(shutdown));
+pub(super) fn client(shutdown: Shutdown) -> client::conn::http2::Builder<Shutdown> {
+    let mut builder = client::conn::http2::Builder::new(shutdown);
     builder
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
