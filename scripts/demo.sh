@@ -29,7 +29,8 @@ trap 'exit 143' TERM
 start_buildkitd() {
     AWS_EC2_METADATA_DISABLED=true setpriv --pdeathsig KILL -- setsid unshare --pid --fork --kill-child --mount-proc -- \
         "$tools/buildkitd" --root "$work/builder" --addr "unix://$work/buildkitd.sock" --containerd-worker=false \
-        --oci-worker=true --oci-worker-net=host --oci-worker-snapshotter=overlayfs >>"$work/buildkitd.log" 2>&1 &
+        --otel-socket-path "$work/otel.sock" --oci-worker=true --oci-worker-net=host \
+        --oci-worker-snapshotter=overlayfs >>"$work/buildkitd.log" 2>&1 &
     buildkitd=$!
     wait_for buildkitd "$buildkitd" "$tools/buildctl" --addr "unix://$work/buildkitd.sock" debug workers
 }

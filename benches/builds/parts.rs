@@ -70,6 +70,8 @@ impl Buildkitd {
             .arg("--root")
             .arg(dir.join("root"))
             .args(["--addr", &address(dir)])
+            .arg("--otel-socket-path")
+            .arg(dir.join("otel.sock"))
             .env("HOME", dir);
         let mut daemon = Daemon::start(command, &dir.join("log"))?;
         daemon.wait_for("buildkitd", PAUSE, || {

@@ -41,6 +41,9 @@ impl Buildkitd {
             .arg("--root")
             .arg(self.root())
             .args(["--addr", &self.address()])
+            // Its default is one path for all of a machine, and the second to bind it dies.
+            .arg("--otel-socket-path")
+            .arg(self.dir.path().join("otel.sock"))
             // Nothing may come from the environment but what a test puts there.
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("HOME", self.dir.path())

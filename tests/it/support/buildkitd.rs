@@ -186,6 +186,7 @@ impl Buildkitd {
         let process = Command::new(tool("buildkitd"))
             .args(["--root", &root.display().to_string(), "--addr", &address.to_string(), "--containerd-worker=false"])
             .args(["--oci-worker=true", "--oci-worker-net=host", "--oci-worker-snapshotter=overlayfs"])
+            .args(["--otel-socket-path", &root.join("otel.sock").display().to_string()])
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .stdout(Stdio::null())
             .stderr(log)
