@@ -12,6 +12,7 @@ mod grants;
 mod interop;
 mod large;
 mod options;
+mod progress;
 mod rebuild;
 mod secrets;
 mod support;

@@ -3,6 +3,7 @@
 //! Names and defaults are those of `cache/remotecache/s3` in BuildKit v0.33.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::auth::Purpose;
 use crate::store::Stores;
@@ -75,6 +76,14 @@ impl Target {
     }
 }
 
+impl fmt::Display for Target {
+    /// `s3://bucket/prefix/one;two`, the names as users write them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.names.iter().map(ManifestName::as_str).collect();
+        write!(f, "{}{}", self.scope, names.join(";"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -109,6 +118,7 @@ mod tests {
         let export = read(Purpose::Export, &attrs).unwrap();
         let (a, b): (ManifestName, ManifestName) = ("a".parse().unwrap(), "b/c".parse().unwrap());
         assert_eq!(export.names, [a.clone(), b]);
+        assert_eq!(export.to_string(), "s3://build-cache/ci/app/a;b/c");
         assert_eq!(export.scope, Scope::with_prefixes("build-cache".parse().unwrap(), "ci/app/", "b-", "").unwrap());
         assert_eq!(read(Purpose::Import, &attrs).unwrap().names, [a]);
     }

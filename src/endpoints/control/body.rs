@@ -11,6 +11,7 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
 use super::call::Call;
+use super::progress::Named;
 use super::status;
 use super::tunnel::Outgoing;
 use super::upstream::{Upstream, is_reset};
@@ -41,6 +42,8 @@ pub(super) enum ResponseBody {
     Tunnel(Outgoing, Box<Call>),
     /// remora's own answer in a session.
     Served(tonic::body::Body),
+    /// The progress of a build.
+    Named(Box<Named>),
 }
 
 /// Owns its call: the call is over when hyper drops this, whichever way it ended.
@@ -54,7 +57,7 @@ pub(super) struct Relayed {
 }
 
 /// hyper looks in it for the reason of a reset.
-type BodyError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 impl ResponseBody {
     pub(super) fn relayed(body: Incoming, call: Call, upstream: Arc<Upstream>, is_grpc: bool) -> Self {
@@ -112,6 +115,7 @@ impl Body for ResponseBody {
                 Poll::Ready(frame)
             }
             Self::Served(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Named(named) => Pin::new(named).poll_frame(cx),
         }
     }
 
@@ -122,6 +126,7 @@ impl Body for ResponseBody {
             Self::Whole(data, trailers) => data.is_empty() && trailers.is_none(),
             Self::Tunnel(..) => false,
             Self::Served(body) => body.is_end_stream(),
+            Self::Named(named) => named.is_end_stream(),
         }
     }
 }

@@ -1,5 +1,6 @@
-//! One gRPC message of a unary call, read whole: a flag for compression, a length of four bytes, and
-//! the message (`PROTOCOL-HTTP2.md` of gRPC). buildctl and buildx do not compress; other clients may.
+//! gRPC messages, the one of a unary call or those of a stream: a flag for compression, a length of four
+//! bytes, and the message (`PROTOCOL-HTTP2.md` of gRPC). buildctl and buildx do not compress; other clients
+//! may.
 
 use std::io::Read as _;
 
@@ -11,6 +12,8 @@ use tonic::Status;
 
 /// The flag and the length.
 const PREFIX_BYTES: usize = 5;
+/// Larger messages of a stream are not held. buildkitd's messages of progress have little over 1 MiB.
+const MAX_HELD_BYTES: usize = 4 << 20;
 
 /// A unary call's message.
 #[derive(Debug)]
@@ -19,6 +22,16 @@ pub(super) struct Unary {
     pub(super) frame: Bytes,
     /// Without it, and without compression.
     pub(super) message: Bytes,
+}
+
+/// Changes messages of a stream, in whatever pieces they arrive. Those that are compressed, or larger than
+/// 4 MiB, pass as they are.
+#[derive(Debug, Default)]
+pub(super) struct Messages {
+    /// The beginning of a message.
+    partial: BytesMut,
+    /// Bytes to come of one that passes as it is.
+    passing: usize,
 }
 
 /// Why there is no message.
@@ -62,6 +75,44 @@ impl Unary {
     }
 }
 
+impl Messages {
+    /// Takes a piece of the stream, and returns the messages that are whole with it. `change` says what a
+    /// message becomes; `None`: it stays.
+    pub(super) fn push(&mut self, piece: &[u8], change: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Bytes {
+        self.partial.extend_from_slice(piece);
+        let mut whole = BytesMut::new();
+        loop {
+            let passed = self.partial.split_to(self.passing.min(self.partial.len()));
+            self.passing -= passed.len();
+            whole.unsplit(passed);
+            let Some(length) = declared_length(&self.partial) else { break };
+            let end = length.saturating_add(PREFIX_BYTES);
+            if length > MAX_HELD_BYTES || self.partial[0] != 0 {
+                self.passing = end;
+            } else if self.partial.len() >= end {
+                let old = self.partial.split_to(end);
+                match change(&old[PREFIX_BYTES..]).and_then(|message| frame(&message)) {
+                    Some(new) => whole.extend_from_slice(&new),
+                    None => whole.unsplit(old),
+                }
+            } else {
+                break;
+            }
+        }
+        whole.freeze()
+    }
+
+    /// What was held back, for the stream's end.
+    pub(super) fn take_partial(&mut self) -> Bytes {
+        self.partial.split().freeze()
+    }
+
+    /// Whether nothing is held back.
+    pub(super) fn is_empty(&self) -> bool {
+        self.partial.is_empty()
+    }
+}
+
 /// Puts the prefix of an uncompressed message before `message`; `None` over 4 GiB.
 pub(super) fn frame(message: &[u8]) -> Option<Bytes> {
     let mut frame = BytesMut::with_capacity(PREFIX_BYTES + message.len());
@@ -100,6 +151,8 @@ fn too_large(limit: usize) -> Status {
 mod tests {
     use std::io::Write as _;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     fn gzip(data: &[u8]) -> Vec<u8> {
@@ -133,5 +186,60 @@ mod tests {
         assert_eq!(parse("zstd", &gzip(b"")), Err(Unimplemented));
         assert_eq!(parse("gzip", &[1, 0, 0, 0, 1, 7]), Err(InvalidArgument));
         assert_eq!(parse("gzip", &gzip(&[0; 1001])), Err(ResourceExhausted));
+    }
+
+    fn shout(message: &[u8]) -> Option<Vec<u8>> {
+        message.starts_with(b"a").then(|| message.to_ascii_uppercase().repeat(2))
+    }
+
+    #[test]
+    fn large_and_compressed_messages_of_a_stream_pass_as_they_are() {
+        let large = frame(&vec![b'a'; MAX_HELD_BYTES + 1]).unwrap();
+        let compressed = gzip(b"abc");
+        let stream = [&large[..], &compressed, &frame(b"ab").unwrap()].concat();
+        let (mut messages, mut out, mut held) = (Messages::default(), Vec::new(), 0);
+        for piece in stream.chunks(1000) {
+            out.extend_from_slice(&messages.push(piece, shout));
+            held = held.max(messages.partial.len());
+        }
+        assert!(out == [&large[..], &compressed, &frame(b"ABAB").unwrap()].concat());
+        assert!(messages.is_empty() && held < 1000, "{held} bytes were held");
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_of_a_stream_gives_the_same_messages(
+            parts in prop::collection::vec((any::<bool>(), prop::collection::vec(prop::sample::select(&b"abc"[..]), 0..300)), 0..8),
+            pieces in prop::collection::vec(1..400_usize, 1..8),
+            cut in 0..400_usize,
+        ) {
+            let framed = |compressed: bool, message: &[u8]| {
+                let mut frame = frame(message).unwrap().to_vec();
+                frame[0] = u8::from(compressed);
+                frame
+            };
+            let sent: Vec<u8> = parts.iter().flat_map(|(compressed, message)| framed(*compressed, message)).collect();
+            let wanted: Vec<u8> = parts
+                .iter()
+                .flat_map(|(compressed, message)| framed(*compressed, &shout(message).filter(|_| !compressed).unwrap_or_else(|| message.clone())))
+                .collect();
+            let (mut messages, mut out, mut rest) = (Messages::default(), Vec::new(), &sent[..]);
+            for piece in pieces.into_iter().cycle().take_while(|_| !sent.is_empty()) {
+                let (taken, left) = rest.split_at(piece.min(rest.len()));
+                out.extend_from_slice(&messages.push(taken, shout));
+                rest = left;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            prop_assert!(messages.is_empty());
+            prop_assert_eq!(&out, &wanted);
+            // A stream that breaks off keeps every byte of its last message.
+            let mut messages = Messages::default();
+            let broken = &sent[..sent.len().saturating_sub(cut)];
+            let mut out = messages.push(broken, |_| None).to_vec();
+            out.extend_from_slice(&messages.take_partial());
+            prop_assert_eq!(&out[..], broken);
+        }
     }
 }

@@ -4,7 +4,8 @@
 //! there, frame by frame ([`forward`]). The two calls that carry cache options ([`rewrite`]) are read
 //! whole: their `type=s3` entries are pointed at the s3 endpoint, with a grant made for the build in
 //! place of the client's credentials ([`relay`]), and everything else in them keeps its bytes ([`wire`]).
-//! Whether buildkitd reaches the s3 endpoint is asked of buildkitd itself ([`probe`]).
+//! Whether buildkitd reaches the s3 endpoint is asked of buildkitd itself ([`probe`]). Where it does not,
+//! the cache goes through the build's session ([`local`]), and its progress is put right ([`progress`]).
 
 mod attrs;
 mod body;
@@ -16,15 +17,16 @@ mod local;
 mod message;
 mod oci;
 mod probe;
+mod progress;
 mod relay;
 mod rewrite;
 mod route;
 mod session;
 mod solve;
 mod status;
-
 mod tunnel;
 mod upstream;
+mod vertex;
 mod wire;
 
 use std::fmt;
@@ -50,6 +52,7 @@ use body::{RequestBody, ResponseBody};
 use builds::Builds;
 use call::Call;
 use probe::Probe;
+use progress::Progress;
 use rewrite::Solve;
 use session::Sessions;
 use upstream::Upstream;
@@ -102,6 +105,7 @@ pub struct Control {
     management: Upstream,
     probe: Probe,
     sessions: Sessions,
+    progress: Arc<Progress>,
 }
 
 impl fmt::Debug for Control {
@@ -125,7 +129,18 @@ impl Control {
     pub fn new(cache: Cache, content: Routes, keyring: Keyring, config: Config, metrics: Metrics, shutdown: Shutdown) -> Self {
         let builds = Arc::new(Builds::new(keyring, metrics.clone()));
         let management = Upstream::for_management(config.buildkitd.clone(), shutdown.clone());
-        Self { cache, content, config, metrics, shutdown, builds, management, probe: Probe::default(), sessions: Sessions::default() }
+        Self {
+            cache,
+            content,
+            config,
+            metrics,
+            shutdown,
+            builds,
+            management,
+            probe: Probe::default(),
+            sessions: Sessions::default(),
+            progress: Arc::default(),
+        }
     }
 
     /// Serves clients until the drain begins and their builds are done.
@@ -181,6 +196,7 @@ impl Client {
         match solve {
             _ if is_session && control.joins_sessions().await => self.session(request, call).await,
             Some(solve) => control.solve(&self.upstream, request, solve, call).await,
+            None if path == progress::STATUS => control.status(&self.upstream, request, call).await,
             None => forward::forward(&self.upstream, request.map(RequestBody::Streamed), control.config.connect_timeout, call).await,
         }
     }

@@ -39,7 +39,7 @@ pub(super) enum Error {
 }
 
 /// A cache entry for buildkitd.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     /// `s3`, or another type that BuildKit knows.
     pub(super) kind: &'static str,
@@ -85,6 +85,22 @@ pub(super) fn session(message: &[u8]) -> Result<String, Malformed> {
     last_text(message, 5)
 }
 
+/// The attributes of every cache export of a `SolveRequest` that is no inline cache, in order.
+pub(super) fn exports(message: &[u8]) -> Result<Vec<Attrs>, Malformed> {
+    let mut exports = Vec::new();
+    for field in wire::fields(message) {
+        let Field { number: 8, payload: Some(options), .. } = field? else { continue };
+        for field in wire::fields(options) {
+            if let Field { number: 4, payload: Some(entry), .. } = field?
+                && wire::last(entry, 1)? != b"inline"
+            {
+                exports.push(attrs(entry)?);
+            }
+        }
+    }
+    Ok(exports)
+}
+
 fn cache_options(options: &[u8], decide: &mut impl Decide) -> Result<Option<Vec<u8>>, Error> {
     wire::edit(options, |field| match (field.number, field.payload) {
         (4, Some(entry)) => cache_entry(entry, Purpose::Export, decide),
@@ -95,15 +111,10 @@ fn cache_options(options: &[u8], decide: &mut impl Decide) -> Result<Option<Vec<
 
 /// A `CacheOptionsEntry`: `Type` (1) and the map `Attrs` (2).
 fn cache_entry(entry: &[u8], purpose: Purpose, decide: &mut impl Decide) -> Result<Edit, Error> {
-    if last(entry, 1)? != b"s3" {
+    if wire::last(entry, 1)? != b"s3" {
         return Ok(Edit::Keep);
     }
-    let mut old = Attrs::new();
-    for field in wire::fields(entry) {
-        if let Field { number: 2, payload: Some(attr), .. } = field? {
-            old.insert(last_text(attr, 1)?, last_text(attr, 2)?);
-        }
-    }
+    let old = attrs(entry)?;
     let Some(Entry { kind, attrs: new }) = decide(purpose, &old) else { return Ok(Edit::Remove) };
     // Attributes that stay keep their bytes; the rest is written behind them.
     let kept = wire::edit(entry, |field| match (field.number, field.payload) {
@@ -124,9 +135,20 @@ fn cache_entry(entry: &[u8], purpose: Purpose, decide: &mut impl Decide) -> Resu
     Ok(Edit::Replace(rewritten))
 }
 
+/// The attributes of a `CacheOptionsEntry`.
+fn attrs(entry: &[u8]) -> Result<Attrs, Malformed> {
+    let mut attrs = Attrs::new();
+    for field in wire::fields(entry) {
+        if let Field { number: 2, payload: Some(attr), .. } = field? {
+            attrs.insert(last_text(attr, 1)?, last_text(attr, 2)?);
+        }
+    }
+    Ok(attrs)
+}
+
 /// One entry of the map of frontend attributes: the key (1) and the value (2).
 fn frontend_attr(attr: &[u8], decide: &mut impl Decide) -> Result<Edit, Error> {
-    if last(attr, 1)? != CACHE_IMPORTS {
+    if wire::last(attr, 1)? != CACHE_IMPORTS {
         return Ok(Edit::Keep);
     }
     let rewritten = wire::edit(attr, |field| match (field.number, field.payload) {
@@ -190,16 +212,8 @@ fn take_attrs(entry: &mut Map<String, Value>) -> Result<Attrs, Error> {
     Ok(attrs)
 }
 
-/// The last occurrence of a length-delimited field; empty where there is none.
-fn last(message: &[u8], number: u32) -> Result<&[u8], Malformed> {
-    wire::fields(message).try_fold(&[][..], |last, field| {
-        let field = field?;
-        Ok(field.payload.filter(|_| field.number == number).unwrap_or(last))
-    })
-}
-
 fn last_text(message: &[u8], number: u32) -> Result<String, Malformed> {
-    std::str::from_utf8(last(message, number)?).map(str::to_owned).map_err(|_| Malformed)
+    std::str::from_utf8(wire::last(message, number)?).map(str::to_owned).map_err(|_| Malformed)
 }
 
 #[cfg(test)]

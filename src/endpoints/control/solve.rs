@@ -1,6 +1,5 @@
 //! The calls that carry cache options: read whole, rewritten where they name a `type=s3` cache, sent on.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,10 +99,10 @@ impl Control {
             tracing::warn!("a gateway call of a build that does not run here: its s3 cache is left out");
         }
         let deadline = Instant::now() + HELD_BACK;
-        let mut entries = VecDeque::new();
+        let mut decided = Vec::new();
         for (purpose, attrs) in given {
             let target = attrs::Target::read(&attrs, purpose, self.cache.stores())?;
-            entries.push_back(match build {
+            let entry = match build {
                 Some(build) => {
                     let entry = tokio::time::timeout_at(deadline, self.entry(build, purpose, &attrs, &target));
                     entry.await.unwrap_or_else(|_| {
@@ -112,9 +111,15 @@ impl Control {
                     })
                 }
                 None => None,
-            });
+            };
+            decided.push((target, entry));
         }
-        solve.rewrite(message, |_, _| entries.pop_front().flatten())
+        let mut entries = decided.iter().map(|(_, entry)| entry.clone());
+        let rewritten = solve.rewrite(message, |_, _| entries.next().flatten())?;
+        if let (Some(build), Some(rewritten)) = (build, &rewritten) {
+            self.progress.name_entries(build, &decided, rewritten)?;
+        }
+        Ok(rewritten)
     }
 
     /// What an entry becomes on the way that the build's cache goes.

@@ -57,6 +57,14 @@ pub(super) fn fields(message: &[u8]) -> impl Iterator<Item = Result<Field<'_>, M
     })
 }
 
+/// The last occurrence of a length-delimited field, which is the one that counts; empty where there is none.
+pub(super) fn last(message: &[u8], number: u32) -> Result<&[u8], Malformed> {
+    fields(message).try_fold(&[][..], |last, field| {
+        let field = field?;
+        Ok(field.payload.filter(|_| field.number == number).unwrap_or(last))
+    })
+}
+
 /// Changes fields as `decide` says and copies all else. `None`: nothing was changed.
 pub(super) fn edit<E>(message: &[u8], mut decide: impl FnMut(&Field<'_>) -> Result<Edit, E>) -> Result<Option<Vec<u8>>, E>
 where
