@@ -107,6 +107,7 @@ struct Families {
     received: Family<EndpointLabels, Counter>,
     builds: Family<BuildLabels, Counter>,
     running: Gauge,
+    from_memory: Counter,
 }
 
 impl Default for Metrics {
@@ -121,10 +122,12 @@ impl Default for Metrics {
         registry.register("received_bytes", "Bytes of blobs and manifests received from callers", Family::clone(&received));
         registry.register("builds", "Builds with an s3 cache, by transport", Family::clone(&builds));
         registry.register("builds_running", "Builds that run now", Gauge::clone(&running));
+        let from_memory = Counter::default();
+        registry.register("memory_answers", "Lookups of blobs that were answered without asking the store", Counter::clone(&from_memory));
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
         let info = prometheus_client::metrics::info::Info::new(version);
         registry.register("build", "The version of remora", info);
-        Self(Arc::new(Families { registry, requests, hits, misses, sent, received, builds, running }))
+        Self(Arc::new(Families { registry, requests, hits, misses, sent, received, builds, running, from_memory }))
     }
 }
 
@@ -148,6 +151,11 @@ impl Metrics {
     /// Bytes came from a caller.
     pub fn received(&self, endpoint: Endpoint, bytes: u64) {
         self.0.received.get_or_create(&EndpointLabels { endpoint }).inc_by(bytes);
+    }
+
+    /// A lookup of a blob was answered without asking the store.
+    pub fn answered_from_memory(&self) {
+        self.0.from_memory.inc();
     }
 
     /// A build with an s3 cache begins.

@@ -8,7 +8,7 @@ use super::spool::SpoolFile;
 use super::{Cache, Error, Incoming, Outgoing, Result, layout};
 use crate::store::{self, Body, Condition};
 use crate::transfer;
-use crate::types::{ByteRange, Digest, ETag, Grant, Hasher, Right};
+use crate::types::{ByteRange, Digest, ETag, Grant, Hasher, Right, Scope};
 
 /// Blobs up to this size are taken in memory, larger ones in the spool.
 const IN_MEMORY_BYTES: u64 = 1 << 20;
@@ -54,7 +54,8 @@ impl std::fmt::Debug for BlobRead {
 }
 
 impl Cache {
-    /// Looks a blob up.
+    /// Looks a blob up. A build's grant is answered from memory where the blob was seen lately: what the
+    /// build makes of the answer is checked again when it publishes.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Denied`], or the store's.
@@ -63,8 +64,25 @@ impl Cache {
         if let Some(document) = document(grant, digest) {
             return Ok(BlobInfo::of_document(*digest, &document));
         }
-        let meta = self.store(grant)?.head(&layout::blob_key(grant.scope(), digest)).await?;
-        Ok(BlobInfo::new(*digest, meta))
+        let store = self.store(grant)?;
+        if grant.is_of_build()
+            && let Some(meta) = self.0.presence.recall(grant.scope(), digest)
+        {
+            self.0.metrics.answered_from_memory();
+            return Ok(BlobInfo::new(*digest, meta));
+        }
+        let found = store.head(&layout::blob_key(grant.scope(), digest)).await;
+        Ok(BlobInfo::new(*digest, self.noted(grant.scope(), digest, found)?))
+    }
+
+    /// Remembers what the store said of a blob.
+    fn noted(&self, scope: &Scope, digest: &Digest, found: store::Result<store::Meta>) -> store::Result<store::Meta> {
+        match &found {
+            Ok(meta) => self.0.presence.saw(scope, digest, meta.clone()),
+            Err(store::Error::NotFound(_)) => self.0.presence.forget(scope, digest),
+            Err(_) => {}
+        }
+        found
     }
 
     /// Reads a blob, or a part of it. A range that ends behind the blob is cut to it.
@@ -80,8 +98,13 @@ impl Cache {
         let key = layout::blob_key(grant.scope(), digest);
         let object = self.store(grant)?.get(&key, range, None).await.map_err(|error| match error {
             store::Error::Invalid(what) => Error::OutOfRange(what),
+            store::Error::NotFound(what) => {
+                self.0.presence.forget(grant.scope(), digest);
+                Error::NotFound(what)
+            }
             other => other.into(),
         })?;
+        self.0.presence.saw(grant.scope(), digest, object.meta.clone());
         grant.usage().blob_served();
         let counted = grant.clone();
         let body = object.body.map_err(Error::from).inspect_ok(move |piece| counted.usage().sent(piece.len() as u64));
@@ -126,7 +149,9 @@ impl Cache {
         // The name is the content, so whoever comes second writes the same bytes.
         let etag = transfer::upload(store.as_ref(), &key, body, Condition::None).await?;
         grant.usage().blob_written(size);
-        Ok(BlobInfo { digest: *digest, size, etag, modified: OffsetDateTime::now_utc() })
+        let meta = store::Meta { size, etag, modified: OffsetDateTime::now_utc() };
+        self.0.presence.saw(grant.scope(), digest, meta.clone());
+        Ok(BlobInfo::new(*digest, meta))
     }
 
     /// Makes a blob young again for lifecycle rules.
@@ -137,7 +162,8 @@ impl Cache {
         grant.check_blob(Right::Write, digest)?;
         let (store, key) = (self.store(grant)?, layout::blob_key(grant.scope(), digest));
         store.touch(&key).await?;
-        Ok(BlobInfo::new(*digest, store.head(&key).await?))
+        let touched = store.head(&key).await;
+        Ok(BlobInfo::new(*digest, self.noted(grant.scope(), digest, touched)?))
     }
 
     /// Deletes a blob and its labels.
@@ -147,8 +173,10 @@ impl Cache {
     pub async fn delete_blob(&self, grant: &Grant, digest: &Digest) -> Result<()> {
         grant.check_blob(Right::Delete, digest)?;
         let (store, key) = (self.store(grant)?, layout::blob_key(grant.scope(), digest));
-        store.head(&key).await?;
+        let found = store.head(&key).await;
+        self.noted(grant.scope(), digest, found)?;
         store.delete(&key).await?;
+        self.0.presence.forget(grant.scope(), digest);
         Ok(store.delete(&layout::labels_key(grant.scope(), digest)).await?)
     }
 
@@ -161,7 +189,11 @@ impl Cache {
         grant.check(Right::Read)?;
         let prefix = layout::blobs_prefix(grant.scope());
         let (store, mut after) = (self.store(grant)?, after.map(|digest| format!("{prefix}{digest}")));
-        let info = |(key, meta): (String, store::Meta)| Some(BlobInfo::new(key.strip_prefix(&prefix)?.parse().ok()?, meta));
+        let info = |(key, meta): (String, store::Meta)| {
+            let digest = key.strip_prefix(&prefix)?.parse().ok()?;
+            self.0.presence.saw(grant.scope(), &digest, meta.clone());
+            Some(BlobInfo::new(digest, meta))
+        };
         loop {
             let page = store.list(&prefix, after.as_deref(), limit).await?;
             after = page.entries.last().map(|(key, _)| key.clone());

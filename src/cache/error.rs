@@ -52,6 +52,7 @@ impl From<store::Error> for Error {
             store::Error::Precondition(_) => Self::Conflict(error.to_string()),
             store::Error::Denied(_) => Self::Denied(error.to_string()),
             store::Error::Invalid(what) => Self::Invalid(what),
+            store::Error::Unsupported(_) => Self::Invalid(error.to_string()),
             store::Error::Exhausted(what) => Self::Exhausted(what),
             store::Error::Unavailable(what) => Self::Unavailable(what),
             store::Error::Internal { message, source } => {

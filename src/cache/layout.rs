@@ -32,6 +32,12 @@ pub fn blobs_prefix(scope: &Scope) -> String {
     format!("{}{}", scope.prefix(), scope.blobs_prefix())
 }
 
+/// The same with the bucket: what no two scopes share unless they share their blobs.
+#[must_use]
+pub fn qualified(scope: &Scope) -> String {
+    format!("{}/{}", scope.bucket(), blobs_prefix(scope))
+}
+
 /// What the keys of all manifests of a scope begin with.
 #[must_use]
 pub fn manifests_prefix(scope: &Scope) -> String {

@@ -1,15 +1,14 @@
 //! Named manifests: read, published when every blob is there, listed, deleted.
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::TryStreamExt;
 use time::OffsetDateTime;
 
+use super::lookup::Absent;
 use super::{Cache, CacheConfig, Condition, Error, Result, layout};
 use crate::store::{self, Body};
-use crate::types::{Digest, ETag, Grant, ManifestName, Right};
+use crate::types::{ETag, Grant, ManifestName, Right};
 
-/// Lookups in flight while a manifest's blobs are checked.
-const CHECKS_AT_ONCE: usize = 32;
 /// Missing blobs that an error names.
 const MISSING_SHOWN: usize = 3;
 
@@ -79,9 +78,14 @@ impl Cache {
         grant.check_manifest(Right::Write, name)?;
         self.check_manifest_size(document.len() as u64)?;
         let config = CacheConfig::parse(&document).map_err(|malformed| Error::Invalid(format!("manifest {name}: {malformed}")))?;
-        let missing = self.missing_blobs(grant, config.blobs().into_keys()).await?;
+        let store = self.store(grant)?;
+        let wanted = config.blobs().into_keys().map(|digest| (digest, 0)).collect();
+        let Absent { missing, unknown } = self.absent(grant.scope(), store.as_ref(), &wanted).await;
+        if let Some((_, fault)) = unknown {
+            return Err(fault.into());
+        }
         if !missing.is_empty() {
-            let shown: Vec<String> = missing.iter().take(MISSING_SHOWN).map(Digest::to_string).collect();
+            let shown: Vec<String> = missing.iter().take(MISSING_SHOWN).map(ToString::to_string).collect();
             return Err(Error::Precondition(format!(
                 "manifest {name} names {} blobs that are not stored, {} among them",
                 missing.len(),
@@ -89,7 +93,7 @@ impl Cache {
             )));
         }
         let key = layout::manifest_key(grant.scope(), name);
-        let etag = self.store(grant)?.put(&key, Body::Bytes(document), condition).await?;
+        let etag = store.put(&key, Body::Bytes(document), condition).await?;
         grant.usage().manifest_written();
         Ok(etag)
     }
@@ -129,23 +133,6 @@ impl Cache {
                 return Ok((manifests, page.more));
             }
         }
-    }
-
-    async fn missing_blobs(&self, grant: &Grant, digests: impl Iterator<Item = Digest>) -> Result<Vec<Digest>> {
-        let store = self.store(grant)?;
-        let checks = digests.map(|digest| {
-            let (store, key) = (&store, layout::blob_key(grant.scope(), &digest));
-            async move {
-                match store.head(&key).await {
-                    Ok(_) => Ok(None),
-                    Err(store::Error::NotFound(_)) => Ok(Some(digest)),
-                    Err(error) => Err(Error::from(error)),
-                }
-            }
-        });
-        // Collected first: the checks borrow the store, and a lazy iterator of them is not `Send`.
-        let checks: Vec<_> = checks.collect();
-        stream::iter(checks).buffer_unordered(CHECKS_AT_ONCE).try_filter_map(|missing| async move { Ok(missing) }).try_collect().await
     }
 
     /// Whether a manifest of `size` bytes may be stored.

@@ -11,8 +11,10 @@ mod ingest;
 mod ingests;
 mod labels;
 pub mod layout;
+mod lookup;
 mod manifests;
 mod objects;
+mod presence;
 mod spool;
 mod uploads;
 
@@ -24,6 +26,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 
+use crate::metrics::Metrics;
 use crate::store::{Store, Stores};
 use crate::types::{Denied, Grant};
 
@@ -54,6 +57,9 @@ pub struct Settings {
     pub max_open_ingests: usize,
     /// An ingest that nobody wrote to for so long is forgotten.
     pub ingest_expiry: Duration,
+    /// For so long a blob that was seen in the store is taken to be there when a build asks before it
+    /// writes. What a manifest names is asked for again when it is published or imported.
+    pub presence_max_age: Duration,
 }
 
 /// The cache. Cheap to clone.
@@ -64,19 +70,23 @@ pub struct Cache(Arc<Inner>);
 struct Inner {
     stores: Stores,
     settings: Settings,
+    metrics: Metrics,
+    presence: presence::Presence,
     ingests: ingests::Registry,
     uploads: uploads::Registry,
 }
 
 impl Cache {
-    /// Opens the cache over `stores`; takes up the ingests that an earlier run left in the spool.
+    /// Opens the cache over `stores`; takes up the ingests that an earlier run left in the spool. Counts
+    /// into `metrics`.
     ///
     /// # Errors
     /// [`Error::Internal`] or [`Error::Exhausted`] where the spool cannot be read or written.
-    pub async fn open(stores: Stores, settings: Settings) -> Result<Self> {
+    pub async fn open(stores: Stores, settings: Settings, metrics: Metrics) -> Result<Self> {
         let ingests = ingests::Registry::open(&settings).await?;
         let uploads = uploads::Registry::open(&settings).await?;
-        Ok(Self(Arc::new(Inner { stores, settings, ingests, uploads })))
+        let presence = presence::Presence::new(settings.presence_max_age);
+        Ok(Self(Arc::new(Inner { stores, settings, metrics, presence, ingests, uploads })))
     }
 
     /// The buckets that are served.

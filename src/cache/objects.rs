@@ -44,6 +44,13 @@ impl Cache {
         };
         let page = self.store(grant)?.list(prefix, after, limit).await?;
         let next = page.entries.last().filter(|_| page.more).map(|(key, _)| key.clone());
+        for (key, meta) in &page.entries {
+            if let Some((below, Item::Blob(digest))) = layout::locate(grant.scope(), key)
+                && below.is_empty()
+            {
+                self.0.presence.saw(grant.scope(), &digest, meta.clone());
+            }
+        }
         let shown = page.entries.into_iter().filter(|(key, _)| shows(grant, key));
         let objects = shown.map(|(key, meta)| ObjectInfo { key, size: meta.size, etag: meta.etag, modified: meta.modified });
         Ok(ObjectPage { objects: objects.collect(), next })

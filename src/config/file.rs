@@ -27,6 +27,7 @@ pub(super) struct File {
     pub(super) content: Content,
     pub(super) s3: S3,
     pub(super) admin: Admin,
+    pub(super) manifests: Manifests,
     pub(super) limits: Limits,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) buckets: Vec<Bucket>,
@@ -111,6 +112,12 @@ pub(super) enum Right {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Admin {
     pub(super) listen: Vec<Text<Address>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Manifests {
+    pub(super) presence_max_age: Text<Period>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -220,6 +227,7 @@ impl Default for File {
             content: Content::default(),
             s3: S3::default(),
             admin: Admin::default(),
+            manifests: Manifests::default(),
             limits: Limits::default(),
             buckets: Vec::new(),
         }
@@ -259,6 +267,12 @@ impl Default for S3 {
 impl Default for Admin {
     fn default() -> Self {
         Self { listen: vec![tcp("127.0.0.1:9191")] }
+    }
+}
+
+impl Default for Manifests {
+    fn default() -> Self {
+        Self { presence_max_age: seconds(10 * 60) }
     }
 }
 
@@ -333,7 +347,7 @@ mod tests {
     #[test]
     fn the_sample_file_shows_every_key() {
         let sample = include_str!("../../deploy/config.toml");
-        for table in ["", "log", "buildkitd", "control", "content", "s3", "admin", "limits", "s3.keys[0]", "buckets[0]"] {
+        for table in ["", "log", "buildkitd", "control", "content", "s3", "admin", "manifests", "limits", "s3.keys[0]", "buckets[0]"] {
             let text = match table.strip_suffix("[0]") {
                 Some(array) => format!("[[{array}]]\nno_such_key = 1"),
                 None if table.is_empty() => "no_such_key = 1".to_owned(),

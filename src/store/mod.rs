@@ -44,7 +44,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Stores an object whole: readers see the old object or the new one, never a part, and a new one
     /// is durable when this returns. A `condition` that does not hold is [`Error::Precondition`] and
-    /// changes nothing; of two concurrent calls with [`Condition::Absent`] one fails.
+    /// changes nothing; of two concurrent calls with [`Condition::Absent`] one fails. A store that knows no
+    /// conditions answers those calls with [`Error::Unsupported`].
     async fn put(&self, key: &Key, body: Body, condition: Condition) -> Result<ETag>;
 
     /// Begins an object that arrives in parts. Nothing is visible before [`Store::complete_multipart`].
@@ -190,6 +191,9 @@ pub enum Error {
     /// The call cannot succeed as it is.
     #[error("invalid: {0}")]
     Invalid(String),
+    /// The store does not know this call or its condition, and never will.
+    #[error("not supported by the store: {0}")]
+    Unsupported(String),
     /// No room or no rate left: trying again later may help.
     #[error("exhausted: {0}")]
     Exhausted(String),

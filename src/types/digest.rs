@@ -19,6 +19,12 @@ impl Digest {
         hasher.update(data);
         hasher.finish()
     }
+
+    /// Where it lies among all digests, from 0 to 2^64: they are spread evenly, and listed in this order.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.0.iter().take(8).fold(0, |position, &byte| position << 8 | u64::from(byte))
+    }
 }
 
 impl FromStr for Digest {

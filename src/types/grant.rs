@@ -152,6 +152,12 @@ impl Grant {
         &self.scope
     }
 
+    /// Whether it is a build's: for the manifests that the build names alone.
+    #[must_use]
+    pub fn is_of_build(&self) -> bool {
+        self.names.is_some()
+    }
+
     /// Whether prefixes below the scope's own are reached.
     #[must_use]
     pub fn reaches_sub_prefixes(&self) -> bool {

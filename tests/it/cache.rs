@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use remora::cache::layout::Item;
 use remora::cache::{Cache, Condition, Error, Incoming, NewPart, Settings};
+use remora::metrics::Metrics;
 use remora::store::Stores;
 use remora::types::{ByteRange, Digest, Grant, ManifestName, Rights, Scope};
 use tempfile::TempDir;
@@ -24,8 +25,9 @@ async fn open(dir: &TempDir) -> Cache {
         max_manifest_bytes: 1 << 20,
         max_open_ingests: 4,
         ingest_expiry: Duration::from_secs(3600),
+        presence_max_age: Duration::from_secs(600),
     };
-    Cache::open(stores, settings).await.unwrap()
+    Cache::open(stores, settings, Metrics::default()).await.unwrap()
 }
 
 fn scope(prefix: &str) -> Scope {

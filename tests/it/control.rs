@@ -145,8 +145,9 @@ impl Sidecar {
             max_manifest_bytes: 1 << 20,
             max_open_ingests: 10,
             ingest_expiry: Duration::from_secs(60),
+            presence_max_age: Duration::from_secs(600),
         };
-        let cache = Cache::open(stores, settings).await.unwrap();
+        let cache = Cache::open(stores, settings, metrics.clone()).await.unwrap();
         let content = Content::new(cache.clone(), content::Config { token: None, max_connections: 10 }, metrics.clone());
         let control = Control::new(cache, content.for_sessions(), keyring.clone(), config, metrics.clone(), shutdown.clone());
         let control = Arc::new(control);

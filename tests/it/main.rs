@@ -17,6 +17,8 @@ mod commands;
 mod config;
 mod content;
 mod control;
+mod manifests;
+mod presence;
 mod s3;
 mod store_contract;
 mod store_directory;

@@ -49,8 +49,10 @@ impl Endpoint {
             max_manifest_bytes: MAX_MANIFEST_BYTES,
             max_open_ingests: 16,
             ingest_expiry: Duration::from_secs(3600),
+            presence_max_age: Duration::from_secs(600),
         };
-        let cache = Cache::open(stores, settings).await.unwrap();
+        let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
+        let cache = Cache::open(stores, settings, metrics.clone()).await.unwrap();
         let scoped = |prefix: &str| Scope::new(BUCKET.parse().unwrap(), prefix).unwrap();
         let keys = [
             ("OPERATOR", Grant::operator(scoped(""))),
@@ -64,7 +66,6 @@ impl Endpoint {
         });
         let keyring = Keyring::new(keys.into(), Duration::ZERO);
         let config = s3::Config { clock_skew: Duration::from_secs(900), max_connections: 64 };
-        let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
         let endpoint = Arc::new(s3::S3::new(cache, keyring.clone(), config, metrics.clone()));
         let listener = Listener::bind(&"tcp://127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.address().to_string().replace("tcp://", "");

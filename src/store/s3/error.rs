@@ -59,6 +59,8 @@ fn classify(status: u16, code: &str, message: String, subject: &str) -> Error {
     match status {
         _ if EXHAUSTED.contains(&code) => Error::Exhausted(message),
         _ if DENIED.contains(&code) => Error::Denied(message),
+        501 => Error::Unsupported(message),
+        _ if code == "NotImplemented" => Error::Unsupported(message),
         400 if code == "RequestTimeout" => Error::Unavailable(message),
         404 => Error::NotFound(message),
         412 => Error::Precondition(subject.to_owned()),
@@ -111,6 +113,7 @@ mod tests {
             Error::Precondition(_) => "precondition",
             Error::Denied(_) => "denied",
             Error::Invalid(_) => "invalid",
+            Error::Unsupported(_) => "unsupported",
             Error::Exhausted(_) => "exhausted",
             Error::Unavailable(_) => "unavailable",
             Error::Internal { .. } => "internal",
@@ -136,6 +139,9 @@ mod tests {
             (301, "PermanentRedirect", "invalid"),
             (400, "", "internal"),
             (418, "", "internal"),
+            (501, "NotImplemented", "unsupported"),
+            (501, "", "unsupported"),
+            (400, "NotImplemented", "unsupported"),
         ] {
             assert_eq!(class(status, code), expected, "{status} {code}");
         }

@@ -92,9 +92,10 @@ impl Sidecar {
             max_manifest_bytes: MAX_MANIFEST_BYTES,
             max_open_ingests: MAX_INGESTS,
             ingest_expiry: Duration::from_secs(3600),
+            presence_max_age: Duration::from_secs(600),
         };
         let (shutdown, metrics) = (Shutdown::default(), Metrics::default());
-        let cache = Cache::open(stores, settings).await.unwrap();
+        let cache = Cache::open(stores, settings, metrics.clone()).await.unwrap();
         let config = Config { token: token.map(Into::into), max_connections: 64 };
         let content = Arc::new(Content::new(cache, config, metrics.clone()));
         let listener = Listener::bind(&"tcp://127.0.0.1:0".parse().unwrap()).await.unwrap();

@@ -22,6 +22,19 @@ struct Inner {
     objects: Mutex<BTreeMap<String, (Bytes, Meta)>>,
     /// Bodies that are being read, and bytes that went out in all.
     reads: watch::Sender<Reads>,
+    calls: Mutex<Calls>,
+    /// Set for a store that knows no conditional writes.
+    unconditional: bool,
+}
+
+/// Calls by their kind, ever.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Calls {
+    pub(crate) heads: usize,
+    pub(crate) gets: usize,
+    pub(crate) puts: usize,
+    pub(crate) touches: usize,
+    pub(crate) lists: usize,
 }
 
 /// What was read.
@@ -37,11 +50,30 @@ pub(crate) struct Reads {
 
 impl Default for MemoryStore {
     fn default() -> Self {
-        Self(Arc::new(Inner { objects: Mutex::default(), reads: watch::Sender::new(Reads::default()) }))
+        Self::new(false)
     }
 }
 
 impl MemoryStore {
+    fn new(unconditional: bool) -> Self {
+        let (objects, reads, calls) = (Mutex::default(), watch::Sender::new(Reads::default()), Mutex::default());
+        Self(Arc::new(Inner { objects, reads, calls, unconditional }))
+    }
+
+    /// A store that answers conditional writes as some S3-compatible ones do.
+    pub(crate) fn without_conditions() -> Self {
+        Self::new(true)
+    }
+
+    /// The calls since this was last asked.
+    pub(crate) fn calls(&self) -> Calls {
+        std::mem::take(&mut *self.0.calls.lock().unwrap())
+    }
+
+    fn count(&self, count: impl FnOnce(&mut Calls)) {
+        count(&mut self.0.calls.lock().unwrap());
+    }
+
     /// The keys of all objects.
     pub(crate) fn keys(&self) -> Vec<String> {
         self.0.objects.lock().unwrap().keys().cloned().collect()
@@ -57,6 +89,11 @@ impl MemoryStore {
         let etag = ETag::new(&Digest::of(&bytes).to_string()[7..39]);
         let meta = Meta { size: bytes.len() as u64, etag, modified };
         self.0.objects.lock().unwrap().insert(key.to_owned(), (bytes, meta));
+    }
+
+    /// Deletes an object past remora.
+    pub(crate) fn remove(&self, key: &str) {
+        self.0.objects.lock().unwrap().remove(key);
     }
 
     /// Reads as they begin, go on and end.
@@ -92,10 +129,12 @@ impl Store for MemoryStore {
     }
 
     async fn head(&self, key: &Key) -> Result<Meta> {
+        self.count(|calls| calls.heads += 1);
         Ok(self.find(key)?.1)
     }
 
     async fn get(&self, key: &Key, range: Option<ByteRange>, version: Option<&ETag>) -> Result<Object> {
+        self.count(|calls| calls.gets += 1);
         let (bytes, meta) = self.find(key)?;
         if version.is_some_and(|version| *version != meta.etag) {
             return Err(Error::Precondition(key.to_string()));
@@ -117,6 +156,10 @@ impl Store for MemoryStore {
     }
 
     async fn put(&self, key: &Key, body: Body, condition: Condition) -> Result<ETag> {
+        self.count(|calls| calls.puts += 1);
+        if self.0.unconditional && condition != Condition::None {
+            return Err(Error::Unsupported("conditional writes".to_owned()));
+        }
         let bytes = match body {
             Body::Bytes(bytes) => bytes,
             Body::File { path, offset, len } => {
@@ -151,6 +194,7 @@ impl Store for MemoryStore {
     }
 
     async fn touch(&self, key: &Key) -> Result<()> {
+        self.count(|calls| calls.touches += 1);
         let (bytes, _) = self.find(key)?;
         self.plant(key.as_str(), bytes, OffsetDateTime::now_utc());
         Ok(())
@@ -162,6 +206,7 @@ impl Store for MemoryStore {
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page> {
+        self.count(|calls| calls.lists += 1);
         let objects = self.0.objects.lock().unwrap();
         let behind = objects.iter().filter(|(key, _)| key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after));
         let mut entries: Vec<_> = behind.take(limit + 1).map(|(key, (_, meta))| (key.clone(), meta.clone())).collect();

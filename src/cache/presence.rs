@@ -1,0 +1,155 @@
+//! What this process knows of stored blobs: present with which size and version, and seen when.
+//!
+//! Whatever touches a blob in the store reports here. What is remembered answers the questions of builds
+//! that ask before they write; what a manifest promises is asked of the store again (see `lookup`), because
+//! others may delete blobs behind our back. Absence is not remembered: it ends with the next export.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::layout;
+use crate::store::Meta;
+use crate::types::{Digest, Scope};
+
+/// Blobs that are remembered; about 250 bytes each.
+const MAX_BLOBS: usize = 1 << 16;
+/// Scopes whose size is remembered.
+const MAX_SCOPES: usize = 1 << 10;
+/// What is known of blobs. Bounded: the least recently used are forgotten.
+#[derive(Debug)]
+pub(super) struct Presence {
+    max_age: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Two generations stand in for an order of use: who is asked for in the old one moves to the young
+    /// one, and a full young one becomes the old one.
+    young: HashMap<String, Seen>,
+    old: HashMap<String, Seen>,
+    /// About how many blobs each scope has.
+    sizes: HashMap<String, (f64, Instant)>,
+}
+
+#[derive(Debug, Clone)]
+struct Seen {
+    meta: Meta,
+    at: Instant,
+}
+
+impl Presence {
+    /// Nothing is known yet; later, nothing for longer than `max_age`.
+    pub(super) fn new(max_age: Duration) -> Self {
+        Self { max_age, state: Mutex::default() }
+    }
+
+    /// A blob is there.
+    pub(super) fn saw(&self, scope: &Scope, digest: &Digest, meta: Meta) {
+        self.state().insert(place(scope, digest), Seen { meta, at: Instant::now() });
+    }
+
+    /// A blob is not there, or may not be.
+    pub(super) fn forget(&self, scope: &Scope, digest: &Digest) {
+        let (mut state, place) = (self.state(), place(scope, digest));
+        state.young.remove(&place);
+        state.old.remove(&place);
+    }
+
+    /// What is remembered of a blob.
+    pub(super) fn recall(&self, scope: &Scope, digest: &Digest) -> Option<Meta> {
+        self.recall_within(scope, digest, self.max_age)
+    }
+
+    /// The same, where it was seen within `age`.
+    pub(super) fn recall_within(&self, scope: &Scope, digest: &Digest, age: Duration) -> Option<Meta> {
+        let (mut state, place) = (self.state(), place(scope, digest));
+        let seen = match state.young.get(&place) {
+            Some(seen) => seen.clone(),
+            None => {
+                let seen = state.old.remove(&place)?;
+                state.insert(place, seen.clone());
+                seen
+            }
+        };
+        (seen.at.elapsed() < age.min(self.max_age)).then_some(seen.meta)
+    }
+
+    /// About how many blobs the scope has, as a listing shows it.
+    pub(super) fn measured(&self, scope: &Scope, blobs: f64) {
+        let mut state = self.state();
+        if state.sizes.len() >= MAX_SCOPES {
+            state.sizes.clear();
+        }
+        state.sizes.insert(layout::qualified(scope), (blobs, Instant::now()));
+    }
+
+    /// About how many blobs the scope has, where a listing was seen.
+    pub(super) fn size(&self, scope: &Scope) -> Option<f64> {
+        let (blobs, at) = *self.state().sizes.get(&layout::qualified(scope))?;
+        (at.elapsed() < self.max_age).then_some(blobs)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn insert(&mut self, place: String, seen: Seen) {
+        self.old.remove(&place);
+        if self.young.len() >= MAX_BLOBS / 2 && !self.young.contains_key(&place) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(place, seen);
+    }
+}
+
+fn place(scope: &Scope, digest: &Digest) -> String {
+    format!("{}{digest}", layout::qualified(scope))
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::types::ETag;
+
+    fn scope(prefix: &str) -> Scope {
+        Scope::new("bucket".parse().unwrap(), prefix).unwrap()
+    }
+
+    fn meta(size: u64) -> Meta {
+        Meta { size, etag: ETag::new("x"), modified: OffsetDateTime::UNIX_EPOCH }
+    }
+
+    #[test]
+    fn what_was_seen_is_known_in_its_scope_until_it_is_too_old_or_gone() {
+        let (presence, digest) = (Presence::new(Duration::from_secs(600)), Digest::of(b"x"));
+        presence.saw(&scope("a/"), &digest, meta(1));
+        assert_eq!(presence.recall(&scope("a/"), &digest), Some(meta(1)));
+        assert_eq!(presence.recall(&scope("b/"), &digest), None);
+        assert_eq!(presence.recall_within(&scope("a/"), &digest, Duration::ZERO), None);
+        presence.forget(&scope("a/"), &digest);
+        assert_eq!(presence.recall(&scope("a/"), &digest), None);
+        let forgetful = Presence::new(Duration::ZERO);
+        forgetful.saw(&scope(""), &digest, meta(1));
+        assert_eq!(forgetful.recall(&scope(""), &digest), None);
+    }
+
+    #[test]
+    fn the_least_recently_used_are_forgotten() {
+        let presence = Presence::new(Duration::from_secs(600));
+        let digests: Vec<Digest> = (0..MAX_BLOBS + 10).map(|index| Digest::of(&index.to_le_bytes())).collect();
+        for digest in &digests {
+            presence.saw(&scope(""), digest, meta(1));
+            assert!(presence.recall(&scope(""), &digests[0]).is_some());
+        }
+        assert_eq!(presence.recall(&scope(""), &digests[1]), None);
+        assert!(presence.recall(&scope(""), &digests[MAX_BLOBS]).is_some());
+        let state = presence.state();
+        assert!(state.young.len() + state.old.len() <= MAX_BLOBS);
+    }
+}

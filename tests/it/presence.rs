@@ -1,0 +1,121 @@
+//! What is known of blobs without asking the store, and how many calls the rest costs.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use remora::cache::{Cache, Condition, Error};
+use remora::types::{Digest, Grant, ManifestName, Rights, Scope};
+use time::OffsetDateTime;
+
+use crate::manifests::{Bench, document};
+use crate::support::memory_store::{Calls, MemoryStore};
+
+fn blobs(count: usize) -> Vec<Digest> {
+    (0..count).map(|index| Digest::of(&index.to_le_bytes())).collect()
+}
+
+fn plant(store: &MemoryStore, digest: &Digest) {
+    store.plant(&format!("blobs/{digest}"), Bytes::from_static(b"bytes"), OffsetDateTime::now_utc());
+}
+
+fn scope() -> Scope {
+    Scope::new("bucket".parse().unwrap(), "").unwrap()
+}
+
+fn name() -> ManifestName {
+    "app".parse().unwrap()
+}
+
+fn export() -> Grant {
+    Grant::builder(scope(), Rights::EXPORT).names(&[name()]).build()
+}
+
+/// What the publish check of a manifest says that names `wanted`, and what it costs.
+async fn checked(cache: &Cache, store: &MemoryStore, wanted: &[Digest]) -> (Result<(), Error>, Calls) {
+    store.calls();
+    let put = cache.put_manifest(&Grant::operator(scope()), &name(), document(wanted, &[]), Condition::Absent).await;
+    let calls = store.calls();
+    if put.is_ok() {
+        cache.delete_manifest(&Grant::operator(scope()), &name()).await.unwrap();
+    }
+    (put.map(|_| ()), calls)
+}
+
+#[tokio::test]
+async fn blobs_are_checked_by_pages_or_one_by_one_whichever_is_less() {
+    for (stored, wanted, max_lists, max_heads) in [
+        (3, 3, 0, 3),
+        (60, 60, 1, 0),
+        (900, 900, 1, 0),
+        (20_000, 100, 1, 100),
+        (20_000, 4, 0, 4),
+        (5_000, 500, 8, 20),
+        (2_500, 2_500, 5, 20),
+    ] {
+        let all = blobs(stored);
+        let bench = Bench::new(Duration::from_secs(600)).await;
+        all.iter().for_each(|digest| plant(&bench.store, digest));
+        let (put, calls) = checked(&bench.cache, &bench.store, &all[..wanted]).await;
+        put.unwrap();
+        assert!(calls.lists <= max_lists && calls.heads <= max_heads, "{wanted} of {stored}: {calls:?}");
+
+        bench.store.remove(&format!("blobs/{}", all[wanted / 2]));
+        tokio::time::sleep(Duration::from_millis(501)).await;
+        let (put, _) = checked(&bench.cache, &bench.store, &all[..wanted]).await;
+        let error = put.unwrap_err().to_string();
+        assert!(error.contains("1 blobs that are not stored") && error.contains(&all[wanted / 2].to_string()), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn foreign_objects_among_the_blobs_are_not_taken_for_them() {
+    let bench = Bench::new(Duration::from_secs(600)).await;
+    for index in 0..3000 {
+        bench.store.plant(&format!("blobs/sha256:{index:064x}.old"), Bytes::new(), OffsetDateTime::now_utc());
+    }
+    let all = blobs(40);
+    all[1..].iter().for_each(|digest| plant(&bench.store, digest));
+    let (put, calls) = checked(&bench.cache, &bench.store, &all).await;
+    assert!(put.unwrap_err().to_string().contains(&all[0].to_string()), "{calls:?}");
+}
+
+#[tokio::test]
+async fn a_build_is_answered_from_memory_and_nobody_else() {
+    let bench = Bench::new(Duration::from_secs(600)).await;
+    let (cache, store, operator) = (&bench.cache, &bench.store, Grant::operator(scope()));
+    let bytes = Bytes::from_static(b"layer");
+    let digest = Digest::of(&bytes);
+    let body = stream::iter([Ok(bytes.clone())]).boxed();
+    cache.put_blob(&operator, &digest, 5, body).await.unwrap();
+    store.calls();
+    assert_eq!(cache.stat_blob(&export(), &digest).await.unwrap().size, 5);
+    assert!(matches!(cache.open_ingest(&export(), "ref", 5, Some(digest)).await, Err(Error::AlreadyExists(_))));
+    assert_eq!(store.calls(), Calls::default());
+    cache.stat_blob(&operator, &digest).await.unwrap();
+    assert_eq!(store.calls().heads, 1);
+    // In another scope nothing is known of it.
+    let elsewhere = Grant::builder(Scope::new("bucket".parse().unwrap(), "x/").unwrap(), Rights::EXPORT).names(&[name()]).build();
+    assert!(matches!(cache.stat_blob(&elsewhere, &digest).await, Err(Error::NotFound(_))));
+
+    cache.delete_blob(&operator, &digest).await.unwrap();
+    assert!(matches!(cache.stat_blob(&export(), &digest).await, Err(Error::NotFound(_))));
+    plant(store, &digest);
+    cache.stat_blob(&export(), &digest).await.unwrap();
+    store.remove(&format!("blobs/{digest}"));
+    cache.stat_blob(&export(), &digest).await.unwrap();
+    assert!(cache.read_blob(&operator, &digest, None).await.is_err());
+    assert!(matches!(cache.stat_blob(&export(), &digest).await, Err(Error::NotFound(_))), "a read that finds nothing is remembered");
+    assert!(bench.metrics.encode().contains("remora_memory_answers_total 3"), "{}", bench.metrics.encode());
+}
+
+#[tokio::test]
+async fn what_was_seen_too_long_ago_is_asked_for_again() {
+    let bench = Bench::new(Duration::ZERO).await;
+    let digest = Digest::of(b"layer");
+    plant(&bench.store, &digest);
+    for _ in 0..2 {
+        bench.cache.stat_blob(&export(), &digest).await.unwrap();
+    }
+    assert_eq!(bench.store.calls().heads, 2);
+}
