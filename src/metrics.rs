@@ -108,6 +108,11 @@ struct Families {
     builds: Family<BuildLabels, Counter>,
     running: Gauge,
     from_memory: Counter,
+    pruned_manifests: Counter,
+    pruned_layers: Counter,
+    pruned_records: Counter,
+    merged_manifests: Counter,
+    manifest_conflicts: Counter,
 }
 
 impl Default for Metrics {
@@ -124,10 +129,35 @@ impl Default for Metrics {
         registry.register("builds_running", "Builds that run now", Gauge::clone(&running));
         let from_memory = Counter::default();
         registry.register("memory_answers", "Lookups of blobs that were answered without asking the store", Counter::clone(&from_memory));
+        let [pruned_manifests, pruned_layers, pruned_records, merged_manifests, manifest_conflicts] = Default::default();
+        for (name, help, counter) in [
+            ("pruned_manifests", "Manifests served or published without results that need a lost blob", &pruned_manifests),
+            ("pruned_layers", "Layers that were left out of manifests", &pruned_layers),
+            ("pruned_records", "Records that were left out of manifests", &pruned_records),
+            ("merged_manifests", "Manifests published with results of other exports", &merged_manifests),
+            ("manifest_conflicts", "Publications that met another one of the same name", &manifest_conflicts),
+        ] {
+            registry.register(name, help, Counter::clone(counter));
+        }
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
         let info = prometheus_client::metrics::info::Info::new(version);
         registry.register("build", "The version of remora", info);
-        Self(Arc::new(Families { registry, requests, hits, misses, sent, received, builds, running, from_memory }))
+        Self(Arc::new(Families {
+            registry,
+            requests,
+            hits,
+            misses,
+            sent,
+            received,
+            builds,
+            running,
+            from_memory,
+            pruned_manifests,
+            pruned_layers,
+            pruned_records,
+            merged_manifests,
+            manifest_conflicts,
+        }))
     }
 }
 
@@ -156,6 +186,23 @@ impl Metrics {
     /// A lookup of a blob was answered without asking the store.
     pub fn answered_from_memory(&self) {
         self.0.from_memory.inc();
+    }
+
+    /// So much of a manifest was left out.
+    pub fn manifest_pruned(&self, layers: usize, records: usize) {
+        self.0.pruned_manifests.inc();
+        self.0.pruned_layers.inc_by(layers as u64);
+        self.0.pruned_records.inc_by(records as u64);
+    }
+
+    /// A manifest was published with results of other exports.
+    pub fn manifest_merged(&self) {
+        self.0.merged_manifests.inc();
+    }
+
+    /// A publication met another one of the same name.
+    pub fn manifest_conflict(&self) {
+        self.0.manifest_conflicts.inc();
     }
 
     /// A build with an s3 cache begins.

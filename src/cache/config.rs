@@ -10,6 +10,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::graph;
 use crate::types::Digest;
 
 /// A cache config: layers, and the graph of records whose results they are.
@@ -198,8 +199,8 @@ impl CacheConfig {
                 return Err(offence(format!("parent {} does not exist", layer.parent)));
             }
         }
-        let parents = |index: usize| layers.get(index).and_then(|layer| index_in(layer.parent, layers.len())).into_iter().collect();
-        circle(layers.len(), parents).map_or(Ok(()), |index| Err(MalformedConfig(format!("layer {index} is its own ancestor"))))
+        let order = self.parents_first();
+        order.map(|_| ()).map_err(|index| MalformedConfig(format!("layer {index} is its own ancestor")))
     }
 
     fn validate_records(&self) -> Result<(), MalformedConfig> {
@@ -218,11 +219,20 @@ impl CacheConfig {
                 return Err(offence(format!("link {bad} does not exist")));
             }
         }
-        let links = |index: usize| {
-            let record = records.get(index);
-            record.into_iter().flat_map(CacheRecord::links).filter_map(|link| index_in(link, records.len())).collect()
-        };
-        circle(records.len(), links).map_or(Ok(()), |index| Err(MalformedConfig(format!("record {index} is its own ancestor"))))
+        let order = self.inputs_first();
+        order.map(|_| ()).map_err(|index| MalformedConfig(format!("record {index} is its own ancestor")))
+    }
+
+    /// The indexes of all layers, each after its parent; or one that is its own ancestor.
+    pub(super) fn parents_first(&self) -> Result<Vec<usize>, usize> {
+        let layers = self.layers();
+        graph::needs_first(layers.len(), |index| index_in(layers[index].parent, layers.len()).into_iter().collect())
+    }
+
+    /// The indexes of all records, each after its inputs; or one that is its own ancestor.
+    pub(super) fn inputs_first(&self) -> Result<Vec<usize>, usize> {
+        let records = self.records();
+        graph::needs_first(records.len(), |index| records[index].links().filter_map(|link| index_in(link, records.len())).collect())
     }
 }
 
@@ -244,46 +254,15 @@ impl serde_json::ser::Formatter for LikeGo {
 }
 
 impl CacheRecord {
-    fn links(&self) -> impl Iterator<Item = i64> {
+    /// The records that it names as inputs.
+    pub(super) fn links(&self) -> impl Iterator<Item = i64> {
         self.inputs.iter().flatten().flatten().flatten().map(|input| input.link)
     }
 }
 
-fn index_in(index: i64, len: usize) -> Option<usize> {
+/// An index of a list of `len`, if it is one.
+pub(super) fn index_in(index: i64, len: usize) -> Option<usize> {
     usize::try_from(index).ok().filter(|&index| index < len)
-}
-
-/// A node that can be reached from itself, if any. Iterative: a chain may be as long as the document.
-fn circle(nodes: usize, edges: impl Fn(usize) -> Vec<usize>) -> Option<usize> {
-    #[derive(Clone, Copy, PartialEq)]
-    enum Seen {
-        No,
-        OnPath,
-        Done,
-    }
-    let mut seen = vec![Seen::No; nodes];
-    for start in 0..nodes {
-        if seen[start] != Seen::No {
-            continue;
-        }
-        seen[start] = Seen::OnPath;
-        let mut path = vec![(start, edges(start))];
-        while let Some((node, open)) = path.last_mut() {
-            match open.pop() {
-                None => {
-                    seen[*node] = Seen::Done;
-                    path.pop();
-                }
-                Some(next) if seen[next] == Seen::OnPath => return Some(next),
-                Some(next) if seen[next] == Seen::No => {
-                    seen[next] = Seen::OnPath;
-                    path.push((next, edges(next)));
-                }
-                Some(_) => {}
-            }
-        }
-    }
-    None
 }
 
 #[cfg(test)]

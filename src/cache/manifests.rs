@@ -1,21 +1,20 @@
-//! Named manifests: read, published when every blob is there, listed, deleted.
+//! Named manifests: looked up, read, listed, deleted. `publish` puts them.
+
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use time::OffsetDateTime;
 
 use super::lookup::Absent;
-use super::{Cache, CacheConfig, Condition, Error, Result, layout};
-use crate::store::{self, Body};
-use crate::types::{ETag, Grant, ManifestName, Right};
-
-/// Missing blobs that an error names.
-const MISSING_SHOWN: usize = 3;
+use super::{Cache, CacheConfig, Error, Result, layout};
+use crate::store::{self, Store};
+use crate::types::{Digest, ETag, Grant, Key, ManifestName, Right};
 
 /// A manifest that was read.
 #[derive(Debug, Clone)]
 pub struct Manifest {
-    /// The document, byte for byte as it is stored.
+    /// The document, byte for byte as it is stored unless results were left out.
     pub bytes: Bytes,
     /// The same, parsed.
     pub config: CacheConfig,
@@ -49,53 +48,61 @@ impl Cache {
         Ok(ManifestInfo { name: name.clone(), size: meta.size, etag: meta.etag, modified: meta.modified })
     }
 
-    /// Reads a manifest. The blobs that it names may be read under this grant from now on.
+    /// Reads a manifest as it is stored. The blobs that it names may be read under this grant from now on.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Corrupt`] for a document that is no cache config,
     /// [`Error::Exhausted`] for one above the bound, [`Error::Denied`], or the store's.
     pub async fn get_manifest(&self, grant: &Grant, name: &ManifestName) -> Result<Manifest> {
         grant.check_manifest(Right::Read, name)?;
-        let mut object = self.store(grant)?.get(&layout::manifest_key(grant.scope(), name), None, None).await?;
+        let manifest = self.read_manifest(self.store(grant)?.as_ref(), &layout::manifest_key(grant.scope(), name), name).await?;
+        Ok(Self::shown(grant, manifest))
+    }
+
+    /// Reads a manifest for a build: without the results that need a blob which is gone or has another
+    /// size, so that the build makes them again. BuildKit reads blobs when it has already decided to use
+    /// them, and one that is missing then fails the build.
+    ///
+    /// # Errors
+    /// As [`Cache::get_manifest`].
+    pub async fn import_manifest(&self, grant: &Grant, name: &ManifestName) -> Result<Manifest> {
+        grant.check_manifest(Right::Read, name)?;
+        let store = self.store(grant)?;
+        let mut manifest = self.read_manifest(store.as_ref(), &layout::manifest_key(grant.scope(), name), name).await?;
+        let absent = self.absent(grant.scope(), store.as_ref(), &manifest.config.blobs()).await;
+        if let Some(pruned) = manifest.config.without(&unusable(name, absent)) {
+            tracing::warn!(
+                manifest.name = %name,
+                "manifest {name}: {} of {} layers, {} of {} records are left out, as blobs are gone from the store",
+                pruned.layers,
+                manifest.config.layers().len(),
+                pruned.records,
+                manifest.config.records().len()
+            );
+            self.0.metrics.manifest_pruned(pruned.layers, pruned.records);
+            grant.usage().layers_pruned(pruned.layers as u64);
+            manifest.bytes = pruned.config.to_json().into();
+            manifest.config = pruned.config;
+        }
+        Ok(Self::shown(grant, manifest))
+    }
+
+    /// Notes that a caller gets to see a manifest.
+    fn shown(grant: &Grant, manifest: Manifest) -> Manifest {
+        grant.disclose(manifest.config.blobs().into_keys());
+        grant.usage().manifest_read(manifest.config.layers().len() as u64);
+        manifest
+    }
+
+    pub(super) async fn read_manifest(&self, store: &dyn Store, key: &Key, name: &ManifestName) -> Result<Manifest> {
+        let mut object = store.get(key, None, None).await?;
         self.check_manifest_size(object.meta.size)?;
         let mut document = Vec::with_capacity(usize::try_from(object.meta.size).unwrap_or_default());
         while let Some(piece) = object.body.try_next().await? {
             document.extend_from_slice(&piece);
         }
         let config = CacheConfig::parse(&document).map_err(|malformed| Error::Corrupt(format!("manifest {name}: {malformed}")))?;
-        grant.disclose(config.blobs().into_keys());
-        grant.usage().manifest_read(config.layers().len() as u64);
         Ok(Manifest { bytes: document.into(), config, etag: object.meta.etag, modified: object.meta.modified })
-    }
-
-    /// Publishes a manifest, byte for byte as given, when every blob that it names is stored.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for a document that is no cache config, [`Error::Precondition`] where a blob is
-    /// missing, [`Error::Conflict`] where `condition` does not hold, [`Error::Exhausted`] above the bound,
-    /// [`Error::Denied`], or the store's. In each case what was published before is still there.
-    pub async fn put_manifest(&self, grant: &Grant, name: &ManifestName, document: Bytes, condition: Condition) -> Result<ETag> {
-        grant.check_manifest(Right::Write, name)?;
-        self.check_manifest_size(document.len() as u64)?;
-        let config = CacheConfig::parse(&document).map_err(|malformed| Error::Invalid(format!("manifest {name}: {malformed}")))?;
-        let store = self.store(grant)?;
-        let wanted = config.blobs().into_keys().map(|digest| (digest, 0)).collect();
-        let Absent { missing, unknown } = self.absent(grant.scope(), store.as_ref(), &wanted).await;
-        if let Some((_, fault)) = unknown {
-            return Err(fault.into());
-        }
-        if !missing.is_empty() {
-            let shown: Vec<String> = missing.iter().take(MISSING_SHOWN).map(ToString::to_string).collect();
-            return Err(Error::Precondition(format!(
-                "manifest {name} names {} blobs that are not stored, {} among them",
-                missing.len(),
-                shown.join(", ")
-            )));
-        }
-        let key = layout::manifest_key(grant.scope(), name);
-        let etag = store.put(&key, Body::Bytes(document), condition).await?;
-        grant.usage().manifest_written();
-        Ok(etag)
     }
 
     /// Deletes a manifest; its blobs stay.
@@ -147,4 +154,15 @@ impl Cache {
             Ok(())
         }
     }
+}
+
+/// The blobs that a build must not count on. What the store does not tell of is among them: a step built
+/// again beats a build that fails.
+fn unusable(name: &ManifestName, absent: Absent) -> BTreeSet<Digest> {
+    let mut unusable = absent.missing;
+    if let Some((unknown, fault)) = absent.unknown {
+        tracing::warn!(manifest.name = %name, %fault, "manifest {name}: cannot tell of {} blobs whether they are stored: {fault}", unknown.len());
+        unusable.extend(unknown);
+    }
+    unusable
 }

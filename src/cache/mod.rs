@@ -1,20 +1,25 @@
 //! The one core that all endpoints talk to: blobs, ingests and manifests in BuildKit's native layout.
 //!
 //! A blob is its digest: it becomes visible only when its bytes have that digest. A manifest never
-//! promises what is not there: it is published only when every blob that it names is stored. Every
+//! promises what is not there: it is published only when every blob that it names is stored, and served
+//! to a build without what was lost since. Every
 //! call carries a [`Grant`](crate::types::Grant), and nothing here knows gRPC, S3 or HTTP.
 
 mod blobs;
 mod config;
 mod error;
+mod graph;
 mod ingest;
 mod ingests;
 mod labels;
 pub mod layout;
 mod lookup;
 mod manifests;
+mod merge;
 mod objects;
 mod presence;
+mod prune;
+mod publish;
 mod spool;
 mod uploads;
 
@@ -36,7 +41,10 @@ pub use error::{Error, Result};
 pub use ingest::{Ingest, IngestStatus};
 pub use labels::Labelled;
 pub use manifests::{Manifest, ManifestInfo};
+pub use merge::{MergeLimits, Merged};
 pub use objects::{ObjectInfo, ObjectPage};
+pub use prune::Pruned;
+pub use publish::MergeRules;
 pub use uploads::{NewPart, UploadId, UploadedPart};
 
 pub use crate::store::Condition;
@@ -60,6 +68,8 @@ pub struct Settings {
     /// For so long a blob that was seen in the store is taken to be there when a build asks before it
     /// writes. What a manifest names is asked for again when it is published or imported.
     pub presence_max_age: Duration,
+    /// How a manifest is merged with the stored one of its name; `None`: it replaces it.
+    pub merge: Option<MergeRules>,
 }
 
 /// The cache. Cheap to clone.
@@ -72,6 +82,7 @@ struct Inner {
     settings: Settings,
     metrics: Metrics,
     presence: presence::Presence,
+    publishing: publish::Publishing,
     ingests: ingests::Registry,
     uploads: uploads::Registry,
 }
@@ -86,7 +97,7 @@ impl Cache {
         let ingests = ingests::Registry::open(&settings).await?;
         let uploads = uploads::Registry::open(&settings).await?;
         let presence = presence::Presence::new(settings.presence_max_age);
-        Ok(Self(Arc::new(Inner { stores, settings, metrics, presence, ingests, uploads })))
+        Ok(Self(Arc::new(Inner { stores, settings, metrics, presence, publishing: publish::Publishing::default(), ingests, uploads })))
     }
 
     /// The buckets that are served.

@@ -117,6 +117,9 @@ pub(super) struct Admin {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Manifests {
+    pub(super) merge: bool,
+    pub(super) max_records: Count,
+    pub(super) max_age: Text<Period>,
     pub(super) presence_max_age: Text<Period>,
 }
 
@@ -272,7 +275,7 @@ impl Default for Admin {
 
 impl Default for Manifests {
     fn default() -> Self {
-        Self { presence_max_age: seconds(10 * 60) }
+        Self { merge: true, max_records: Count(5000), max_age: seconds(7 * 24 * 3600), presence_max_age: seconds(10 * 60) }
     }
 }
 

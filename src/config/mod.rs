@@ -112,6 +112,10 @@ impl Config {
                 max_open_ingests: file.limits.max_open_ingests.0,
                 ingest_expiry: file.limits.ingest_expiry.0.0,
                 presence_max_age: file.manifests.presence_max_age.0.0,
+                merge: file
+                    .manifests
+                    .merge
+                    .then_some(cache::MergeRules { max_records: file.manifests.max_records.0, max_age: file.manifests.max_age.0.0 }),
             },
             drain_deadline: file.drain_deadline.0.0,
             control: Listening { addresses: addresses(&file.control.listen), config: control },

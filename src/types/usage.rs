@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Usage {
     manifests_read: AtomicU64,
     layers_offered: AtomicU64,
+    pruned_layers: AtomicU64,
     blobs_served: AtomicU64,
     bytes_served: AtomicU64,
     blobs_reused: AtomicU64,
@@ -31,6 +32,8 @@ impl Usage {
         manifests_read,
         /// Layers that those manifests named.
         layers_offered,
+        /// Layers that were left out of them, as a blob is gone.
+        pruned_layers,
         /// Blob reads that were begun.
         blobs_served,
         /// Bytes of blobs sent.
@@ -49,6 +52,11 @@ impl Usage {
     pub fn manifest_read(&self, layers: u64) {
         self.manifests_read.fetch_add(1, Ordering::Relaxed);
         self.layers_offered.fetch_add(layers, Ordering::Relaxed);
+    }
+
+    /// Layers were left out of a manifest that was served.
+    pub fn layers_pruned(&self, layers: u64) {
+        self.pruned_layers.fetch_add(layers, Ordering::Relaxed);
     }
 
     /// A read of a blob began.

@@ -26,6 +26,7 @@ async fn open(dir: &TempDir) -> Cache {
         max_open_ingests: 4,
         ingest_expiry: Duration::from_secs(3600),
         presence_max_age: Duration::from_secs(600),
+        merge: None,
     };
     Cache::open(stores, settings, Metrics::default()).await.unwrap()
 }

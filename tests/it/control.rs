@@ -146,6 +146,7 @@ impl Sidecar {
             max_open_ingests: 10,
             ingest_expiry: Duration::from_secs(60),
             presence_max_age: Duration::from_secs(600),
+            merge: None,
         };
         let cache = Cache::open(stores, settings, metrics.clone()).await.unwrap();
         let content = Content::new(cache.clone(), content::Config { token: None, max_connections: 10 }, metrics.clone());

@@ -50,6 +50,7 @@ impl Endpoint {
             max_open_ingests: 16,
             ingest_expiry: Duration::from_secs(3600),
             presence_max_age: Duration::from_secs(600),
+            merge: None,
         };
         let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
         let cache = Cache::open(stores, settings, metrics.clone()).await.unwrap();

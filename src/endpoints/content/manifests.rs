@@ -23,7 +23,7 @@ impl api::manifests_server::Manifests for Service {
         let got = async {
             let grant = self.0.grant(&request)?;
             let name = parse_name(&request.get_ref().name)?;
-            let found = self.0.cache().get_manifest(&grant, &name).await;
+            let found = self.0.cache().import_manifest(&grant, &name).await;
             call.lookup(Kind::Manifest, &found);
             let manifest = found.map_err(|error| from_error(&error))?;
             call.sent(manifest.bytes.len());

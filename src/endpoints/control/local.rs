@@ -81,7 +81,7 @@ impl Control {
     /// Reads a manifest into the grant's documents, in its OCI form. `None`: the build has no cache.
     async fn import(&self, grant: &Grant, target: &Target) -> Option<Digest> {
         let name = target.names.first()?;
-        let manifest = match self.cache.get_manifest(grant, name).await {
+        let manifest = match self.cache.import_manifest(grant, name).await {
             Ok(manifest) => manifest,
             Err(cache::Error::NotFound(_)) => {
                 tracing::debug!(manifest.name = %name, "there is no manifest {name} in {} yet", target.scope);

@@ -89,7 +89,7 @@ impl Operations {
                 (Stat { size: read.info.size, etag: read.info.etag, modified: read.info.modified }, read.range, read.body)
             }
             Item::Manifest(name) => {
-                let manifest = self.looked_up(&target.item, self.cache.get_manifest(&target.grant, name).await)?;
+                let manifest = self.looked_up(&target.item, self.cache.import_manifest(&target.grant, name).await)?;
                 let size = manifest.bytes.len() as u64;
                 let wanted = input.range.map_or(Ok(0..size), |range| range.check(size))?;
                 let range = ByteRange::new(wanted.start, wanted.end);

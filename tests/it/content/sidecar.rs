@@ -93,6 +93,7 @@ impl Sidecar {
             max_open_ingests: MAX_INGESTS,
             ingest_expiry: Duration::from_secs(3600),
             presence_max_age: Duration::from_secs(600),
+            merge: None,
         };
         let (shutdown, metrics) = (Shutdown::default(), Metrics::default());
         let cache = Cache::open(stores, settings, metrics.clone()).await.unwrap();

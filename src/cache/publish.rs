@@ -1,0 +1,239 @@
+//! Publishing a manifest: no blob that it names may be missing, and nothing that another exporter put
+//! under the same name meanwhile may be lost.
+//!
+//! BuildKit puts a manifest without a condition, since it does not know what it replaces. Such a put is
+//! united with what is stored (see `merge`), under the condition that this is what is replaced; where
+//! another exporter was faster, from the start. A put with a condition replaces, or fails.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
+
+use super::lookup::Absent;
+use super::{Cache, CacheConfig, Condition, Error, Manifest, MergeLimits, Result, layout};
+use crate::store::{self, Body, Store};
+use crate::types::{BucketName, Digest, ETag, Grant, Key, ManifestName, Right};
+
+/// Missing blobs that an error names.
+const MISSING_SHOWN: usize = 3;
+/// Puts of one manifest until the others have won.
+const ATTEMPTS: u32 = 20;
+/// The longest pause before the second attempt; doubled each time, up to [`MAX_PAUSE`].
+const PAUSE: Duration = Duration::from_millis(20);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// Manifests that can be published at the same time.
+const LOCKS: usize = 64;
+
+/// How manifests of one name are united.
+#[derive(Debug, Clone, Copy)]
+pub struct MergeRules {
+    /// Records that a manifest may come to have by it.
+    pub max_records: usize,
+    /// Results that no exporter has put for so long are not inherited.
+    pub max_age: Duration,
+}
+
+/// What publishing needs to know from one put to the next.
+#[derive(Debug)]
+pub(super) struct Publishing {
+    /// Exporters of this process wait for each other: fewer puts meet in the store, and where it knows no
+    /// conditions, none.
+    locks: [AsyncMutex<()>; LOCKS],
+    hasher: RandomState,
+    /// Buckets whose store knows no conditional writes.
+    unconditional: Mutex<HashSet<BucketName>>,
+}
+
+impl Default for Publishing {
+    fn default() -> Self {
+        Self { locks: std::array::from_fn(|_| AsyncMutex::default()), hasher: RandomState::new(), unconditional: Mutex::default() }
+    }
+}
+
+impl Publishing {
+    async fn lock(&self, bucket: &BucketName, key: &Key) -> AsyncMutexGuard<'_, ()> {
+        let hash = self.hasher.hash_one((bucket, key.as_str()));
+        let index = usize::try_from(hash % LOCKS as u64).unwrap_or_default();
+        self.locks[index].lock().await
+    }
+
+    fn knows_conditions(&self, bucket: &BucketName) -> bool {
+        !self.unconditional.lock().unwrap_or_else(PoisonError::into_inner).contains(bucket)
+    }
+
+    /// Whether this is news.
+    fn has_no_conditions(&self, bucket: &BucketName) -> bool {
+        self.unconditional.lock().unwrap_or_else(PoisonError::into_inner).insert(bucket.clone())
+    }
+}
+
+/// A manifest on its way in.
+struct Sent<'a> {
+    grant: &'a Grant,
+    name: &'a ManifestName,
+    key: Key,
+    document: Bytes,
+    config: CacheConfig,
+}
+
+impl Cache {
+    /// Publishes a manifest when every blob that it names is stored.
+    ///
+    /// With [`Condition::None`] it is united with what is stored under that name, if
+    /// [`Settings::merge`](super::Settings::merge) is set; where nothing is, or nothing of it is worth
+    /// keeping, the document is stored byte for byte as given. A blob that was there when its writer asked
+    /// and is gone now is no error then: the results that need it are left out.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a document that is no cache config, [`Error::Precondition`] where a blob is
+    /// missing, [`Error::Conflict`] where `condition` does not hold, [`Error::Exhausted`] above the bound,
+    /// [`Error::Unavailable`] where others kept putting, [`Error::Denied`], or the store's. In each case
+    /// what was published before is still there.
+    pub async fn put_manifest(&self, grant: &Grant, name: &ManifestName, document: Bytes, condition: Condition) -> Result<ETag> {
+        grant.check_manifest(Right::Write, name)?;
+        self.check_manifest_size(document.len() as u64)?;
+        let config = CacheConfig::parse(&document).map_err(|malformed| Error::Invalid(format!("manifest {name}: {malformed}")))?;
+        let store = self.store(grant)?;
+        let key = layout::manifest_key(grant.scope(), name);
+        let sent = Sent { grant, name, key, document, config };
+        let etag = match condition {
+            Condition::None => self.unite(store.as_ref(), sent).await?,
+            condition => {
+                let missing = self.lost(store.as_ref(), grant, &[&sent.config]).await?;
+                self.refuse(&sent, &missing)?;
+                store.put(&sent.key, Body::Bytes(sent.document), condition).await?
+            }
+        };
+        grant.usage().manifest_written();
+        Ok(etag)
+    }
+
+    async fn unite(&self, store: &dyn Store, sent: Sent<'_>) -> Result<ETag> {
+        let (bucket, name) = (sent.grant.scope().bucket(), sent.name);
+        let promised: BTreeSet<Digest> =
+            sent.config.blobs().into_keys().filter(|digest| self.0.presence.recall(sent.grant.scope(), digest).is_some()).collect();
+        let _alone = self.0.publishing.lock(bucket, &sent.key).await;
+        for attempt in 0..ATTEMPTS {
+            let (document, mut condition) = self.united(store, &sent, &promised).await?;
+            if !self.0.publishing.knows_conditions(bucket) {
+                condition = Condition::None;
+            }
+            match store.put(&sent.key, Body::Bytes(document.clone()), condition).await {
+                Err(store::Error::Precondition(_)) => {
+                    self.0.metrics.manifest_conflict();
+                    tracing::info!(manifest.name = %name, "another exporter published {name} at this moment: merging with what it put");
+                    let pause = PAUSE.saturating_mul(1 << attempt.min(10)).min(MAX_PAUSE);
+                    tokio::time::sleep(pause.mul_f64(rand::random())).await;
+                }
+                Err(store::Error::Unsupported(why)) => {
+                    if self.0.publishing.has_no_conditions(bucket) {
+                        tracing::warn!(
+                            "bucket {bucket} knows no conditional writes ({why}): exporters to one name lose each other's results \
+                             where they go through different remoras at the same time"
+                        );
+                    }
+                    return Ok(store.put(&sent.key, Body::Bytes(document), Condition::None).await?);
+                }
+                stored => return Ok(stored?),
+            }
+        }
+        Err(Error::Unavailable(format!("manifest {name}: other exporters published it {ATTEMPTS} times meanwhile")))
+    }
+
+    /// What to store now, and under which condition.
+    async fn united(&self, store: &dyn Store, sent: &Sent<'_>, promised: &BTreeSet<Digest>) -> Result<(Bytes, Condition)> {
+        let name = sent.name;
+        let base = match self.0.settings.merge {
+            Some(_) => self.base(store, sent).await?,
+            None => None,
+        };
+        let stored = base.as_ref().and_then(|(_, manifest)| manifest.as_ref());
+        let configs: Vec<&CacheConfig> = std::iter::once(&sent.config).chain(stored.map(|stored| &stored.config)).collect();
+        let missing = self.lost(store, sent.grant, &configs).await?;
+        self.refuse(sent, &missing.difference(promised).copied().collect())?;
+
+        let mut document = sent.document.clone();
+        let pruned = sent.config.without(&missing);
+        if let Some(pruned) = &pruned {
+            document = pruned.config.to_json().into();
+            self.0.metrics.manifest_pruned(pruned.layers, pruned.records);
+            tracing::warn!(
+                manifest.name = %name,
+                "manifest {name} is published without {} layers and {} results: blobs that were stored when the build asked are gone",
+                pruned.layers,
+                pruned.results
+            );
+        }
+        let config = pruned.as_ref().map_or(&sent.config, |pruned| &pruned.config);
+        if let (Some(rules), Some(stored)) = (&self.0.settings.merge, stored) {
+            let limits = MergeLimits {
+                max_records: rules.max_records,
+                max_bytes: self.0.settings.max_manifest_bytes,
+                oldest: OffsetDateTime::now_utc() - rules.max_age,
+            };
+            let pruned = stored.config.without(&missing);
+            let merged = config.merged(pruned.as_ref().map_or(&stored.config, |pruned| &pruned.config), stored.modified, &limits);
+            if merged.inherited > 0 {
+                document = merged.config.to_json().into();
+                self.0.metrics.manifest_merged();
+                tracing::info!(
+                    manifest.name = %name,
+                    "manifest {name} is merged with the stored one: {} results of other exports kept, {} dropped",
+                    merged.inherited,
+                    merged.dropped
+                );
+            }
+        }
+        let condition = match (self.0.settings.merge, base) {
+            (None, _) => Condition::None,
+            (Some(_), None) => Condition::Absent,
+            (Some(_), Some((etag, _))) => Condition::Matches(etag),
+        };
+        Ok((document, condition))
+    }
+
+    /// The version that is stored, with the manifest where it can be read as one.
+    async fn base(&self, store: &dyn Store, sent: &Sent<'_>) -> Result<Option<(ETag, Option<Manifest>)>> {
+        match self.read_manifest(store, &sent.key, sent.name).await {
+            Ok(manifest) => Ok(Some((manifest.etag.clone(), Some(manifest)))),
+            Err(Error::NotFound(_)) => Ok(None),
+            Err(unreadable @ (Error::Corrupt(_) | Error::Exhausted(_))) => {
+                tracing::warn!(manifest.name = %sent.name, "what is stored as {} is replaced: {unreadable}", sent.name);
+                match store.head(&sent.key).await {
+                    Ok(meta) => Ok(Some((meta.etag, None))),
+                    Err(store::Error::NotFound(_)) => Ok(None),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The blobs that `configs` name and that are not stored.
+    async fn lost(&self, store: &dyn Store, grant: &Grant, configs: &[&CacheConfig]) -> Result<BTreeSet<Digest>> {
+        let wanted: BTreeMap<Digest, u64> =
+            configs.iter().flat_map(|config| config.blobs().into_keys()).map(|digest| (digest, 0)).collect();
+        let Absent { missing, unknown } = self.absent(grant.scope(), store, &wanted).await;
+        unknown.map_or(Ok(missing), |(_, fault)| Err(fault.into()))
+    }
+
+    fn refuse(&self, sent: &Sent<'_>, missing: &BTreeSet<Digest>) -> Result<()> {
+        let named = sent.config.blobs();
+        let missing: Vec<&Digest> = missing.iter().filter(|digest| named.contains_key(digest)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let shown: Vec<String> = missing.iter().take(MISSING_SHOWN).map(ToString::to_string).collect();
+        Err(Error::Precondition(format!(
+            "manifest {} names {} blobs that are not stored, {} among them",
+            sent.name,
+            missing.len(),
+            shown.join(", ")
+        )))
+    }
+}
