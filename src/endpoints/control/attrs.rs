@@ -24,7 +24,7 @@ pub(super) struct Refusal {
 }
 
 /// The cache that an entry means.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     /// Where it lives.
     pub(super) scope: Scope,

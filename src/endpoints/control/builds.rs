@@ -6,7 +6,9 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex as AsyncMutex, OnceCell};
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use tokio::sync::OnceCell;
 use tonic::Code;
 
 use super::attrs::Target;
@@ -32,11 +34,14 @@ pub(super) struct Build {
     usage: Arc<Usage>,
     route: OnceCell<Route>,
     record: Mutex<Record>,
-    /// What each import through the session found.
-    imports: AsyncMutex<HashMap<String, Option<Digest>>>,
+    /// What each import through the session finds.
+    imports: Mutex<HashMap<String, Import>>,
     builds: Arc<Builds>,
     _grants: BuildGuard,
 }
+
+/// The digest of what an import begins with, if there is anything.
+pub(super) type Import = Shared<BoxFuture<'static, Option<Digest>>>;
 
 #[derive(Debug, Default)]
 struct Record {
@@ -73,7 +78,7 @@ impl Builds {
             usage: self.keyring.usage(reference).unwrap_or_default(),
             route: OnceCell::new(),
             record: Mutex::default(),
-            imports: AsyncMutex::default(),
+            imports: Mutex::default(),
             builds: Arc::clone(self),
             _grants: grants,
         });
@@ -122,15 +127,11 @@ impl Build {
         Some((issued.access_key_id, grant))
     }
 
-    /// What an import through the session finds; looked for once, however many calls ask.
-    pub(super) async fn imported_once(&self, store: &str, import: impl Future<Output = Option<Digest>>) -> Option<Digest> {
-        let mut imports = self.imports.lock().await;
-        if let Some(found) = imports.get(store) {
-            return *found;
-        }
-        let found = import.await;
-        imports.insert(store.to_owned(), found);
-        found
+    /// What an import through the session finds: looked for once, however many calls ask, and one that goes
+    /// away leaves what was done to the next.
+    pub(super) fn imported_once(&self, store: &str, import: impl FnOnce() -> BoxFuture<'static, Option<Digest>>) -> Import {
+        let mut imports = self.imports.lock().unwrap_or_else(PoisonError::into_inner);
+        imports.entry(store.to_owned()).or_insert_with(|| import().shared()).clone()
     }
 
     /// Remembers an export to publish at the end.

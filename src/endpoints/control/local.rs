@@ -7,6 +7,7 @@
 //! exporter leaves one in the grant's documents, which is published when the build has succeeded
 //! (`cache/remotecache/local`, BuildKit v0.33).
 
+use futures_util::FutureExt as _;
 use http::Response;
 use http_body_util::BodyExt as _;
 use tonic::{Code, Status};
@@ -15,12 +16,12 @@ use super::attrs::{Attrs, Target};
 use super::body::ResponseBody;
 use super::builds::{Build, SessionExport};
 use super::message;
-use super::oci::OciForm;
+use super::oci::{self, OciForm};
 use super::rewrite::Entry;
 use super::wire::{self, Edit, Malformed};
 use super::{Control, status};
 use crate::auth::Purpose;
-use crate::cache::{self, Condition};
+use crate::cache::{self, Cache, Condition};
 use crate::types::{Digest, Grant, ManifestName};
 
 /// What the attributes of `type=s3` say that `type=local` has no use for, or that buildkitd must not see.
@@ -45,8 +46,6 @@ const DROPPED: [&str; 17] = [
 ];
 /// What our store ids begin with, behind BuildKit's own `local:`.
 const STORE_PREFIX: &str = "remora-";
-/// BuildKit takes no manifest or config whose descriptor says more (`remotecache/import.go`).
-const MAX_DESCRIBED_BYTES: usize = 1 << 20;
 /// The key of an exporter's answer that names the manifest.
 const ANSWER_KEY: &[u8] = b"cache.manifest";
 
@@ -71,43 +70,12 @@ impl Control {
                 attrs
             }
             Purpose::Import => {
-                let digest = build.imported_once(&store, self.import(&grant, target)).await?;
+                let import = || import(self.cache.clone(), grant, target.clone()).boxed();
+                let digest = build.imported_once(&store, import).await?;
                 Attrs::from([("src".to_owned(), store), ("digest".to_owned(), digest.to_string())])
             }
         };
         Some(Entry { kind: "local", attrs })
-    }
-
-    /// Reads a manifest into the grant's documents, in its OCI form. `None`: the build has no cache.
-    async fn import(&self, grant: &Grant, target: &Target) -> Option<Digest> {
-        let name = target.names.first()?;
-        let manifest = match self.cache.import_manifest(grant, name).await {
-            Ok(manifest) => manifest,
-            Err(cache::Error::NotFound(_)) => {
-                tracing::debug!(manifest.name = %name, "there is no manifest {name} in {} yet", target.scope);
-                return None;
-            }
-            Err(error) => {
-                tracing::warn!(manifest.name = %name, %error, "cannot import {name} from {}: {error}", target.scope);
-                return None;
-            }
-        };
-        let kept = OciForm::of(&manifest.config, MAX_DESCRIBED_BYTES).map(|oci| {
-            let digest = Digest::of(&oci.manifest);
-            let documents = grant.documents();
-            documents.is_some_and(|documents| documents.insert(oci.config) && documents.insert(oci.manifest)).then_some(digest)
-        });
-        match kept {
-            Ok(Some(digest)) => Some(digest),
-            Ok(None) => {
-                tracing::warn!(manifest.name = %name, "cannot import {name}: its OCI form is larger than limits.max_manifest_bytes allows");
-                None
-            }
-            Err(malformed) => {
-                tracing::warn!(manifest.name = %name, error = %malformed, "cannot import {name}: {malformed}");
-                None
-            }
-        }
     }
 
     /// Publishes what a build exported, when it has succeeded; the client learns of the build's end after
@@ -164,10 +132,44 @@ impl Control {
     }
 }
 
+/// Reads a manifest into the grant's documents, in its OCI form. `None`: the build has no cache.
+async fn import(cache: Cache, grant: Grant, target: Target) -> Option<Digest> {
+    let name = target.names.first()?;
+    let manifest = match cache.import_manifest(&grant, name).await {
+        Ok(manifest) => manifest,
+        Err(cache::Error::NotFound(_)) => {
+            tracing::debug!(manifest.name = %name, "there is no manifest {name} in {} yet", target.scope);
+            return None;
+        }
+        Err(error) => {
+            tracing::warn!(manifest.name = %name, %error, "cannot import {name} from {}: {error}", target.scope);
+            return None;
+        }
+    };
+    // Some MiB take their time, in which the deadline of the call must be able to end it.
+    let documents = tokio::task::spawn_blocking(move || oci::documents(manifest.config)).await.ok()?;
+    let kept = documents.map(|documents| {
+        let digest = Digest::of(documents.last()?);
+        let held = grant.documents()?;
+        documents.into_iter().all(|document| held.insert(document)).then_some(digest)
+    });
+    match kept {
+        Ok(Some(digest)) => Some(digest),
+        Ok(None) => {
+            tracing::warn!(manifest.name = %name, "cannot import {name}: its OCI form is larger than limits.max_manifest_bytes allows");
+            None
+        }
+        Err(malformed) => {
+            tracing::warn!(manifest.name = %name, error = %malformed, "cannot import {name}: {malformed}");
+            None
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 enum Problem {
     #[error(transparent)]
-    Oci(#[from] super::oci::MalformedOci),
+    Oci(#[from] oci::MalformedOci),
     #[error(transparent)]
     Cache(#[from] cache::Error),
 }

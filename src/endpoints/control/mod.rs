@@ -12,6 +12,7 @@ mod body;
 mod builds;
 mod call;
 mod forward;
+mod inline;
 mod limits;
 mod local;
 mod message;
