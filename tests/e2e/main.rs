@@ -11,6 +11,7 @@ mod forwarding;
 mod grants;
 mod interop;
 mod large;
+mod manifests;
 mod options;
 mod progress;
 mod rebuild;

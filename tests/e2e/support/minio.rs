@@ -65,6 +65,11 @@ impl Minio {
         objects(&self.client(), bucket)
     }
 
+    /// Deletes an object.
+    pub fn delete(&self, bucket: &str, key: &str) {
+        block_on(self.client().delete_object().bucket(bucket).key(key).send()).expect("delete");
+    }
+
     fn client(&self) -> aws_sdk_s3::Client {
         client(&self.endpoint(), ACCESS_KEY_ID, SECRET_ACCESS_KEY)
     }
