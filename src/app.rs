@@ -53,6 +53,7 @@ impl App {
         let metrics = Metrics::default();
         let stores = open_stores(config.store).await?;
         let cache = Cache::open(stores.clone(), config.cache, metrics.clone()).await?;
+        shutdown.spawn(cache.clone().touch_in_background(shutdown.clone()));
         let keyring = Keyring::new(config.operator_keys, config.grant_grace);
 
         let advertise = config.control.config.advertise.clone().or_else(|| advertised(&s3_listeners));

@@ -113,6 +113,8 @@ struct Families {
     pruned_records: Counter,
     merged_manifests: Counter,
     manifest_conflicts: Counter,
+    touches: Counter,
+    dropped_touches: Counter,
 }
 
 impl Default for Metrics {
@@ -129,13 +131,16 @@ impl Default for Metrics {
         registry.register("builds_running", "Builds that run now", Gauge::clone(&running));
         let from_memory = Counter::default();
         registry.register("memory_answers", "Lookups of blobs that were answered without asking the store", Counter::clone(&from_memory));
-        let [pruned_manifests, pruned_layers, pruned_records, merged_manifests, manifest_conflicts] = Default::default();
+        let [pruned_manifests, pruned_layers, pruned_records, merged_manifests, manifest_conflicts, touches, dropped_touches] =
+            Default::default();
         for (name, help, counter) in [
             ("pruned_manifests", "Manifests served or published without results that need a lost blob", &pruned_manifests),
             ("pruned_layers", "Layers that were left out of manifests", &pruned_layers),
             ("pruned_records", "Records that were left out of manifests", &pruned_records),
             ("merged_manifests", "Manifests published with results of other exports", &merged_manifests),
             ("manifest_conflicts", "Publications that met another one of the same name", &manifest_conflicts),
+            ("touches", "Blobs that were made young again in the background", &touches),
+            ("dropped_touches", "Blobs that were not made young again as too many waited", &dropped_touches),
         ] {
             registry.register(name, help, Counter::clone(counter));
         }
@@ -157,6 +162,8 @@ impl Default for Metrics {
             pruned_records,
             merged_manifests,
             manifest_conflicts,
+            touches,
+            dropped_touches,
         }))
     }
 }
@@ -203,6 +210,16 @@ impl Metrics {
     /// A publication met another one of the same name.
     pub fn manifest_conflict(&self) {
         self.0.manifest_conflicts.inc();
+    }
+
+    /// A blob was made young again in the background.
+    pub fn touched(&self) {
+        self.0.touches.inc();
+    }
+
+    /// A blob was not made young again, as too many waited.
+    pub fn touch_dropped(&self) {
+        self.0.dropped_touches.inc();
     }
 
     /// A build with an s3 cache begins.

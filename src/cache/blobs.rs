@@ -65,9 +65,7 @@ impl Cache {
             return Ok(BlobInfo::of_document(*digest, &document));
         }
         let store = self.store(grant)?;
-        if grant.is_of_build()
-            && let Some(meta) = self.0.presence.recall(grant.scope(), digest)
-        {
+        if let Some(meta) = self.recall(grant, store.as_ref(), digest).await {
             self.0.metrics.answered_from_memory();
             return Ok(BlobInfo::new(*digest, meta));
         }

@@ -101,7 +101,7 @@ impl Cache {
     }
 
     async fn has_blob(&self, grant: &Grant, digest: &Digest) -> Result<bool> {
-        match self.stat_blob(grant, digest).await {
+        match self.find_to_reuse(grant, digest).await {
             Ok(_) => Ok(true),
             Err(Error::NotFound(_)) => Ok(false),
             Err(error) => Err(error),

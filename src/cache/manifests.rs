@@ -69,6 +69,7 @@ impl Cache {
         grant.check_manifest(Right::Read, name)?;
         let store = self.store(grant)?;
         let mut manifest = self.read_manifest(store.as_ref(), &layout::manifest_key(grant.scope(), name), name).await?;
+        self.0.presence.looks_ahead(grant.scope(), layout::manifest_key(grant.scope(), name).as_str());
         let absent = self.absent(grant.scope(), store.as_ref(), &manifest.config.blobs()).await;
         if let Some(pruned) = manifest.config.without(&unusable(name, absent)) {
             tracing::warn!(

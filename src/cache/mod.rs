@@ -13,6 +13,7 @@ mod ingest;
 mod ingests;
 mod labels;
 pub mod layout;
+mod locks;
 mod lookup;
 mod manifests;
 mod merge;
@@ -20,6 +21,7 @@ mod objects;
 mod presence;
 mod prune;
 mod publish;
+mod reuse;
 mod spool;
 mod uploads;
 
@@ -83,6 +85,9 @@ struct Inner {
     metrics: Metrics,
     presence: presence::Presence,
     publishing: publish::Publishing,
+    touches: reuse::Touches,
+    /// Manifests whose blobs are being looked up for an exporter.
+    ahead: locks::Locks,
     ingests: ingests::Registry,
     uploads: uploads::Registry,
 }
@@ -97,7 +102,17 @@ impl Cache {
         let ingests = ingests::Registry::open(&settings).await?;
         let uploads = uploads::Registry::open(&settings).await?;
         let presence = presence::Presence::new(settings.presence_max_age);
-        Ok(Self(Arc::new(Inner { stores, settings, metrics, presence, publishing: publish::Publishing::default(), ingests, uploads })))
+        Ok(Self(Arc::new(Inner {
+            stores,
+            settings,
+            metrics,
+            presence,
+            publishing: publish::Publishing::default(),
+            touches: reuse::Touches::default(),
+            ahead: locks::Locks::default(),
+            ingests,
+            uploads,
+        })))
     }
 
     /// The buckets that are served.

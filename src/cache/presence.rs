@@ -8,13 +8,15 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use time::OffsetDateTime;
+
 use super::layout;
 use crate::store::Meta;
 use crate::types::{Digest, Scope};
 
 /// Blobs that are remembered; about 250 bytes each.
 const MAX_BLOBS: usize = 1 << 16;
-/// Scopes whose size is remembered.
+/// Scopes and manifests that are remembered.
 const MAX_SCOPES: usize = 1 << 10;
 /// What is known of blobs. Bounded: the least recently used are forgotten.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ struct State {
     old: HashMap<String, Seen>,
     /// About how many blobs each scope has.
     sizes: HashMap<String, (f64, Instant)>,
+    /// Manifests whose blobs were looked up, and when.
+    ahead: HashMap<String, Instant>,
 }
 
 #[derive(Debug, Clone)]
@@ -55,6 +59,15 @@ impl Presence {
         let (mut state, place) = (self.state(), place(scope, digest));
         state.young.remove(&place);
         state.old.remove(&place);
+    }
+
+    /// A blob is young again. That it is there is not seen by that.
+    pub(super) fn renewed(&self, scope: &Scope, digest: &Digest, modified: OffsetDateTime) {
+        let (mut state, place) = (self.state(), place(scope, digest));
+        let State { young, old, .. } = &mut *state;
+        if let Some(seen) = young.get_mut(&place).or_else(|| old.get_mut(&place)) {
+            seen.meta.modified = modified;
+        }
     }
 
     /// What is remembered of a blob.
@@ -89,6 +102,16 @@ impl Presence {
     pub(super) fn size(&self, scope: &Scope) -> Option<f64> {
         let (blobs, at) = *self.state().sizes.get(&layout::qualified(scope))?;
         (at.elapsed() < self.max_age).then_some(blobs)
+    }
+
+    /// Whether it is time to look up all blobs of a manifest, given its key; not for a while after.
+    pub(super) fn looks_ahead(&self, scope: &Scope, manifest: &str) -> bool {
+        let mut state = self.state();
+        if state.ahead.len() >= MAX_SCOPES {
+            state.ahead.clear();
+        }
+        let before = state.ahead.insert(format!("{}/{manifest}", scope.bucket()), Instant::now());
+        before.is_none_or(|before| before.elapsed() >= self.max_age)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -6,14 +6,13 @@
 //! another exporter was faster, from the start. A put with a condition replaces, or fails.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use time::OffsetDateTime;
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
 
+use super::locks::Locks;
 use super::lookup::Absent;
 use super::{Cache, CacheConfig, Condition, Error, Manifest, MergeLimits, Result, layout};
 use crate::store::{self, Body, Store};
@@ -26,8 +25,6 @@ const ATTEMPTS: u32 = 20;
 /// The longest pause before the second attempt; doubled each time, up to [`MAX_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(20);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
-/// Manifests that can be published at the same time.
-const LOCKS: usize = 64;
 
 /// How manifests of one name are united.
 #[derive(Debug, Clone, Copy)]
@@ -39,29 +36,16 @@ pub struct MergeRules {
 }
 
 /// What publishing needs to know from one put to the next.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Publishing {
     /// Exporters of this process wait for each other: fewer puts meet in the store, and where it knows no
     /// conditions, none.
-    locks: [AsyncMutex<()>; LOCKS],
-    hasher: RandomState,
+    locks: Locks,
     /// Buckets whose store knows no conditional writes.
     unconditional: Mutex<HashSet<BucketName>>,
 }
 
-impl Default for Publishing {
-    fn default() -> Self {
-        Self { locks: std::array::from_fn(|_| AsyncMutex::default()), hasher: RandomState::new(), unconditional: Mutex::default() }
-    }
-}
-
 impl Publishing {
-    async fn lock(&self, bucket: &BucketName, key: &Key) -> AsyncMutexGuard<'_, ()> {
-        let hash = self.hasher.hash_one((bucket, key.as_str()));
-        let index = usize::try_from(hash % LOCKS as u64).unwrap_or_default();
-        self.locks[index].lock().await
-    }
-
     fn knows_conditions(&self, bucket: &BucketName) -> bool {
         !self.unconditional.lock().unwrap_or_else(PoisonError::into_inner).contains(bucket)
     }
@@ -117,7 +101,7 @@ impl Cache {
         let (bucket, name) = (sent.grant.scope().bucket(), sent.name);
         let promised: BTreeSet<Digest> =
             sent.config.blobs().into_keys().filter(|digest| self.0.presence.recall(sent.grant.scope(), digest).is_some()).collect();
-        let _alone = self.0.publishing.lock(bucket, &sent.key).await;
+        let _alone = self.0.publishing.locks.lock((bucket, sent.key.as_str())).await;
         for attempt in 0..ATTEMPTS {
             let (document, mut condition) = self.united(store, &sent, &promised).await?;
             if !self.0.publishing.knows_conditions(bucket) {

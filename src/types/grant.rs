@@ -152,10 +152,11 @@ impl Grant {
         &self.scope
     }
 
-    /// Whether it is a build's: for the manifests that the build names alone.
+    /// The manifests that it is for: those that a build names. `None`: for all of the scope, which no
+    /// build's grant is.
     #[must_use]
-    pub fn is_of_build(&self) -> bool {
-        self.names.is_some()
+    pub fn names(&self) -> Option<&[ManifestName]> {
+        self.names.as_deref()
     }
 
     /// Whether prefixes below the scope's own are reached.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use remora::cache::{Cache, Condition, Error};
+use remora::shutdown::Shutdown;
 use remora::types::{Digest, Grant, ManifestName, Rights, Scope};
 use time::OffsetDateTime;
 
@@ -118,4 +119,58 @@ async fn what_was_seen_too_long_ago_is_asked_for_again() {
         bench.cache.stat_blob(&export(), &digest).await.unwrap();
     }
     assert_eq!(bench.store.calls().heads, 2);
+}
+
+#[tokio::test]
+async fn the_first_question_of_an_exporter_looks_up_the_last_export() {
+    let bench = Bench::new(Duration::from_secs(600)).await;
+    let all = blobs(60);
+    all.iter().for_each(|digest| plant(&bench.store, digest));
+    bench.store.plant("manifests/app", document(&all, &[]), OffsetDateTime::now_utc());
+    for digest in &all {
+        bench.cache.stat_blob(&export(), digest).await.unwrap();
+    }
+    assert_eq!(bench.store.calls(), Calls { gets: 1, lists: 1, ..Calls::default() });
+    // What is new is asked for, and nothing else again.
+    assert!(bench.cache.stat_blob(&export(), &Digest::of(b"new")).await.is_err());
+    assert_eq!(bench.store.calls(), Calls { heads: 1, ..Calls::default() });
+}
+
+#[tokio::test]
+async fn an_old_blob_is_made_young_once_and_off_the_builds_path() {
+    let bench = Bench::new(Duration::from_secs(600)).await;
+    let digest = Digest::of(b"old");
+    let key = format!("blobs/{digest}");
+    bench.store.plant(&key, Bytes::from_static(b"old"), OffsetDateTime::UNIX_EPOCH);
+    for _ in 0..3 {
+        let found = bench.cache.find_to_reuse(&export(), &digest).await.unwrap();
+        assert!(OffsetDateTime::now_utc() - found.modified < Duration::from_secs(60));
+    }
+    assert_eq!(bench.store.calls().touches, 0);
+    let shutdown = Shutdown::default();
+    shutdown.spawn(bench.cache.clone().touch_in_background(shutdown.clone()));
+    let touched = async {
+        while bench.cache.stat_blob(&Grant::operator(scope()), &digest).await.unwrap().modified == OffsetDateTime::UNIX_EPOCH {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), touched).await.unwrap();
+    shutdown.drain();
+    assert!(shutdown.finish(Duration::from_secs(10)).await);
+    assert_eq!(bench.store.calls().touches, 1);
+    assert!(bench.metrics.encode().contains("remora_touches_total 1"), "{}", bench.metrics.encode());
+}
+
+#[tokio::test]
+async fn touches_that_find_no_room_are_dropped_and_counted() {
+    let bench = Bench::new(Duration::from_secs(600)).await;
+    let digest = Digest::of(b"old");
+    plant(&bench.store, &digest);
+    let blob = bench.cache.stat_blob(&export(), &digest).await.unwrap();
+    for _ in 0..(1 << 14) + 5 {
+        bench.cache.touch_later(&export(), blob.clone()).unwrap();
+    }
+    assert!(bench.metrics.encode().contains("remora_dropped_touches_total 5"), "{}", bench.metrics.encode());
+    let import = Grant::builder(scope(), Rights::IMPORT).names(&[name()]).build();
+    assert!(matches!(bench.cache.touch_later(&import, blob), Err(Error::Denied(_))));
 }

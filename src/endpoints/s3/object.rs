@@ -3,7 +3,6 @@
 use std::pin::Pin;
 use std::sync::Mutex;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
@@ -26,9 +25,6 @@ pub(super) const MAX_PUT_BYTES: u64 = 5 << 30;
 /// The end of a range that has none. S3-compatible stores parse it as a signed number.
 const OPEN_END: u64 = i64::MAX as u64;
 const CONTENT_TYPE: &str = "application/octet-stream";
-/// BuildKit's default `touch_refresh`: it copies an older blob onto itself, so that the bucket's
-/// lifecycle rules leave alone what is in use.
-const TOUCH_AFTER: Duration = Duration::from_hours(24);
 
 /// What is known of an object.
 pub(super) struct Stat {
@@ -41,21 +37,17 @@ impl Operations {
     pub(super) async fn head(&self, grant: &Grant, input: &HeadObjectInput) -> S3Result<HeadObjectOutput> {
         check_whole(input.part_number, input.version_id.as_deref())?;
         let target = Target::to_read(grant, &input.key)?;
-        let mut found = self.looked_up(&target.item, self.stat(&target).await)?;
-        condition::check_read(input.if_match.as_ref(), input.if_none_match.as_ref(), &found.etag)?;
-        // An exporter asks first, and sends what is not there.
-        if let Item::Blob(digest) = &target.item
-            && target.grant.check(Right::Write).is_ok()
-        {
-            target.grant.usage().blob_reused();
-            // Touched here, BuildKit need not: a round trip less, and s3s refuses its copy of an object
-            // in a bucket with a `_` in its name.
-            if OffsetDateTime::now_utc() - found.modified > TOUCH_AFTER
-                && let Ok(touched) = self.cache.touch_blob(&target.grant, digest).await
-            {
-                found = Stat { size: touched.size, etag: touched.etag, modified: touched.modified };
+        let found = match &target.item {
+            // An exporter asks first, and sends what is not there. Touched here, BuildKit need not: a round
+            // trip less, and s3s refuses its copy of an object in a bucket with a `_` in its name.
+            Item::Blob(digest) if target.grant.check(Right::Write).is_ok() => {
+                let found = self.looked_up(&target.item, self.cache.find_to_reuse(&target.grant, digest).await)?;
+                target.grant.usage().blob_reused();
+                Stat { size: found.size, etag: found.etag, modified: found.modified }
             }
-        }
+            _ => self.looked_up(&target.item, self.stat(&target).await)?,
+        };
+        condition::check_read(input.if_match.as_ref(), input.if_none_match.as_ref(), &found.etag)?;
         Ok(HeadObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
             content_length: Some(signed(found.size)),
@@ -171,7 +163,12 @@ impl Operations {
         let Item::Blob(digest) = &target.item else {
             return Err(S3Error::with_message(S3ErrorCode::NotImplemented, "a manifest becomes young by being put again"));
         };
-        let touched = self.cache.touch_blob(&target.grant, digest).await?;
+        let touched = if target.grant.names().is_some() {
+            // A build does not wait for it.
+            self.cache.touch_later(&target.grant, self.cache.stat_blob(&target.grant, digest).await?)?
+        } else {
+            self.cache.touch_blob(&target.grant, digest).await?
+        };
         let result =
             CopyObjectResult { e_tag: Some(quoted(&touched.etag)), last_modified: Some(touched.modified.into()), ..Default::default() };
         Ok(CopyObjectOutput { copy_object_result: Some(result), ..Default::default() })
