@@ -115,13 +115,15 @@ struct Families {
     manifest_conflicts: Counter,
     touches: Counter,
     dropped_touches: Counter,
+    tasks: Gauge,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("remora");
         let (requests, hits, misses) = (Family::default(), Family::default(), Family::default());
-        let (sent, received, builds, running) = (Family::default(), Family::default(), Family::default(), Gauge::default());
+        let (sent, received, builds) = (Family::default(), Family::default(), Family::default());
+        let (running, tasks) = (Gauge::default(), Gauge::default());
         registry.register("requests", "Requests by endpoint, operation and how they ended", Family::clone(&requests));
         registry.register("hits", "Blobs and manifests that were asked for and found", Family::clone(&hits));
         registry.register("misses", "Blobs and manifests that were asked for and not there", Family::clone(&misses));
@@ -144,6 +146,7 @@ impl Default for Metrics {
         ] {
             registry.register(name, help, Counter::clone(counter));
         }
+        registry.register("tasks", "Tasks of the async runtime that have not ended", Gauge::clone(&tasks));
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
         let info = prometheus_client::metrics::info::Info::new(version);
         registry.register("build", "The version of remora", info);
@@ -164,6 +167,7 @@ impl Default for Metrics {
             manifest_conflicts,
             touches,
             dropped_touches,
+            tasks,
         }))
     }
 }
@@ -235,6 +239,9 @@ impl Metrics {
     /// All of them, in Prometheus' text format.
     #[must_use]
     pub fn encode(&self) -> String {
+        // Outside a runtime, as in a unit test, there are none.
+        let tasks = tokio::runtime::Handle::try_current().map_or(0, |runtime| runtime.metrics().num_alive_tasks());
+        self.0.tasks.set(i64::try_from(tasks).unwrap_or(i64::MAX));
         let mut text = String::new();
         if prometheus_client::encoding::text::encode(&mut text, &self.0.registry).is_err() {
             text.clear();

@@ -61,6 +61,8 @@ fn metrics_are_openmetrics_and_the_rest_is_refused() {
     assert_eq!(status, 200);
     assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{head}");
     assert!(body.contains("# TYPE remora_builds_running gauge\n") && body.contains("remora_build_info{version="), "{body}");
+    let tasks = body.lines().find_map(|line| line.strip_prefix("remora_tasks ")?.parse::<u64>().ok());
+    assert!(tasks.is_some_and(|tasks| tasks > 0), "{body}");
     assert!(body.ends_with("# EOF\n"));
     assert_eq!(sidecar.admin("POST", "/metrics").0, 405);
     assert_eq!(sidecar.admin("DELETE", "/livez").0, 405);
