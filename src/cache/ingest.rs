@@ -67,7 +67,11 @@ impl Cache {
             return Err(Error::AlreadyExists(format!("blob {digest}")));
         }
         let name = Name::new(grant.scope(), reference);
-        let writing = self.0.ingests.begin(&name, total, expected, &self.0.settings).await?;
+        let mut writing = self.0.ingests.begin(&name, total, expected, &self.0.settings).await?;
+        if grant.documents().is_some() {
+            // A build's session does not come back for what it has not finished.
+            writing.lock.ends_with_writer();
+        }
         Ok(Ingest { cache: self.clone(), grant: grant.clone(), name, writing: Some(writing) })
     }
 

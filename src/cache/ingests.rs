@@ -76,6 +76,8 @@ pub(super) struct Lock {
     registry: Registry,
     name: Name,
     id: String,
+    /// Whether the ingest ends with it, too.
+    temporary: bool,
 }
 
 /// An ingest's open data file. It moves to a blocking thread and back, and the lock with it: a write that
@@ -119,7 +121,7 @@ impl Registry {
     fn lock(&self, name: &Name, total: u64, expected: Option<Digest>, max: usize) -> Result<(Lock, Option<OldFiles>)> {
         let mut states = self.states();
         let new_id = format!("{:032x}", rand::random::<u128>());
-        let lock = |id: String| Lock { registry: self.clone(), name: name.clone(), id };
+        let lock = |id: String| Lock { registry: self.clone(), name: name.clone(), id, temporary: false };
         if let Some(state) = states.get_mut(name) {
             if state.open {
                 return Err(Error::Locked(format!("ingest {} has a writer", name.reference)));
@@ -218,6 +220,22 @@ impl Lock {
         self.registry.forget_if(&self.name, |state| state.id == self.id).await.map(|_| ())
     }
 
+    /// The ingest ends with its writer from now on, finished or not.
+    pub(super) fn ends_with_writer(&mut self) {
+        self.temporary = true;
+    }
+
+    /// As [`Lock::forget`], at once: unlinking is quick.
+    fn end(&self) {
+        match self.registry.states().entry(self.name.clone()) {
+            Entry::Occupied(entry) if entry.get().id == self.id => drop(entry.remove()),
+            _ => return,
+        }
+        if let Err(error) = self.registry.remove_files_of(&self.id) {
+            tracing::warn!(ingest.id = %self.id, %error, "could not remove an ingest's files");
+        }
+    }
+
     /// The data file may be kept by a store from now on.
     pub(super) fn give_away(&self) -> Result<()> {
         self.with(|state| state.given_away = true)
@@ -260,6 +278,9 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         let _ = self.with(|state| state.open = false);
+        if self.temporary {
+            self.end();
+        }
     }
 }
 

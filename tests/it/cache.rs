@@ -1,6 +1,7 @@
 //! The cache core over a directory store: what becomes visible when, and for whom.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use remora::cache::layout::Item;
 use remora::cache::{Cache, Condition, Error, Incoming, NewPart, Settings};
 use remora::metrics::Metrics;
 use remora::store::Stores;
-use remora::types::{ByteRange, Digest, Grant, ManifestName, Rights, Scope};
+use remora::types::{ByteRange, Digest, Documents, Grant, ManifestName, Rights, Scope};
 use tempfile::TempDir;
 
 struct Fixture {
@@ -275,4 +276,19 @@ async fn labels_change_under_concurrent_writers() {
     assert_eq!(fixture.cache.labelled_blob(&fixture.grant, &blob).await.unwrap().labels.len(), 16);
     let huge = fixture.cache.update_labels(&fixture.grant, &blob, |labels| drop(labels.insert("k".to_owned(), "v".repeat(4096)))).await;
     assert!(matches!(huge, Err(Error::Invalid(_))), "{huge:?}");
+}
+
+#[tokio::test]
+async fn an_ingest_of_a_session_ends_with_its_writer() {
+    let fixture = Fixture::new().await;
+    let documents = Arc::new(Documents::new(1 << 20));
+    let session = Grant::builder(scope(""), Rights::EXPORT).documents(documents).build();
+    for (grant, left) in [(&session, 0), (&fixture.grant, 2)] {
+        let mut ingest = fixture.cache.open_ingest(grant, "layer", 0, None).await.unwrap();
+        ingest.write(0, Bytes::from_static(b"half")).await.unwrap();
+        assert_eq!(fixture.spool_files(), 2);
+        drop(ingest);
+        assert_eq!(fixture.spool_files(), left);
+        assert_eq!(fixture.cache.ingest_status(grant, "layer").is_ok(), left > 0);
+    }
 }
