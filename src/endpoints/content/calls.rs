@@ -33,6 +33,11 @@ impl Calls {
         Self { cache, metrics, parked: Parked::default() }
     }
 
+    /// The same, with parked reads of its own.
+    pub(super) fn with_own_reads(&self) -> Self {
+        Self { parked: Parked::default(), ..self.clone() }
+    }
+
     pub(super) fn cache(&self) -> &Cache {
         &self.cache
     }

@@ -86,10 +86,15 @@ impl Content {
     }
 
     /// The content service alone, for calls that bring a [`Grant`](crate::types::Grant) in their
-    /// request's extensions: those that come through a build's session.
+    /// request's extensions: those that come through a build's session. Each session is served by one of its
+    /// own, and what it keeps open ends with it.
     #[must_use]
-    pub fn for_sessions(&self) -> Routes {
-        Routes::new(ContentServer::new(service::Service(self.calls.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES)).prepare()
+    pub fn for_sessions(&self) -> Arc<dyn Fn() -> Routes + Send + Sync> {
+        let calls = self.calls.clone();
+        Arc::new(move || {
+            let service = service::Service(calls.with_own_reads());
+            Routes::new(ContentServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES)).prepare()
+        })
     }
 
     /// Serves until the drain begins; calls in flight then finish.

@@ -19,7 +19,7 @@ const MAX_PARKED: usize = 64;
 /// A client that has not come back by then does not.
 const KEPT: Duration = Duration::from_secs(20);
 
-/// Reads that wait for their next call. Cheap to clone.
+/// Reads that wait for their next call, of all callers or of one session's. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct Parked(Arc<Mutex<VecDeque<Read>>>);
 

@@ -93,12 +93,14 @@ pub struct Config {
     pub max_connections: usize,
 }
 
+/// Makes the content endpoint's services for the calls of one session. They take the grant that comes with
+/// a request.
+pub type SessionContent = Arc<dyn Fn() -> Routes + Send + Sync>;
+
 /// The control endpoint.
 pub struct Control {
     cache: Cache,
-    /// The content endpoint's services, for calls through sessions. They take the grant that comes with
-    /// a request.
-    content: Routes,
+    content: SessionContent,
     config: Config,
     metrics: Metrics,
     shutdown: Shutdown,
@@ -127,7 +129,7 @@ struct Client {
 impl Control {
     /// The endpoint; nothing is dialled yet.
     #[must_use]
-    pub fn new(cache: Cache, content: Routes, keyring: Keyring, config: Config, metrics: Metrics, shutdown: Shutdown) -> Self {
+    pub fn new(cache: Cache, content: SessionContent, keyring: Keyring, config: Config, metrics: Metrics, shutdown: Shutdown) -> Self {
         let builds = Arc::new(Builds::new(keyring, metrics.clone()));
         let management = Upstream::for_management(config.buildkitd.clone(), shutdown.clone());
         Self {

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::sync::watch;
+use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
@@ -112,7 +113,8 @@ impl Control {
     async fn join(self: Arc<Self>, ends: Ends) -> Result<(), hyper::Error> {
         let (sender, client) = limits::client(self.shutdown.clone()).handshake(TokioIo::new(ends.client)).await?;
         let upstream = Arc::new(Upstream::for_session(sender, self.shutdown.clone()));
-        let service = service_fn(|request| Arc::clone(&self).answer(request, Arc::clone(&upstream)));
+        let content = (self.content)();
+        let service = service_fn(|request| Arc::clone(&self).answer(request, Arc::clone(&upstream), content.clone()));
         let buildkitd = limits::server(self.shutdown.clone()).serve_connection(TokioIo::new(ends.buildkitd), service);
         let (buildkitd, client) = (pin!(buildkitd), pin!(client));
         tokio::select! {
@@ -126,6 +128,7 @@ impl Control {
         self: Arc<Self>,
         mut request: Request<Incoming>,
         client: Arc<Upstream>,
+        content: Routes,
     ) -> Result<Response<ResponseBody>, hyper::Error> {
         let path = request.uri().path();
         let store = request.headers().get(STORE_ID).and_then(|id| local::access_key_id(id.to_str().ok()?));
@@ -139,7 +142,7 @@ impl Control {
             Err(refused) => return Ok(status::response(Status::permission_denied(refused.to_string()))),
         };
         request.extensions_mut().insert(grant);
-        let Ok(response) = self.content.clone().oneshot(request).await;
+        let Ok(response) = content.oneshot(request).await;
         Ok(response.map(ResponseBody::Served))
     }
 }
