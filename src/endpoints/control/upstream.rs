@@ -85,7 +85,7 @@ impl Upstream {
         Self { peer: Peer::Session, shutdown, until_drain: false, current: Mutex::new(Some(sender)) }
     }
 
-    /// Sends a request, waiting up to `patience` for buildkitd to be there.
+    /// Sends a request, waiting up to `patience` for buildkitd to be there; not where a client has lost it.
     pub(super) async fn send(&self, mut request: Request<RequestBody>, patience: Duration) -> Result<Response<Incoming>, SendError> {
         for _ in 0..MAX_MOVES {
             let mut connection = self.connection(patience).await.map_err(SendError::Unavailable)?;
@@ -135,6 +135,10 @@ impl Upstream {
             return Ok(open.clone());
         }
         let Peer::Buildkitd(address) = &self.peer else { return Err(self.broken("it has left its session")) };
+        // A client that had buildkitd and lost it is told so at once, as it would be without remora: what it
+        // still wants to send before it ends (its traces, for one) has nobody to wait for.
+        let lost = current.is_some() && !self.until_drain;
+        let deadline = if lost { Instant::now() } else { deadline };
         let mut pause = RETRY_PAUSES.0;
         loop {
             match self.dial(address).await {
