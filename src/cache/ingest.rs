@@ -66,12 +66,8 @@ impl Cache {
             grant.usage().blob_reused();
             return Err(Error::AlreadyExists(format!("blob {digest}")));
         }
-        let name = Name::new(grant.scope(), reference);
-        let mut writing = self.0.ingests.begin(&name, total, expected, &self.0.settings).await?;
-        if grant.documents().is_some() {
-            // A build's session does not come back for what it has not finished.
-            writing.lock.ends_with_writer();
-        }
+        let name = Name::new(grant, reference);
+        let writing = self.0.ingests.begin(&name, total, expected, &self.0.settings).await?;
         Ok(Ingest { cache: self.clone(), grant: grant.clone(), name, writing: Some(writing) })
     }
 
@@ -81,7 +77,7 @@ impl Cache {
     /// [`Error::NotFound`], [`Error::Denied`].
     pub fn ingest_status(&self, grant: &Grant, reference: &str) -> Result<IngestStatus> {
         grant.check(Right::Write)?;
-        let status = self.0.ingests.status(&Name::new(grant.scope(), reference));
+        let status = self.0.ingests.status(&Name::new(grant, reference));
         status.ok_or_else(|| Error::NotFound(format!("ingest {reference}")))
     }
 
@@ -100,7 +96,7 @@ impl Cache {
     /// [`Error::NotFound`], [`Error::Denied`].
     pub async fn abort_ingest(&self, grant: &Grant, reference: &str) -> Result<()> {
         grant.check(Right::Write)?;
-        let found = self.0.ingests.forget(&Name::new(grant.scope(), reference)).await?;
+        let found = self.0.ingests.forget(&Name::new(grant, reference)).await?;
         if found { Ok(()) } else { Err(Error::NotFound(format!("ingest {reference}"))) }
     }
 

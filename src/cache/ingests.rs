@@ -1,5 +1,5 @@
 //! The ingests that are open or were left, and their two files in the spool: the bytes (`.data`) and what
-//! else a restart must not lose (`.json`).
+//! else a restart must not lose (`.json`). Those of a build have no second file: nobody takes them up again.
 //!
 //! Each begin of an ingest has files of its own, so that whoever still holds old ones harms no new one.
 
@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 
 use super::ingest::IngestStatus;
 use super::{Error, Result, Settings, spool};
-use crate::types::{Digest, Hasher, Scope};
+use crate::types::{Digest, Grant, Hasher, Scope};
 
 /// The names of both files begin so.
 const PREFIX: &str = "ingest-";
@@ -27,11 +27,13 @@ const READ_BYTES: usize = 1 << 20;
 pub(super) struct Name {
     scope: String,
     pub(super) reference: String,
+    /// It ends with its writer: a build's session.
+    of_build: bool,
 }
 
 impl Name {
-    pub(super) fn new(scope: &Scope, reference: &str) -> Self {
-        Self { scope: scope_text(scope), reference: reference.to_owned() }
+    pub(super) fn new(grant: &Grant, reference: &str) -> Self {
+        Self { scope: scope_text(grant.scope()), reference: reference.to_owned(), of_build: grant.documents().is_some() }
     }
 }
 
@@ -76,8 +78,6 @@ pub(super) struct Lock {
     registry: Registry,
     name: Name,
     id: String,
-    /// Whether the ingest ends with it, too.
-    temporary: bool,
 }
 
 /// An ingest's open data file. It moves to a blocking thread and back, and the lock with it: a write that
@@ -121,7 +121,7 @@ impl Registry {
     fn lock(&self, name: &Name, total: u64, expected: Option<Digest>, max: usize) -> Result<(Lock, Option<OldFiles>)> {
         let mut states = self.states();
         let new_id = format!("{:032x}", rand::random::<u128>());
-        let lock = |id: String| Lock { registry: self.clone(), name: name.clone(), id, temporary: false };
+        let lock = |id: String| Lock { registry: self.clone(), name: name.clone(), id };
         if let Some(state) = states.get_mut(name) {
             if state.open {
                 return Err(Error::Locked(format!("ingest {} has a writer", name.reference)));
@@ -220,11 +220,6 @@ impl Lock {
         self.registry.forget_if(&self.name, |state| state.id == self.id).await.map(|_| ())
     }
 
-    /// The ingest ends with its writer from now on, finished or not.
-    pub(super) fn ends_with_writer(&mut self) {
-        self.temporary = true;
-    }
-
     /// As [`Lock::forget`], at once: unlinking is quick.
     fn end(&self) {
         match self.registry.states().entry(self.name.clone()) {
@@ -262,6 +257,9 @@ impl Lock {
         let mut file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let (hasher, offset) = hash(&mut file)?;
         let status = self.update(|status| status.offset = offset)?;
+        if self.name.of_build {
+            return Ok(Writing { file, hasher, offset, lock: self });
+        }
         let document = Document {
             scope: self.name.scope.clone(),
             reference: status.reference,
@@ -278,7 +276,8 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         let _ = self.with(|state| state.open = false);
-        if self.temporary {
+        // A build's session does not come back for what it has not finished.
+        if self.name.of_build {
             self.end();
         }
     }
@@ -377,7 +376,7 @@ fn load(dir: &Path, id: &str, expiry: Duration) -> Option<(Name, State)> {
         started: document.started,
         updated,
     };
-    let name = Name { scope: document.scope, reference: document.reference };
+    let name = Name { scope: document.scope, reference: document.reference, of_build: false };
     // A second name of the file is a blob that was published just before the process ended.
     Some((name, State { id: id.to_owned(), open: false, given_away: meta.nlink() > 1, status }))
 }
