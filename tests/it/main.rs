@@ -19,6 +19,7 @@ mod content;
 mod control;
 mod manifests;
 mod presence;
+mod faults;
 mod s3;
 mod store_contract;
 mod store_directory;

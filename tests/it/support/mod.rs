@@ -2,6 +2,7 @@
 
 pub(crate) mod buildkitd;
 pub mod fake_s3;
+pub mod faults;
 pub(crate) mod memory_store;
 pub mod minio;
 pub(crate) mod sidecar;
