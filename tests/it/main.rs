@@ -13,6 +13,7 @@ mod admin;
 mod architecture;
 mod cache;
 mod cache_config;
+mod chaos;
 mod commands;
 mod config;
 mod content;

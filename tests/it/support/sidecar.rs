@@ -78,6 +78,8 @@ pub(crate) struct SidecarBuilder {
 #[derive(Debug)]
 pub(crate) struct Sidecar {
     dir: TempDir,
+    flags: BTreeMap<String, String>,
+    variables: Vec<(String, OsString)>,
     child: Child,
     log: Log,
 }
@@ -182,6 +184,13 @@ impl Sidecar {
         }
     }
 
+    /// Kills the process, as `kill -9` does, and starts it again on its files. The log begins anew.
+    pub(crate) fn restart(&mut self) {
+        self.child.kill().unwrap();
+        assert_eq!(self.child.wait().unwrap().signal(), Some(9));
+        (self.child, self.log) = launch(&self.flags, &self.variables);
+    }
+
     /// Kills the process, as `kill -9` does, and returns its folder.
     pub(crate) fn kill(mut self) -> PathBuf {
         self.child.kill().unwrap();
@@ -210,15 +219,19 @@ impl SidecarBuilder {
 
     /// Starts it and waits until it serves.
     pub(crate) fn start(self) -> Sidecar {
-        let mut command = remora(&["serve"]);
-        command.args(self.flags.iter().map(|(name, value)| format!("--{name}={value}"))).envs(self.variables);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let log = Log::default();
-        log.read(BufReader::new(child.stderr.take().unwrap()));
-        let sidecar = Sidecar { dir: self.dir, child, log };
-        sidecar.wait_for("remora is up");
-        sidecar
+        let (child, log) = launch(&self.flags, &self.variables);
+        Sidecar { dir: self.dir, flags: self.flags, variables: self.variables, child, log }
     }
+}
+
+fn launch(flags: &BTreeMap<String, String>, variables: &[(String, OsString)]) -> (Child, Log) {
+    let mut command = remora(&["serve"]);
+    command.args(flags.iter().map(|(name, value)| format!("--{name}={value}"))).envs(variables.iter().cloned());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let log = Log::default();
+    log.read(BufReader::new(child.stderr.take().unwrap()));
+    assert!(log.wait_for("remora is up"), "it does not start: {log:?}");
+    (child, log)
 }
 
 impl Log {

@@ -1,0 +1,4 @@
+//! The endpoints while the store fails, remora is killed, and everybody writes at once.
+
+mod blobs;
+mod client;
