@@ -2,3 +2,4 @@
 
 mod blobs;
 mod client;
+mod history;
