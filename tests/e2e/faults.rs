@@ -52,7 +52,7 @@ fn goes_through_the_session(port: u16) {
     let context = Context::two_stages();
     let build = Build::of(context.path()).cached(CACHE);
     host.client.build(&build).expect_success().assert_executed();
-    host.buildkitd.buildctl(&["prune", "--all"]).expect_success();
+    host.buildkitd.prune();
     host.client.build(&build).expect_success().assert_cached();
     let log = host.remora.log();
     let told: Vec<&str> = log.lines().filter(|line| line.contains(&nobody) && line.contains("advertise")).collect();

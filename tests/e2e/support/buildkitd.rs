@@ -73,6 +73,11 @@ impl Buildkitd {
         self.boot();
     }
 
+    /// Makes it forget what it has built, running on.
+    pub fn prune(&self) {
+        self.buildctl(&["prune", "--all"]).expect_success();
+    }
+
     /// Its debug log, from the first start on.
     pub fn log(&self) -> String {
         let current = self.daemon.as_ref().map(Running::stderr).unwrap_or_default();

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 
-use super::process::{READY_LIMIT, Running, eventually, free_port, leashed};
+use super::process::{READY_LIMIT, Running, eventually, files_below, free_port, leashed};
 use super::tools::tool;
 
 /// The region that MinIO answers to.
@@ -54,10 +54,7 @@ impl Minio {
 
     /// The attributes with which native BuildKit, with no remora, keeps a cache here.
     pub fn native(&self, attrs: &str) -> String {
-        format!(
-            "type=s3,region={REGION},{attrs},endpoint_url={},use_path_style=true,access_key_id={ACCESS_KEY_ID},secret_access_key={SECRET_ACCESS_KEY}",
-            self.endpoint()
-        )
+        native(&self.endpoint(), attrs)
     }
 
     /// All objects of a bucket.
@@ -70,9 +67,23 @@ impl Minio {
         block_on(self.client().delete_object().bucket(bucket).key(key).send()).expect("delete");
     }
 
-    fn client(&self) -> aws_sdk_s3::Client {
+    /// Multipart uploads that were begun and neither completed nor aborted, by MinIO's own files: its
+    /// ListMultipartUploads answers for one key at a time, and never for all.
+    pub fn open_uploads(&self) -> Vec<PathBuf> {
+        files_below(&self.dir.path().join(".minio.sys/multipart"))
+    }
+
+    /// Past everything under test.
+    pub fn client(&self) -> aws_sdk_s3::Client {
         client(&self.endpoint(), ACCESS_KEY_ID, SECRET_ACCESS_KEY)
     }
+}
+
+/// The attributes with which native BuildKit keeps a cache in a MinIO that it finds at `endpoint`.
+pub fn native(endpoint: &str, attrs: &str) -> String {
+    format!(
+        "type=s3,region={REGION},{attrs},endpoint_url={endpoint},use_path_style=true,access_key_id={ACCESS_KEY_ID},secret_access_key={SECRET_ACCESS_KEY}"
+    )
 }
 
 /// What makes `command` a MinIO server on `dir`.

@@ -5,6 +5,8 @@ pub mod cases;
 pub mod client;
 pub mod context;
 pub mod engine;
+#[path = "../../it/support/faults/mod.rs"]
+pub mod faults;
 pub mod host;
 pub mod image;
 pub mod llb;

@@ -107,6 +107,11 @@ impl Running {
         Finished { status, stdout: self.stdout(), stderr: self.stderr() }
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("wait").is_some()
+    }
+
     /// Fails the test when the process is no longer there: nothing is gained by waiting for it.
     pub fn assert_running(&mut self) {
         if let Some(status) = self.child.try_wait().expect("wait") {

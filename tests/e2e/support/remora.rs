@@ -2,10 +2,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::PathBuf;
 
 use super::cases::Transport;
 use super::minio;
-use super::process::{Finished, READY_LIMIT, Running, eventually, free_port, leashed, run};
+use super::process::{Finished, READY_LIMIT, Running, eventually, files_below, free_port, leashed, run};
 use super::storage::{SECRET_VARIABLE, Storage};
 
 /// What differs from one remora to the next.
@@ -42,38 +43,62 @@ pub struct Remora {
     dir: tempfile::TempDir,
     s3_port: u16,
     admin_port: u16,
-    daemon: Running,
+    settings: Settings,
+    daemon: Option<Running>,
+    /// The logs of earlier runs.
+    earlier: String,
 }
 
 impl Remora {
     pub fn start(settings: &Settings) -> Self {
         let dir = tempfile::tempdir().expect("temp dir");
-        let file = dir.path().join("remora.toml");
-        std::fs::write(&file, &settings.configuration).expect("configuration");
-        let (s3_port, admin_port) = (free_port(), free_port());
-        let s3 = format!("127.0.0.1:{s3_port}");
+        std::fs::write(dir.path().join("remora.toml"), &settings.configuration).expect("configuration");
+        let settings = settings.clone();
+        let mut remora = Self { dir, s3_port: free_port(), admin_port: free_port(), settings, daemon: None, earlier: String::new() };
+        remora.boot();
+        remora
+    }
+
+    /// Starts it on its old addresses and files, and waits until it serves.
+    pub fn boot(&mut self) {
+        let settings = &self.settings;
+        let s3 = format!("127.0.0.1:{}", self.s3_port);
         let advertise = settings.advertise.clone().unwrap_or_else(|| format!("http://{s3}"));
-        let mut command = program();
+        let mut command = self.command("serve");
         command
-            .arg("serve")
-            .arg("--config")
-            .arg(&file)
             .args(["--buildkitd", &settings.buildkitd, "--s3", &format!("tcp://{s3}"), "--s3-advertise", &advertise])
-            .args(["--control", &control(&dir), "--admin", &format!("tcp://127.0.0.1:{admin_port}")])
-            .args(["--log-filter", settings.log_filter, "--transport", settings.transport.flag(), "--data-dir"])
-            .arg(dir.path().join("data"));
-        let mut remora = Self { daemon: Running::start(command), s3_port, admin_port, dir };
+            .args(["--control", &self.address(), "--admin", &format!("tcp://127.0.0.1:{}", self.admin_port)])
+            .args(["--log-filter", settings.log_filter, "--transport", settings.transport.flag()]);
+        let mut daemon = Running::start(command);
         let path = if settings.wait_until_ready { "/readyz" } else { "/livez" };
         eventually("remora is ready", READY_LIMIT, || {
-            remora.daemon.assert_running();
-            remora.get(path).starts_with("HTTP/1.1 200").then_some(())
+            daemon.assert_running();
+            self.get(path).starts_with("HTTP/1.1 200").then_some(())
         });
-        remora
+        self.daemon = Some(daemon);
+    }
+
+    /// Ends it as `kill -9` does.
+    pub fn kill(&mut self) {
+        self.earlier = self.log();
+        self.daemon = None;
+    }
+
+    /// `remora verify`, in JSON.
+    pub fn verify(&self) -> Finished {
+        let mut command = self.command("verify");
+        command.arg("--json");
+        run(command)
+    }
+
+    /// What waits in its spool.
+    pub fn spool(&self) -> Vec<PathBuf> {
+        files_below(&self.dir.path().join("data/spool"))
     }
 
     /// The address of its control endpoint.
     pub fn address(&self) -> String {
-        control(&self.dir)
+        format!("unix://{}", self.dir.path().join("control.sock").display())
     }
 
     /// The URL of its s3 endpoint.
@@ -81,9 +106,10 @@ impl Remora {
         format!("http://127.0.0.1:{}", self.s3_port)
     }
 
-    /// Everything that it has logged.
+    /// Everything that it has logged, from the first start on.
     pub fn log(&self) -> String {
-        format!("{}{}", self.daemon.stdout(), self.daemon.stderr())
+        let current = self.daemon.as_ref().map(|daemon| format!("{}{}", daemon.stdout(), daemon.stderr()));
+        format!("{}{}", self.earlier, current.unwrap_or_default())
     }
 
     pub fn metrics(&self) -> String {
@@ -92,9 +118,15 @@ impl Remora {
 
     /// The output of `remora check-config` with the same configuration.
     pub fn check_config(&self) -> Finished {
+        run(self.command("check-config"))
+    }
+
+    /// The program on its configuration and files.
+    fn command(&self, subcommand: &str) -> std::process::Command {
         let mut command = program();
-        command.arg("check-config").arg("--config").arg(self.dir.path().join("remora.toml"));
-        run(command)
+        command.arg(subcommand).arg("--config").arg(self.dir.path().join("remora.toml"));
+        command.arg("--data-dir").arg(self.dir.path().join("data"));
+        command
     }
 
     /// The answer of the admin endpoint, headers included; empty while nobody answers.
@@ -116,10 +148,6 @@ impl Drop for Remora {
             eprintln!("remora logged:\n{}", self.log());
         }
     }
-}
-
-fn control(dir: &tempfile::TempDir) -> String {
-    format!("unix://{}", dir.path().join("control.sock").display())
 }
 
 /// remora with its environment: the store's secret, and nothing else of AWS.

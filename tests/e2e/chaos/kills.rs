@@ -1,0 +1,67 @@
+//! `kill -9` of remora at random moments of imports and exports, again and again: what it said is stored
+//! is there, nothing half written is seen, and the next start clears up.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use super::rig::{Contestant, Rig};
+use crate::support::context::Context;
+use crate::support::faults::seed;
+use crate::support::process::{READY_LIMIT, eventually};
+
+/// A layer that is stored in parts, and some that are not.
+const STEPS: &str = "RUN busybox dd if=/dev/urandom of=/large bs=1M count=20
+RUN busybox dd if=/dev/urandom of=/first bs=1M count=3
+RUN busybox dd if=/dev/urandom of=/second bs=1M count=1
+";
+
+#[test]
+fn killed_at_random_moments_remora_keeps_what_it_said() {
+    for contestant in Contestant::REMORAS {
+        kill(contestant, 4);
+    }
+}
+
+/// Builds and kills so often, half of them during the first build of a context, half during a later one.
+pub fn kill(contestant: Contestant, kills: usize) {
+    let seed = seed();
+    let (mut rig, mut dice) = (Rig::start(contestant, seed), StdRng::seed_from_u64(seed));
+    let requests = |rig: &Rig| rig.proxy.counts().values().sum::<u64>();
+    rig.build(&rig.cached(&Context::after_base(STEPS), "undisturbed")).outcome.expect_success();
+    let of_a_build = requests(&rig);
+    let (mut contexts, mut stored) = (Vec::new(), BTreeMap::new());
+    for round in 0..kills {
+        if round % 2 == 0 {
+            contexts.push(Context::after_base(STEPS));
+        }
+        let (name, context) = (format!("app-{}", contexts.len()), contexts.last().expect("the first round makes one"));
+        rig.buildkitd.prune();
+        // By requests to the store, and some time: a moment in which something is being read or written.
+        let moment = requests(&rig) + dice.random_range(0..of_a_build);
+        let mut running = rig.client.start(&rig.cached(context, &name));
+        eventually("the moment comes, or the end", READY_LIMIT, || (requests(&rig) > moment || running.has_ended()).then_some(()));
+        pause(Duration::from_millis(dice.random_range(0..30)));
+        rig.remora().kill();
+        if rig.client.outcome(running).status.success() {
+            stored.insert(name, contexts.len() - 1);
+        }
+        rig.remora().boot();
+        eventually("nothing is left of it", READY_LIMIT, || {
+            let left = [rig.remora().spool(), rig.minio().open_uploads()].concat();
+            left.is_empty().then_some(())
+        });
+    }
+    rig.remora().verify().expect_success();
+    for (name, context) in stored {
+        rig.buildkitd.prune();
+        rig.build(&rig.cached(&contexts[context], &name)).outcome.expect_success().assert_cached();
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "these tests are synchronous: there is no worker to block")]
+fn pause(duration: Duration) {
+    std::thread::sleep(duration);
+}
