@@ -6,12 +6,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "how tests fail")]
 
 mod chaos;
+mod crashes;
 mod deploy;
 mod faults;
 mod forwarding;
 mod grants;
 mod interop;
 mod large;
+mod load;
 mod manifests;
 mod options;
 mod progress;

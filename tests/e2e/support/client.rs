@@ -108,7 +108,11 @@ impl Outcome {
                 Err(_) => text += &format!("{line}\n"),
             }
         }
-        let is_step = |(name, _): &(String, Step)| name.starts_with('[') && !name.starts_with("[internal]");
+        // bake puts the target before the rest: `[app base 1/2] RUN`, `[app internal]`, `[app] exporting`.
+        let is_step = |(name, _): &(String, Step)| {
+            let place = name.strip_prefix('[').and_then(|rest| rest.split(']').next()).unwrap_or_default();
+            place.contains('/') || place.ends_with(|last: char| last.is_ascii_digit())
+        };
         let (steps, around): (Vec<_>, Vec<_>) = vertexes.into_values().partition(is_step);
         Self { status: finished.status, text, steps: steps.into_iter().collect(), around: around.into_iter().collect() }
     }
@@ -195,6 +199,14 @@ impl Client {
     /// Waits for the end of a build that was started.
     pub fn outcome(&self, build: Running) -> Outcome {
         Outcome::parse(&build.finish())
+    }
+
+    /// Builds all targets of a bake file in the background. Only buildx can.
+    pub fn start_bake(&self, file: &Path) -> Running {
+        let mut command = self.command();
+        let Builder::Buildx { name, .. } = &self.builder else { unreachable!("buildctl has no bake") };
+        command.args(["bake", "--builder", name, "--progress=rawjson", "--allow=fs.read=*", "--file"]).arg(file);
+        Running::start(command)
     }
 
     /// Builds in the background.

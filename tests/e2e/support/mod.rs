@@ -7,11 +7,13 @@ pub mod context;
 pub mod engine;
 #[path = "../../it/support/faults/mod.rs"]
 pub mod faults;
+pub mod footprint;
 pub mod host;
 pub mod image;
 pub mod llb;
 pub mod minio;
 pub mod process;
+pub mod registry;
 pub mod remora;
 pub mod storage;
 #[path = "../../it/support/tools.rs"]

@@ -92,14 +92,24 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).unwrap_or_else(|error| panic!("{}: {error}", self.what));
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for its end.
-    pub fn finish(mut self) -> Finished {
+    pub fn finish(self) -> Finished {
+        self.finish_within(COMMAND_LIMIT)
+    }
+
+    /// Waits for its end, which is to come soon.
+    pub fn finish_within(mut self, limit: Duration) -> Finished {
         let started = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("wait") {
                 break status;
             }
-            if started.elapsed() > COMMAND_LIMIT {
+            if started.elapsed() > limit {
                 panic!("{} hangs\n{}\n{}", self.what, self.stdout(), self.stderr());
             }
             pause();

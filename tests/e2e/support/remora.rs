@@ -3,8 +3,10 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use super::cases::Transport;
+use super::footprint::Footprint;
 use super::minio;
 use super::process::{Finished, READY_LIMIT, Running, eventually, files_below, free_port, leashed, run};
 use super::storage::{SECRET_VARIABLE, Storage};
@@ -114,6 +116,36 @@ impl Remora {
 
     pub fn metrics(&self) -> String {
         self.get("/metrics")
+    }
+
+    /// The value of a metric without labels, or the sum over its labels.
+    pub fn metric(&self, name: &str) -> u64 {
+        let metrics = self.metrics();
+        let values = metrics.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit_once(' '));
+        values.map(|(_, value)| value.parse::<u64>().expect("a count")).sum()
+    }
+
+    /// What it occupies now. It has looked at buildkitd before, so that its own connection there is open.
+    pub fn footprint(&self) -> Footprint {
+        self.get("/readyz");
+        Footprint::of(self.daemon.pid(), &self.dir.path().join("data/spool"), self.metric("remora_tasks "))
+    }
+
+    /// Waits until nothing is left of what came after `before`.
+    pub fn returns_to(&self, before: &Footprint) {
+        let (started, mut now) = (Instant::now(), self.footprint());
+        while !now.is_no_more_than(before) {
+            assert!(started.elapsed() < READY_LIMIT, "left behind:\n{now:#?}\nbefore: {before:#?}");
+            now = self.footprint();
+        }
+    }
+
+    /// What `remora verify --json` says of a bucket.
+    pub fn verify(&self, bucket: &str) -> serde_json::Value {
+        let mut command = self.command("verify");
+        command.args(["--json", "--bucket", bucket]);
+        let finished = run(command);
+        serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished:#?}"))
     }
 
     /// The output of `remora check-config` with the same configuration.
