@@ -18,8 +18,19 @@ use crate::support::{image, llb};
 
 const CACHE: &str = "type=s3,region=us-east-1,bucket=build-cache,name=app";
 
-fn host(via: Via) -> Host {
-    Host::start(Setting { via, store: Kind::Directory, transport: Transport::Relay }, &["build-cache"])
+fn host(via: Via, transport: Transport) -> Host {
+    Host::start(Setting { via, store: Kind::Directory, transport }, &["build-cache"])
+}
+
+/// Every client, over every transport.
+fn hosts() -> impl Iterator<Item = (Via, Host)> {
+    let vias = [Via::Buildctl, Via::BuildxRemote].into_iter();
+    vias.flat_map(|via| Transport::BOTH.map(|transport| (via, transport))).map(|(via, transport)| (via, host(via, transport)))
+}
+
+/// Runs a case with buildctl over both transports.
+fn over_both(case: impl Fn(Host)) {
+    Transport::BOTH.into_iter().for_each(|transport| case(host(Via::Buildctl, transport)));
 }
 
 /// `buildctl` through remora.
@@ -36,31 +47,33 @@ fn history(buildkitd: &Buildkitd) -> String {
 
 #[test]
 fn questions_about_the_builder_have_the_same_answers() {
-    let host = host(Via::Buildctl);
-    let context = Context::two_stages();
-    host.client.build(&Build::of(context.path())).expect_success();
-    for question in [
-        &["du"][..],
-        &["du", "--verbose"],
-        &["debug", "info"],
-        &["debug", "workers", "--verbose"],
-        &["debug", "histories", "--format", "{{json .}}"],
-    ] {
-        let direct = host.buildkitd.buildctl(question).expect_success();
-        assert!(!direct.trim().is_empty(), "{question:?}");
-        assert_eq!(buildctl(&host, question), direct, "{question:?}");
-    }
+    over_both(|host| {
+        let context = Context::two_stages();
+        host.client.build(&Build::of(context.path())).expect_success();
+        for question in [
+            &["du"][..],
+            &["du", "--verbose"],
+            &["debug", "info"],
+            &["debug", "workers", "--verbose"],
+            &["debug", "histories", "--format", "{{json .}}"],
+        ] {
+            let direct = host.buildkitd.buildctl(question).expect_success();
+            assert!(!direct.trim().is_empty(), "{question:?}");
+            assert_eq!(buildctl(&host, question), direct, "{question:?}");
+        }
+    });
 }
 
 #[test]
 fn prune_empties_the_builder() {
-    let host = host(Via::Buildctl);
-    let context = Context::two_stages();
-    host.client.build(&Build::of(context.path())).expect_success().assert_executed();
-    host.client.build(&Build::of(context.path())).expect_success().assert_cached();
-    buildctl(&host, &["prune", "--all"]);
-    assert!(host.buildkitd.buildctl(&["du"]).expect_success().contains("Total:\t\t0B"), "nothing is left");
-    host.client.build(&Build::of(context.path())).expect_success().assert_executed();
+    over_both(|host| {
+        let context = Context::two_stages();
+        host.client.build(&Build::of(context.path())).expect_success().assert_executed();
+        host.client.build(&Build::of(context.path())).expect_success().assert_cached();
+        buildctl(&host, &["prune", "--all"]);
+        assert!(host.buildkitd.buildctl(&["du"]).expect_success().contains("Total:\t\t0B"), "nothing is left");
+        host.client.build(&Build::of(context.path())).expect_success().assert_executed();
+    });
 }
 
 #[test]
@@ -79,10 +92,10 @@ RUN --mount=type=ssh ssh-add -l
     install_program(&tool("ssh-add"), &context.path().join("ssh"));
     std::fs::create_dir(context.path().join("ssh/etc")).expect("folder");
     context.write("ssh/etc/passwd", "root:x:0:0:root:/:/bin/sh\n");
-    for via in [Via::Buildctl, Via::BuildxRemote] {
+    for (via, host) in hosts() {
         let args = [format!("--secret=id=token,src={}/token", dir.path().display()), format!("--ssh=default={}", agent.display())];
         let build = Build { plain: true, args: args.to_vec(), ..Build::of(context.path()).cached(CACHE) };
-        let outcome = host(via).client.build(&build).expect_success();
+        let outcome = host.client.build(&build).expect_success();
         assert!(outcome.text.contains("what only the client knows"), "{via:?}: {outcome:#?}");
         assert!(outcome.text.contains("key of the test"), "{via:?}: {outcome:#?}");
     }
@@ -106,40 +119,41 @@ fn ssh_agent(key: &Path, socket: &Path) -> Running {
 
 #[test]
 fn a_cache_in_a_folder_of_the_client_works() {
-    let mut host = host(Via::Buildctl);
-    let (context, dir) = (Context::two_stages(), tempfile::tempdir().expect("temp dir"));
-    let (cache, dir) = (dir.path().join("cache"), dir);
-    let export = Build { cache_to: vec![format!("type=local,mode=max,dest={}", cache.display())], ..Build::of(context.path()) };
-    host.client.build(&export).expect_success();
-    host.buildkitd.wipe();
-    let import = Build { cache_from: vec![format!("type=local,src={}", cache.display())], ..Build::of(context.path()) };
-    host.client.build(&import.image(&dir.path().join("image.tar"))).expect_success().assert_cached();
+    over_both(|mut host| {
+        let (context, dir) = (Context::two_stages(), tempfile::tempdir().expect("temp dir"));
+        let (cache, dir) = (dir.path().join("cache"), dir);
+        let export = Build { cache_to: vec![format!("type=local,mode=max,dest={}", cache.display())], ..Build::of(context.path()) };
+        host.client.build(&export).expect_success();
+        host.buildkitd.wipe();
+        let import = Build { cache_from: vec![format!("type=local,src={}", cache.display())], ..Build::of(context.path()) };
+        host.client.build(&import.image(&dir.path().join("image.tar"))).expect_success().assert_cached();
+    });
 }
 
 /// Only the export: an inline cache is imported from a registry, and none runs here.
 #[test]
 fn an_inline_cache_is_exported_into_the_image() {
-    let host = host(Via::Buildctl);
-    let (context, dir) = (Context::two_stages(), tempfile::tempdir().expect("temp dir"));
-    let tar = dir.path().join("image.tar");
-    let build = Build { cache_to: vec!["type=inline".to_owned()], ..Build::of(context.path()).image(&tar) };
-    host.client.build(&build).expect_success();
-    assert!(image::text(&tar).contains("moby.buildkit.cache.v0"));
+    over_both(|host| {
+        let (context, dir) = (Context::two_stages(), tempfile::tempdir().expect("temp dir"));
+        let tar = dir.path().join("image.tar");
+        let build = Build { cache_to: vec!["type=inline".to_owned()], ..Build::of(context.path()).image(&tar) };
+        host.client.build(&build).expect_success();
+        assert!(image::text(&tar).contains("moby.buildkit.cache.v0"));
+    });
 }
 
 #[test]
 fn a_cancelled_build_ends_on_buildkitd() {
-    for (via, signal) in
-        [(Via::Buildctl, Signal::INT), (Via::Buildctl, Signal::KILL), (Via::BuildxRemote, Signal::INT), (Via::BuildxRemote, Signal::KILL)]
-    {
-        let host = host(via);
-        let context = Context::after_base("RUN echo started; busybox sleep 600\n");
-        let client = host.client.start(&Build { plain: true, ..Build::of(context.path()).cached(CACHE) });
-        eventually("the step runs", READY_LIMIT, || client.stderr().contains(" started\n").then_some(()));
-        assert!(history(&host.buildkitd).contains("STARTED"), "{}", history(&host.buildkitd));
-        client.signal(signal);
-        let ended = || (!history(&host.buildkitd).contains("STARTED")).then_some(());
-        eventually(&format!("{via:?}, {signal:?}: the build ends"), Duration::from_secs(2), ended);
+    for (via, host) in hosts() {
+        for signal in [Signal::INT, Signal::KILL] {
+            let context = Context::after_base("RUN echo started; busybox sleep 600\n");
+            let client = host.client.start(&Build { plain: true, ..Build::of(context.path()).cached(CACHE) });
+            eventually("the step runs", READY_LIMIT, || client.stderr().contains(" started\n").then_some(()));
+            assert!(history(&host.buildkitd).contains("STARTED"), "{}", history(&host.buildkitd));
+            client.signal(signal);
+            let ended = || (!history(&host.buildkitd).contains("STARTED")).then_some(());
+            eventually(&format!("{via:?}, {signal:?}: the build ends"), Duration::from_secs(2), ended);
+        }
     }
 }
 
@@ -149,8 +163,7 @@ fn a_build_fails_as_it_does_without_remora() {
     let no_such_stage = Context::after_base("COPY --from=nowhere /x /x\n");
     let no_such_file = Context::after_base("COPY missing /x\n");
     let bad_syntax = Context::after_base("RAN true\n");
-    for via in [Via::Buildctl, Via::BuildxRemote] {
-        let host = host(via);
+    for (via, host) in hosts() {
         let direct = match via {
             Via::Buildctl => Client::buildctl(&host.buildkitd.address()),
             _ => Client::buildx_remote(&host.buildkitd.address()),
@@ -178,35 +191,37 @@ fn failure(text: &str) -> String {
 
 #[test]
 fn builds_run_at_once() {
-    let mut host = host(Via::Buildctl);
-    let contexts = [Context::two_stages(), Context::two_stages(), Context::two_stages()];
-    let names = ["one", "two", "three"].map(|name| format!("type=s3,region=us-east-1,bucket=build-cache,name={name}"));
-    let build_all = |host: &Host| {
-        let running: Vec<Running> =
-            contexts.iter().zip(&names).map(|(context, attrs)| host.client.start(&Build::of(context.path()).cached(attrs))).collect();
-        running.into_iter().map(|build| host.client.outcome(build).expect_success()).collect::<Vec<_>>()
-    };
-    build_all(&host);
-    host.buildkitd.wipe();
-    for outcome in build_all(&host) {
-        outcome.assert_cached();
-    }
+    over_both(|mut host| {
+        let contexts = [Context::two_stages(), Context::two_stages(), Context::two_stages()];
+        let names = ["one", "two", "three"].map(|name| format!("type=s3,region=us-east-1,bucket=build-cache,name={name}"));
+        let build_all = |host: &Host| {
+            let running: Vec<Running> =
+                contexts.iter().zip(&names).map(|(context, attrs)| host.client.start(&Build::of(context.path()).cached(attrs))).collect();
+            running.into_iter().map(|build| host.client.outcome(build).expect_success()).collect::<Vec<_>>()
+        };
+        build_all(&host);
+        host.buildkitd.wipe();
+        for outcome in build_all(&host) {
+            outcome.assert_cached();
+        }
+    });
 }
 
 /// BuildKit's own limit is 16 MiB, on both ends; larger messages are for tests with a peer of our own.
 #[test]
 fn messages_up_to_buildkits_own_limit_go_through() {
-    let host = host(Via::Buildctl);
-    let dir = tempfile::tempdir().expect("temp dir");
-    let solve = |client: &Client, size: usize| {
-        let file = dir.path().join("llb");
-        std::fs::write(&file, llb::one_file(size)).expect("llb");
-        let mut command = client.command();
-        command.args(["build", "--progress=plain", "--output", &format!("type=tar,dest={}/out.tar", dir.path().display())]);
-        Running::start_fed(command, File::open(&file).expect("llb").into()).finish()
-    };
-    assert!(solve(&host.client, 15 << 20).status.success());
-    let (direct, through) = (solve(&Client::buildctl(&host.buildkitd.address()), 17 << 20), solve(&host.client, 17 << 20));
-    assert_eq!(through.status.code(), direct.status.code());
-    assert_eq!(failure(&through.stderr), failure(&direct.stderr));
+    over_both(|host| {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let solve = |client: &Client, size: usize| {
+            let file = dir.path().join("llb");
+            std::fs::write(&file, llb::one_file(size)).expect("llb");
+            let mut command = client.command();
+            command.args(["build", "--progress=plain", "--output", &format!("type=tar,dest={}/out.tar", dir.path().display())]);
+            Running::start_fed(command, File::open(&file).expect("llb").into()).finish()
+        };
+        assert!(solve(&host.client, 15 << 20).status.success());
+        let (direct, through) = (solve(&Client::buildctl(&host.buildkitd.address()), 17 << 20), solve(&host.client, 17 << 20));
+        assert_eq!(through.status.code(), direct.status.code());
+        assert_eq!(failure(&through.stderr), failure(&direct.stderr));
+    });
 }

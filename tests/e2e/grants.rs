@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::buildkitd::Buildkitd;
-use crate::support::cases::Via;
+use crate::support::cases::{Setting, Transport, Via};
 use crate::support::client::Build;
 use crate::support::context::Context;
 use crate::support::host::Host;
@@ -57,8 +57,36 @@ fn a_grant_reads_what_its_build_reads_and_ends_with_it() {
     eventually("the grant ends with its build", READY_LIMIT, || get("build-cache", "team/manifests/app").is_err().then_some(()));
 }
 
+/// The id of a session's store is no key to the s3 endpoint.
+#[test]
+fn a_store_of_a_session_is_worth_nothing_outside_of_it() {
+    let host = Host::start(Setting { via: Via::Buildctl, store: Kind::Directory, transport: Transport::Session }, &BUCKETS);
+    let context = Context::after_base("RUN echo started; busybox sleep 600\n");
+    let first = Context::two_stages();
+    host.client.build(&Build::of(first.path()).cached(&cache("build-cache", "", "app"))).expect_success();
+    let import = Build { cache_from: vec![cache("build-cache", "", "app")], plain: true, ..Build::of(context.path()) };
+    let running = host.client.start(&import);
+    eventually("the step runs", READY_LIMIT, || running.stderr().contains(" started\n").then_some(()));
+    let import = import_in_history(&host.buildkitd);
+    assert_eq!(import["Type"], "local", "{import}");
+    let store = import["Attrs"]["src"].as_str().expect("the store");
+    for (id, secret) in [(store, store), (store.trim_start_matches("remora-"), "secret"), (store.trim_start_matches("remora-"), "")] {
+        let s3 = client(&host.remora.s3_url(), id, secret);
+        let answer = block_on(s3.get_object().bucket("build-cache").key("manifests/app").send());
+        let code = answer.expect_err("no secret is known").code().unwrap_or("no code").to_owned();
+        assert!(["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"].contains(&code.as_str()), "{code}");
+    }
+}
+
 /// The credentials of the cache import of the build that runs, from buildkitd's own records.
 fn grant_in_history(buildkitd: &Buildkitd) -> (String, String) {
+    let import = import_in_history(buildkitd);
+    let attr = |name: &str| import["Attrs"][name].as_str().expect("the grant").to_owned();
+    (attr("access_key_id"), attr("secret_access_key"))
+}
+
+/// The first cache import of the build that runs.
+fn import_in_history(buildkitd: &Buildkitd) -> Value {
     let records = buildkitd.buildctl(&["debug", "histories", "--format", "{{json .}}"]).expect_success();
     let imports = records
         .lines()
@@ -67,6 +95,5 @@ fn grant_in_history(buildkitd: &Buildkitd) -> (String, String) {
         .find_map(|event| Some(event["record"]["FrontendAttrs"]["cache-imports"].as_str()?.to_owned()))
         .unwrap_or_else(|| panic!("no imports in {records}"));
     let imports: Value = serde_json::from_str(&imports).expect("cache-imports is JSON");
-    let attr = |name: &str| imports[0]["Attrs"][name].as_str().expect("the grant").to_owned();
-    (attr("access_key_id"), attr("secret_access_key"))
+    imports[0].clone()
 }
