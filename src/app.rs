@@ -20,7 +20,7 @@ use crate::endpoints::s3::S3;
 use crate::endpoints::{Listener, content};
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
-use crate::store::{self, Served, Stores};
+use crate::store::{self, Guarded, Served, Stores};
 use crate::types::Address;
 
 /// How long the last answers of the admin endpoint may take.
@@ -51,7 +51,7 @@ impl App {
         warn_of_open_doors(&control_listeners, &content_listeners, &config.content.config);
 
         let metrics = Metrics::default();
-        let stores = open_stores(config.store).await?;
+        let stores = open_stores(config.store, &metrics, &shutdown).await?;
         let cache = Cache::open(stores.clone(), config.cache, metrics.clone()).await?;
         shutdown.spawn(cache.clone().touch_in_background(shutdown.clone()));
         let keyring = Keyring::new(config.operator_keys, config.grant_grace);
@@ -96,11 +96,11 @@ impl App {
     }
 }
 
-/// Connects to what the cache is kept in.
+/// Connects to what the cache is kept in. What watches over it are tasks of `shutdown`.
 ///
 /// # Errors
 /// Where a bucket's client cannot be made.
-pub async fn open_stores(config: StoreConfig) -> Result<Stores> {
+pub async fn open_stores(config: StoreConfig, metrics: &Metrics, shutdown: &Shutdown) -> Result<Stores> {
     match config {
         StoreConfig::Directory { root, default } => Ok(Stores::Directory { root, default }),
         StoreConfig::Buckets { served, default } => {
@@ -109,7 +109,8 @@ pub async fn open_stores(config: StoreConfig) -> Result<Stores> {
                 let name = bucket.s3.bucket.clone();
                 let s3 = Box::pin(store::S3::connect(bucket.s3)).await.with_context(|| format!("bucket {name}"))?;
                 let region = s3.region().map(str::to_owned);
-                buckets.insert(name, Served { store: Arc::new(s3), region, prefix: bucket.prefix });
+                let store = Guarded::new(Arc::new(s3), bucket.policy, metrics.store(format!("s3://{name}")), shutdown.clone());
+                buckets.insert(name, Served { store: Arc::new(store), region, prefix: bucket.prefix });
             }
             Ok(Stores::Buckets { served: buckets, default })
         }

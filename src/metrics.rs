@@ -70,6 +70,40 @@ label_values! {
     }
 }
 
+label_values! {
+    /// Why a call to the store was made again.
+    Retry {
+        /// It got no answer, or the store failed.
+        Unavailable => "unavailable",
+        /// The store asked for less.
+        Throttled => "throttled",
+        /// It was signed with something that is no longer valid.
+        Denied => "denied",
+    }
+}
+
+/// Whether calls to a store are made; the gauge shows it as a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BreakerState {
+    /// 0: they are.
+    Closed,
+    /// 1: the store is asked whether it answers.
+    HalfOpen,
+    /// 2: they fail at once.
+    Open,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StoreLabels {
+    store: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RetryLabels {
+    store: String,
+    reason: Retry,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     endpoint: Endpoint,
@@ -116,6 +150,16 @@ struct Families {
     touches: Counter,
     dropped_touches: Counter,
     tasks: Gauge,
+    breakers: Family<StoreLabels, Gauge>,
+    retries: Family<RetryLabels, Counter>,
+    allowed: Family<StoreLabels, Gauge>,
+}
+
+/// The metrics of one store. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StoreMetrics {
+    metrics: Metrics,
+    store: String,
 }
 
 impl Default for Metrics {
@@ -147,6 +191,10 @@ impl Default for Metrics {
             registry.register(name, help, Counter::clone(counter));
         }
         registry.register("tasks", "Tasks of the async runtime that have not ended", Gauge::clone(&tasks));
+        let (breakers, retries, allowed) = (Family::default(), Family::default(), Family::default());
+        registry.register("store_breaker", "Whether calls to a store are made: 0 closed, 1 half open, 2 open", Family::clone(&breakers));
+        registry.register("store_retries", "Calls to a store that were made again, by reason", Family::clone(&retries));
+        registry.register("store_allowed_requests", "Requests to a store that may be out at once now", Family::clone(&allowed));
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
         let info = prometheus_client::metrics::info::Info::new(version);
         registry.register("build", "The version of remora", info);
@@ -168,6 +216,9 @@ impl Default for Metrics {
             touches,
             dropped_touches,
             tasks,
+            breakers,
+            retries,
+            allowed,
         }))
     }
 }
@@ -236,6 +287,14 @@ impl Metrics {
         self.0.running.inc_by(change);
     }
 
+    /// Those of a store, by its URL.
+    #[must_use]
+    pub fn store(&self, url: String) -> StoreMetrics {
+        let metrics = StoreMetrics { metrics: self.clone(), store: url };
+        metrics.breaker(BreakerState::Closed);
+        metrics
+    }
+
     /// All of them, in Prometheus' text format.
     #[must_use]
     pub fn encode(&self) -> String {
@@ -248,5 +307,26 @@ impl Metrics {
             let _ = write!(text, "# could not be encoded");
         }
         text
+    }
+}
+
+impl StoreMetrics {
+    /// The breaker's state is this now.
+    pub fn breaker(&self, state: BreakerState) {
+        self.metrics.0.breakers.get_or_create(&self.labels()).set(state as i64);
+    }
+
+    /// A call was made again.
+    pub fn retried(&self, reason: Retry) {
+        self.metrics.0.retries.get_or_create(&RetryLabels { store: self.store.clone(), reason }).inc();
+    }
+
+    /// So many requests may be out at once now.
+    pub fn allowed(&self, requests: usize) {
+        self.metrics.0.allowed.get_or_create(&self.labels()).set(i64::try_from(requests).unwrap_or(i64::MAX));
+    }
+
+    fn labels(&self) -> StoreLabels {
+        StoreLabels { store: self.store.clone() }
     }
 }

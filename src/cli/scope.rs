@@ -6,6 +6,7 @@ use crate::app;
 use crate::cache::{Cache, ManifestInfo};
 use crate::config::{Config, Flags, StoreFlags};
 use crate::metrics::Metrics;
+use crate::shutdown::Shutdown;
 use crate::types::{BucketName, Grant, ManifestName, Scope};
 
 use super::Failure;
@@ -61,7 +62,9 @@ impl ScopeArgs {
         let scope = Scope::with_prefixes(bucket, &prefix, &self.blobs_prefix, &self.manifests_prefix).map_err(usage)?;
         let spool = Spool(std::env::temp_dir().join(format!("remora-{:016x}", rand::random::<u64>())));
         config.cache.spool_dir = spool.0.clone();
-        let cache = Cache::open(app::open_stores(config.store).await?, config.cache, Metrics::default()).await?;
+        let metrics = Metrics::default();
+        let stores = app::open_stores(config.store, &metrics, &Shutdown::default()).await?;
+        let cache = Cache::open(stores, config.cache, metrics).await?;
         cache.stores().store(&scope).map_err(|denied| anyhow::anyhow!("{denied}"))?;
         Ok(Opened { cache, grant: Grant::operator(scope), _spool: spool })
     }

@@ -38,6 +38,8 @@ pub struct BucketConfig {
     pub s3: store::S3Config,
     /// What every `prefix=` in it must begin with.
     pub prefix: String,
+    /// How long it is waited for, and how much of it is asked at once.
+    pub policy: store::Policy,
 }
 
 impl StoreConfig {
@@ -85,6 +87,7 @@ pub(super) fn store(file: &mut File, secrets: &mut Secrets) -> Result<StoreConfi
             Err(Error::new("default_bucket: for a directory store alone; with S3 it is the bucket of `store`"))
         }
         StoreUrl::Bucket { name, prefix } => {
+            let policy = policy(file);
             let mut served = Vec::new();
             let mut names = BTreeSet::new();
             for (index, bucket) in file.buckets.iter().enumerate() {
@@ -92,10 +95,10 @@ pub(super) fn store(file: &mut File, secrets: &mut Secrets) -> Result<StoreConfi
                 if !names.insert(bucket.name.0.clone()) {
                     return Err(Error::new(format!("{table}.name: bucket {} is there twice", bucket.name.0)));
                 }
-                served.push(bucket_config(&table, bucket, secrets)?);
+                served.push(bucket_config(&table, bucket, policy, secrets)?);
             }
             match served.iter_mut().find(|served| served.s3.bucket == name) {
-                None => served.push(BucketConfig { s3: plain_s3(name.clone()), prefix }),
+                None => served.push(BucketConfig { s3: plain_s3(name.clone(), policy), prefix, policy }),
                 Some(_) if prefix.is_empty() => {}
                 Some(entry) if entry.prefix.is_empty() || entry.prefix == prefix => entry.prefix = prefix,
                 Some(entry) => {
@@ -108,7 +111,7 @@ pub(super) fn store(file: &mut File, secrets: &mut Secrets) -> Result<StoreConfi
 }
 
 /// A bucket of which nothing is said but its name.
-fn plain_s3(bucket: BucketName) -> store::S3Config {
+fn plain_s3(bucket: BucketName, policy: store::Policy) -> store::S3Config {
     store::S3Config {
         bucket,
         endpoint: None,
@@ -120,10 +123,25 @@ fn plain_s3(bucket: BucketName) -> store::S3Config {
         acl: None,
         expected_bucket_owner: None,
         checksums: store::Checksums::WhenRequired,
+        deadlines: policy.deadlines,
     }
 }
 
-fn bucket_config(table: &str, bucket: &Bucket, secrets: &mut Secrets) -> Result<BucketConfig, Error> {
+fn policy(file: &File) -> store::Policy {
+    let (deadlines, breaker) = (&file.store_deadlines, &file.store_breaker);
+    store::Policy {
+        deadlines: store::Deadlines {
+            connect: deadlines.connect.0.0,
+            first_byte: deadlines.first_byte.0.0,
+            stall: deadlines.stall.0.0,
+            total: deadlines.total.0.0,
+        },
+        breaker: store::BreakerPolicy { budget: breaker.budget.0.0, probe_interval: breaker.probe_interval.0.0 },
+        max_requests: file.limits.max_store_requests.0,
+    }
+}
+
+fn bucket_config(table: &str, bucket: &Bucket, policy: store::Policy, secrets: &mut Secrets) -> Result<BucketConfig, Error> {
     if let Some(endpoint) = &bucket.endpoint {
         super::check_url(&format!("{table}.endpoint"), endpoint)?;
     }
@@ -146,11 +164,11 @@ fn bucket_config(table: &str, bucket: &Bucket, secrets: &mut Secrets) -> Result<
             Checksums::WhenRequired => store::Checksums::WhenRequired,
             Checksums::WhenSupported => store::Checksums::WhenSupported,
         },
-        ..plain_s3(bucket.name.0.clone())
+        ..plain_s3(bucket.name.0.clone(), policy)
     };
     let prefix = bucket.prefix.clone().unwrap_or_default();
     Scope::new(bucket.name.0.clone(), &prefix).map_err(|invalid| Error::new(format!("{table}.prefix: {invalid}")))?;
-    Ok(BucketConfig { s3, prefix })
+    Ok(BucketConfig { s3, prefix, policy })
 }
 
 fn credentials(table: &str, bucket: &Bucket, secrets: &mut Secrets) -> Result<store::Credentials, Error> {

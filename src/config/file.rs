@@ -29,6 +29,8 @@ pub(super) struct File {
     pub(super) admin: Admin,
     pub(super) manifests: Manifests,
     pub(super) limits: Limits,
+    pub(super) store_deadlines: StoreDeadlines,
+    pub(super) store_breaker: StoreBreaker,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) buckets: Vec<Bucket>,
 }
@@ -130,6 +132,25 @@ pub(super) struct Limits {
     pub(super) max_open_ingests: Count,
     pub(super) max_connections: Count,
     pub(super) ingest_expiry: Text<Period>,
+    pub(super) max_store_requests: Count,
+}
+
+/// Of each bucket in S3.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct StoreDeadlines {
+    pub(super) connect: Text<Period>,
+    pub(super) first_byte: Text<Period>,
+    pub(super) stall: Text<Period>,
+    pub(super) total: Text<Period>,
+}
+
+/// Of each bucket in S3.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct StoreBreaker {
+    pub(super) budget: Text<Period>,
+    pub(super) probe_interval: Text<Period>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -232,6 +253,8 @@ impl Default for File {
             admin: Admin::default(),
             manifests: Manifests::default(),
             limits: Limits::default(),
+            store_deadlines: StoreDeadlines::default(),
+            store_breaker: StoreBreaker::default(),
             buckets: Vec::new(),
         }
     }
@@ -286,12 +309,31 @@ impl Default for Limits {
             max_open_ingests: Count(1024),
             max_connections: Count(1024),
             ingest_expiry: seconds(24 * 3600),
+            max_store_requests: Count(crate::store::Policy::default().max_requests),
         }
     }
 }
 
+impl Default for StoreDeadlines {
+    fn default() -> Self {
+        let crate::store::Deadlines { connect, first_byte, stall, total } = crate::store::Deadlines::default();
+        Self { connect: period(connect), first_byte: period(first_byte), stall: period(stall), total: period(total) }
+    }
+}
+
+impl Default for StoreBreaker {
+    fn default() -> Self {
+        let crate::store::BreakerPolicy { budget, probe_interval } = crate::store::BreakerPolicy::default();
+        Self { budget: period(budget), probe_interval: period(probe_interval) }
+    }
+}
+
 fn seconds(seconds: u64) -> Text<Period> {
-    Text(Period(std::time::Duration::from_secs(seconds)))
+    period(std::time::Duration::from_secs(seconds))
+}
+
+fn period(period: std::time::Duration) -> Text<Period> {
+    Text(Period(period))
 }
 
 fn unix(path: &str) -> Text<Address> {
@@ -350,7 +392,21 @@ mod tests {
     #[test]
     fn the_sample_file_shows_every_key() {
         let sample = include_str!("../../deploy/config.toml");
-        for table in ["", "log", "buildkitd", "control", "content", "s3", "admin", "manifests", "limits", "s3.keys[0]", "buckets[0]"] {
+        for table in [
+            "",
+            "log",
+            "buildkitd",
+            "control",
+            "content",
+            "s3",
+            "admin",
+            "manifests",
+            "limits",
+            "store_deadlines",
+            "store_breaker",
+            "s3.keys[0]",
+            "buckets[0]",
+        ] {
             let text = match table.strip_suffix("[0]") {
                 Some(array) => format!("[[{array}]]\nno_such_key = 1"),
                 None if table.is_empty() => "no_such_key = 1".to_owned(),

@@ -4,6 +4,7 @@
 //! (`tests/it/store_contract.rs`). Names of caches, blobs and manifests mean nothing here.
 
 mod directory;
+mod guarded;
 mod s3;
 mod stores;
 
@@ -20,6 +21,7 @@ use time::OffsetDateTime;
 use crate::types::{ByteRange, ETag, Key};
 
 pub use directory::Directory;
+pub use guarded::{BreakerPolicy, Deadlines, Guarded, Policy};
 pub use s3::{Checksums, Credentials, S3, S3Config, ServerSideEncryption};
 pub use stores::{Served, Stores};
 
@@ -76,6 +78,15 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Whether the store can be reached and written, by a small write that leaves nothing behind.
     async fn check(&self) -> Result<()>;
+
+    /// After a refusal: whether the next call will be signed with something else than this one was (newer
+    /// credentials, a corrected clock), so that it is worth a try.
+    async fn sign_anew(&self, _refusal: &Error) -> bool {
+        false
+    }
+
+    /// Waits while the store is known not to answer.
+    async fn answering(&self) {}
 }
 
 /// What a store knows of an object without reading it.

@@ -1,4 +1,4 @@
-//! The contract of `remora::store::Store`: one suite, run on every backend.
+//! The contract of `remora::store::Store`: one suite, run on every backend, on MinIO as it is guarded in use.
 //!
 //! `store_directory.rs` and `store_s3.rs` test what only one of them has.
 
@@ -11,7 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use remora::store::{Body, Condition, Directory, Error, MultipartId, Object, S3, Store};
+use remora::metrics::Metrics;
+use remora::shutdown::Shutdown;
+use remora::store::{Body, Condition, Directory, Error, Guarded, MultipartId, Object, Policy, S3, Store};
 use remora::types::{ByteRange, ETag, Key};
 use tempfile::{NamedTempFile, TempDir};
 
@@ -35,7 +37,10 @@ impl Backend {
     async fn minio() -> Self {
         let minio = Minio::shared().await;
         let config = static_config(minio.new_bucket().await, minio.endpoint(), minio.access_key(), minio.secret_key());
-        Self { store: Arc::new(S3::connect(config).await.unwrap()), _kept: Box::new(()) }
+        let store = Arc::new(S3::connect(config).await.unwrap());
+        let (policy, shutdown) = (Policy::default(), Shutdown::default());
+        let metrics = Metrics::default().store(store.url());
+        Self { store: Arc::new(Guarded::new(store, policy, metrics, shutdown)), _kept: Box::new(()) }
     }
 
     async fn s3s_fs() -> Self {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use remora::shutdown::Shutdown;
-use remora::store::{Body, Checksums, Condition, Credentials, Error, S3, S3Config, ServerSideEncryption, Store as _};
+use remora::store::{Body, Checksums, Condition, Credentials, Deadlines, Error, S3, S3Config, ServerSideEncryption, Store as _};
 use remora::types::{BucketName, ETag, Key};
 use s3s::dto;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
@@ -30,6 +30,7 @@ pub fn static_config(bucket: BucketName, endpoint: &str, access_key: &str, secre
         acl: None,
         expected_bucket_owner: None,
         checksums: Checksums::WhenRequired,
+        deadlines: Deadlines::default(),
     }
 }
 

@@ -1,7 +1,5 @@
 //! What is sent to S3 and what is read from it.
 
-use std::time::Duration;
-
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::{ByteStream as Sent, Length};
 use bytes::Bytes;
@@ -14,16 +12,6 @@ use crate::types::{ByteRange, Key};
 
 /// Bytes of one read of a file that is sent.
 const READ_BYTES: usize = 256 << 10;
-/// What one try of a request may take apart from its body.
-pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// The slowest upload to put up with, in bytes a second.
-const MIN_UPLOAD_RATE: u64 = 256 << 10;
-
-/// What one try to send `body` may take.
-pub(super) fn timeout(body: &Body) -> Duration {
-    REQUEST_TIMEOUT + Duration::from_secs(body.len() / MIN_UPLOAD_RATE)
-}
-
 /// The body as the SDK takes it: one that can be sent again.
 pub(super) async fn send(body: Body) -> Result<Sent> {
     match body {

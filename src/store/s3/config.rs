@@ -2,6 +2,7 @@
 
 use secrecy::SecretString;
 
+use crate::store::Deadlines;
 use crate::types::BucketName;
 
 /// What the operator says of a bucket.
@@ -27,6 +28,8 @@ pub struct S3Config {
     pub expected_bucket_owner: Option<String>,
     /// When the SDK adds and checks checksums.
     pub checksums: Checksums,
+    /// How long a connection may take, and an upload stand still.
+    pub deadlines: Deadlines,
 }
 
 /// Where credentials come from.

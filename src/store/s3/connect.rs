@@ -1,4 +1,4 @@
-//! The client: credentials, region, endpoint and timeouts. Nothing is sent to S3 here.
+//! The client: credentials, region, endpoint, and of the deadlines those that only it can hold. Nothing is sent to S3 here.
 
 use std::time::Duration;
 
@@ -20,15 +20,13 @@ use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_types::service_config::ServiceConfigKey;
 use secrecy::ExposeSecret as _;
 
-use super::body::REQUEST_TIMEOUT;
 use super::{Checksums, Credentials, S3, S3Config};
 use crate::store::{Error, Result};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A body that does not move for so long, while its reader waits, is given up.
-const STALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// Tries of one request, the first included.
-const ATTEMPTS: u32 = 3;
+/// Tries of one request for credentials, the first included.
+const CREDENTIALS_ATTEMPTS: u32 = 3;
+/// What one of them may take.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where a store that is not AWS leaves the region open: what such stores take.
 const DEFAULT_REGION: &str = "us-east-1";
 
@@ -55,6 +53,12 @@ impl S3 {
             Checksums::WhenSupported => (RequestChecksumCalculation::WhenSupported, ResponseChecksumValidation::WhenSupported),
         };
         let mut client = aws_sdk_s3::config::Builder::from(&shared)
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(TimeoutConfig::builder().connect_timeout(config.deadlines.connect).build())
+            // What is read is watched by whoever reads: a reader that pauses is no stall.
+            .stalled_stream_protection(
+                StalledStreamProtectionConfig::enabled().download_enabled(false).grace_period(config.deadlines.stall).build(),
+            )
             .force_path_style(config.path_style.unwrap_or(endpoint.is_some()))
             .request_checksum_calculation(checksums.0)
             .response_checksum_validation(checksums.1);
@@ -81,10 +85,10 @@ async fn load(config: &S3Config, http: &SharedHttpClient, region: Option<Region>
     let mut loader: ConfigLoader = aws_config::defaults(BehaviorVersion::latest())
         .http_client(http.clone())
         .region(region)
-        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
-        // An attempt ends with the answer's head: the body that follows is under stall protection alone.
-        .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(REQUEST_TIMEOUT).build())
-        .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALL_TIMEOUT).build());
+        .retry_config(RetryConfig::standard().with_max_attempts(CREDENTIALS_ATTEMPTS))
+        .timeout_config(
+            TimeoutConfig::builder().connect_timeout(config.deadlines.connect).operation_attempt_timeout(CREDENTIALS_TIMEOUT).build(),
+        );
     if let Some(profile) = profile {
         loader = loader.profile_name(profile);
     }

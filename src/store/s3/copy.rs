@@ -6,7 +6,7 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, MetadataDirecti
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::error::{refusal, unanswered};
-use super::{COMPLETE_TIMEOUT, S3, S3Config, ServerSideEncryption, for_new_object, within};
+use super::{S3, S3Config, ServerSideEncryption, for_new_object};
 use crate::store::{Error, Meta, MultipartId, Result, Store as _};
 use crate::types::{ByteRange, Key};
 
@@ -27,7 +27,7 @@ impl S3 {
             .set_expected_source_bucket_owner(self.owner())
             .copy_source(self.copy_source(key))
             .metadata_directive(MetadataDirective::Replace);
-        let copied = copy.customize().config_override(within(COMPLETE_TIMEOUT)).send().await;
+        let copied = copy.send().await;
         match copied.map_err(|error| refusal("copy", key.as_str(), error)) {
             Ok(_) => Ok(()),
             // Too large, perhaps: the size is asked for only now, so that a touch is one call.
@@ -65,7 +65,7 @@ impl S3 {
             .set_expected_bucket_owner(self.owner())
             .upload_id(&id.0)
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
-        let joined = complete.customize().config_override(within(COMPLETE_TIMEOUT)).send().await;
+        let joined = complete.send().await;
         joined.map(drop).map_err(|error| refusal("complete copy of", key.as_str(), error))
     }
 
@@ -82,7 +82,7 @@ impl S3 {
             .copy_source(self.copy_source(key))
             .copy_source_range(range.to_header())
             .copy_source_if_match(meta.etag.quoted());
-        let copied = copy.customize().config_override(within(COMPLETE_TIMEOUT)).send().await;
+        let copied = copy.send().await;
         let copied = copied.map_err(|error| refusal("copy part of", key.as_str(), error))?;
         let etag = copied.copy_part_result.and_then(|part| part.e_tag).ok_or_else(|| unanswered(key.as_str(), "ETag"))?;
         Ok(CompletedPart::builder().part_number(number).e_tag(etag).build())

@@ -1,4 +1,5 @@
-//! A bucket in S3, through aws-sdk-s3.
+//! A bucket in S3, through aws-sdk-s3. Each call is one request, made once and without a deadline: that is
+//! for [`Guarded`](super::Guarded) to add.
 //!
 //! [`connect`] makes the client, [`error`] turns what the SDK reports into the store's vocabulary, [`copy`]
 //! is touch, [`body`] what is sent and read.
@@ -10,11 +11,9 @@ mod copy;
 mod error;
 
 use std::fmt;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
@@ -28,8 +27,6 @@ use crate::types::{ByteRange, ETag, Key};
 /// Written and deleted by [`Store::check`]. One key, so that at most one object stays behind where the
 /// credentials may not delete.
 const CHECK_LEAF: &str = ".remora-check";
-/// Joining parts may take S3 some minutes.
-const COMPLETE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A bucket in S3.
 pub struct S3 {
@@ -79,11 +76,6 @@ macro_rules! for_new_object {
 }
 use for_new_object;
 
-/// The time a call may take instead of the client's default.
-fn within(timeout: Duration) -> aws_sdk_s3::config::Builder {
-    aws_sdk_s3::Config::builder().timeout_config(TimeoutConfig::builder().operation_attempt_timeout(timeout).build())
-}
-
 #[async_trait]
 impl Store for S3 {
     fn url(&self) -> String {
@@ -109,7 +101,6 @@ impl Store for S3 {
     }
 
     async fn put(&self, key: &Key, body: Body, condition: Condition) -> Result<ETag> {
-        let timeout = body::timeout(&body);
         let put = for_new_object!(self.client.put_object(), self.config)
             .bucket(self.bucket())
             .key(key.as_str())
@@ -117,7 +108,7 @@ impl Store for S3 {
             .set_if_none_match(if_none_match(&condition))
             .set_if_match(if_match(&condition))
             .body(body::send(body).await?);
-        let stored = put.customize().config_override(within(timeout)).send().await;
+        let stored = put.send().await;
         let stored = stored.map_err(|error| conditional(&condition, key, refusal("PUT", key.as_str(), error)))?;
         etag(key.as_str(), stored.e_tag.as_deref())
     }
@@ -132,7 +123,6 @@ impl Store for S3 {
     }
 
     async fn put_part(&self, key: &Key, id: &MultipartId, number: u16, body: Body) -> Result<Part> {
-        let timeout = body::timeout(&body);
         let put = self
             .client
             .upload_part()
@@ -142,7 +132,7 @@ impl Store for S3 {
             .upload_id(&id.0)
             .part_number(number.into())
             .body(body::send(body).await?);
-        let stored = put.customize().config_override(within(timeout)).send().await;
+        let stored = put.send().await;
         let stored = stored.map_err(|error| refusal("PUT part of", key.as_str(), error))?;
         Ok(Part { number, etag: etag(key.as_str(), stored.e_tag.as_deref())? })
     }
@@ -162,7 +152,7 @@ impl Store for S3 {
             .set_if_none_match(if_none_match(&condition))
             .set_if_match(if_match(&condition))
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(each.collect())).build());
-        let joined = complete.customize().config_override(within(COMPLETE_TIMEOUT)).send().await;
+        let joined = complete.send().await;
         let joined = joined.map_err(|error| conditional(&condition, key, refusal("complete multipart upload of", key.as_str(), error)))?;
         etag(key.as_str(), joined.e_tag.as_deref())
     }
@@ -219,6 +209,11 @@ impl Store for S3 {
         let key = Key::new("", CHECK_LEAF);
         self.put(&key, Body::Bytes(Bytes::from_static(b"remora")), Condition::None).await?;
         self.delete(&key).await
+    }
+
+    async fn sign_anew(&self, refusal: &Error) -> bool {
+        // The SDK has learned the difference to the store's clock from the refusal.
+        refusal.to_string().contains("RequestTimeTooSkewed")
     }
 }
 

@@ -13,7 +13,7 @@ use remora::proto::cache::manifests_client::ManifestsClient;
 use remora::proto::content::content_client::ContentClient;
 use remora::proto::content::{WriteAction, WriteContentRequest, WriteContentResponse};
 use remora::shutdown::Shutdown;
-use remora::store::{Checksums, Credentials, S3, S3Config, Served, Stores};
+use remora::store::{Checksums, Credentials, Deadlines, S3, S3Config, Served, Stores};
 use remora::types::{Address, BucketName, Digest};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -78,6 +78,7 @@ impl Sidecar {
             acl: None,
             expected_bucket_owner: None,
             checksums: Checksums::WhenRequired,
+            deadlines: Deadlines::default(),
         })
         .await
         .unwrap();

@@ -2,6 +2,7 @@
 
 pub(crate) mod buildkitd;
 pub mod fake_s3;
+pub(crate) mod fault_store;
 pub mod faults;
 pub(crate) mod memory_store;
 pub mod minio;

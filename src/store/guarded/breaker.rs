@@ -1,0 +1,135 @@
+//! The breaker: closed while the store answers, open when it does not, half open while it is probed.
+//!
+//! It counts what calls in a row without an answer have cost, not how many they were: two that waited for
+//! seconds say more than two that broke at once. No caller is the probe: that is a task beside the calls,
+//! so a dead store costs once. (The crates for this, `failsafe` and `recloser`, count calls and probe with
+//! those of callers.)
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::metrics::BreakerState;
+
+/// What a failure costs at least: ten that come at once open a breaker with the default budget.
+const MIN_COST: Duration = Duration::from_millis(500);
+
+/// One store's breaker.
+#[derive(Debug)]
+pub(super) struct Breaker {
+    budget: Duration,
+    state: watch::Sender<BreakerState>,
+    silence: Mutex<Silence>,
+    answers: AtomicU64,
+}
+
+/// What there was since the last answer.
+#[derive(Debug)]
+struct Silence {
+    since: Instant,
+    /// What the failures in it have cost.
+    spent: Duration,
+}
+
+impl Breaker {
+    pub(super) fn new(budget: Duration) -> Self {
+        let state = watch::Sender::new(BreakerState::Closed);
+        Self { budget, state, silence: Mutex::new(Silence::new()), answers: AtomicU64::new(0) }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        *self.state.borrow() == BreakerState::Closed
+    }
+
+    /// Waits until it is closed.
+    pub(super) async fn closed(&self) {
+        // The sender is `self`, so this ends only with the state.
+        let _ = self.state.subscribe().wait_for(|state| *state == BreakerState::Closed).await;
+    }
+
+    /// How many answers there were: when it has not grown, the store has been silent.
+    pub(super) fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    /// The store has answered, whatever it said.
+    pub(super) fn answered(&self) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        *self.silence() = Silence::new();
+    }
+
+    /// A call that was made at `begun` got no answer; at most `most` of its time counts. Returns whether
+    /// this has opened the breaker.
+    pub(super) fn failed(&self, begun: Instant, most: Duration) -> bool {
+        let mut silence = self.silence();
+        let cost = begun.max(silence.since).elapsed().min(most);
+        silence.spent += cost.max(MIN_COST);
+        silence.spent >= self.budget
+            && self.state.send_if_modified(|state| {
+                let closed = *state == BreakerState::Closed;
+                if closed {
+                    *state = BreakerState::Open;
+                }
+                closed
+            })
+    }
+
+    /// Moves on after it was opened.
+    pub(super) fn becomes(&self, state: BreakerState) {
+        *self.silence() = Silence::new();
+        self.state.send_replace(state);
+    }
+
+    fn silence(&self) -> MutexGuard<'_, Silence> {
+        self.silence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Silence {
+    fn new() -> Self {
+        Self { since: Instant::now(), spent: Duration::ZERO }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    async fn fails_after(breaker: &Breaker, wait: Duration) -> bool {
+        let begun = Instant::now();
+        tokio::time::advance(wait).await;
+        breaker.failed(begun, 6 * SECOND)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn opens_once_when_silence_has_cost_the_budget() {
+        let breaker = Breaker::new(5 * SECOND);
+        assert!(!fails_after(&breaker, 3 * SECOND).await && breaker.is_closed());
+        breaker.answered();
+        assert!(!fails_after(&breaker, 3 * SECOND).await && breaker.is_closed());
+        assert!(fails_after(&breaker, 3 * SECOND).await && !breaker.is_closed());
+        assert!(!fails_after(&breaker, 3 * SECOND).await);
+        breaker.becomes(BreakerState::Closed);
+        assert!(!fails_after(&breaker, 3 * SECOND).await && breaker.is_closed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_waited_before_an_answer_does_not_count() {
+        let breaker = Breaker::new(5 * SECOND);
+        let begun = Instant::now();
+        tokio::time::advance(60 * SECOND).await;
+        breaker.answered();
+        assert!(!breaker.failed(begun, 6 * SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_that_come_at_once_open_it_too() {
+        let breaker = Breaker::new(5 * SECOND);
+        assert_eq!((1..).find(|_| breaker.failed(Instant::now(), SECOND)), Some(10));
+    }
+}

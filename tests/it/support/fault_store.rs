@@ -1,0 +1,160 @@
+//! A store that fails as a test tells it to.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use futures_util::StreamExt as _;
+use remora::store::{Body, ByteStream, Condition, Error, Meta, MultipartId, Object, Page, Part, Result, Store};
+use remora::types::{ByteRange, ETag, Key};
+
+use super::memory_store::MemoryStore;
+
+/// What becomes of the next calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    None,
+    /// No answer, ever.
+    Silence,
+    /// Only lookups are answered.
+    SilentWrites,
+    /// An error at once.
+    Unavailable,
+    /// Every one of so many calls is told to slow down.
+    Throttle(usize),
+    /// Refused while signed with what is no longer valid.
+    Expired,
+    /// Bodies stop after their first piece.
+    Stall,
+}
+
+/// A bucket in memory with faults. Clones are one and the same.
+#[derive(Debug, Clone)]
+pub(crate) struct FaultStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: MemoryStore,
+    fault: Mutex<Fault>,
+    calls: AtomicUsize,
+    out: AtomicUsize,
+    most: AtomicUsize,
+}
+
+/// A call that is out.
+struct Out<'store>(&'store Inner);
+
+impl Drop for Out<'_> {
+    fn drop(&mut self) {
+        self.0.out.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl FaultStore {
+    pub(crate) fn new(store: MemoryStore) -> Self {
+        let (fault, zero) = (Mutex::new(Fault::None), AtomicUsize::default);
+        Self(Arc::new(Inner { store, fault, calls: zero(), out: zero(), most: zero() }))
+    }
+
+    pub(crate) fn fails_with(&self, fault: Fault) {
+        *self.0.fault.lock().unwrap() = fault;
+    }
+
+    /// Calls so far.
+    pub(crate) fn calls(&self) -> usize {
+        self.0.calls.load(Ordering::SeqCst)
+    }
+
+    /// The most calls that were out at once since this was asked last.
+    pub(crate) fn most_at_once(&self) -> usize {
+        self.0.most.swap(0, Ordering::SeqCst)
+    }
+
+    async fn call(&self, is_lookup: bool) -> Result<()> {
+        let call = self.0.calls.fetch_add(1, Ordering::SeqCst);
+        self.0.most.fetch_max(self.0.out.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        let _out = Out(&self.0);
+        let fault = *self.0.fault.lock().unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        match fault {
+            Fault::None | Fault::Stall => Ok(()),
+            Fault::Silence => std::future::pending().await,
+            Fault::SilentWrites if is_lookup => Ok(()),
+            Fault::SilentWrites => std::future::pending().await,
+            Fault::Unavailable => Err(Error::Unavailable("broken".to_owned())),
+            Fault::Throttle(each) if call.is_multiple_of(each) => Err(Error::Exhausted("SlowDown".to_owned())),
+            Fault::Throttle(_) => Ok(()),
+            Fault::Expired => Err(Error::Denied("ExpiredToken".to_owned())),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for FaultStore {
+    fn url(&self) -> String {
+        "memory:faults".to_owned()
+    }
+
+    async fn head(&self, key: &Key) -> Result<Meta> {
+        self.call(true).await?;
+        self.0.store.head(key).await
+    }
+
+    async fn get(&self, key: &Key, range: Option<ByteRange>, version: Option<&ETag>) -> Result<Object> {
+        self.call(true).await?;
+        let mut object = self.0.store.get(key, range, version).await?;
+        if *self.0.fault.lock().unwrap() == Fault::Stall {
+            let stalled: ByteStream = object.body.take(1).chain(futures_util::stream::pending()).boxed();
+            object.body = stalled;
+        }
+        Ok(object)
+    }
+
+    async fn put(&self, key: &Key, body: Body, condition: Condition) -> Result<ETag> {
+        self.call(false).await?;
+        self.0.store.put(key, body, condition).await
+    }
+
+    async fn begin_multipart(&self, key: &Key) -> Result<MultipartId> {
+        self.0.store.begin_multipart(key).await
+    }
+
+    async fn put_part(&self, key: &Key, id: &MultipartId, number: u16, body: Body) -> Result<Part> {
+        self.0.store.put_part(key, id, number, body).await
+    }
+
+    async fn complete_multipart(&self, key: &Key, id: &MultipartId, parts: &[Part], condition: Condition) -> Result<ETag> {
+        self.0.store.complete_multipart(key, id, parts, condition).await
+    }
+
+    async fn abort_multipart(&self, key: &Key, id: &MultipartId) -> Result<()> {
+        self.0.store.abort_multipart(key, id).await
+    }
+
+    async fn touch(&self, key: &Key) -> Result<()> {
+        self.call(false).await?;
+        self.0.store.touch(key).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<()> {
+        self.call(true).await?;
+        self.0.store.delete(key).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page> {
+        self.call(true).await?;
+        self.0.store.list(prefix, after, limit).await
+    }
+
+    fn gains_by_parts(&self) -> bool {
+        false
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.call(true).await
+    }
+
+    async fn sign_anew(&self, _: &Error) -> bool {
+        self.fails_with(Fault::None);
+        true
+    }
+}
