@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::admin::{Admin, Check, Readiness};
+use crate::admin::{Admin, Check, Fault, Readiness};
 use crate::auth::Keyring;
 use crate::cache::Cache;
-use crate::config::{Config, StoreConfig};
+use crate::config::{Config, OnUnavailable, StoreConfig};
 use crate::endpoints::content::Content;
 use crate::endpoints::control::{self, Control};
 use crate::endpoints::s3::S3;
@@ -54,7 +54,10 @@ impl App {
         let stores = open_stores(config.store, &metrics, &shutdown).await?;
         let cache = Cache::open(stores.clone(), config.cache, metrics.clone()).await?;
         shutdown.spawn(cache.clone().touch_in_background(shutdown.clone()));
-        let keyring = Keyring::new(config.operator_keys, config.grant_grace);
+        let keyring = match config.on_unavailable {
+            OnUnavailable::Miss => Keyring::tolerant(config.operator_keys, config.grant_grace),
+            OnUnavailable::Fail => Keyring::new(config.operator_keys, config.grant_grace),
+        };
 
         let advertise = config.control.config.advertise.clone().or_else(|| advertised(&s3_listeners));
         let control_config = control::Config { advertise, ..config.control.config };
@@ -65,12 +68,12 @@ impl App {
         let control = Arc::new(control);
         let s3 = Arc::new(S3::new(cache, keyring, config.s3.config, metrics.clone()));
 
-        let mut checks = store_checks(&stores);
+        let mut checks = store_checks(&stores, config.on_unavailable);
         if !control_listeners.is_empty() {
             let control = Arc::clone(&control);
             checks.push(Check::new(format!("buildkitd {buildkitd}"), move || {
                 let control = Arc::clone(&control);
-                async move { control.check_buildkitd().await }
+                async move { control.check_buildkitd().await.map_err(Fault::Fatal) }
             }));
         }
         let admin = Arc::new(Admin::new(Readiness::new(checks, shutdown.clone()), metrics));
@@ -161,11 +164,23 @@ fn advertised(listeners: &[Listener]) -> Option<String> {
     Some(url)
 }
 
-fn store_checks(stores: &Stores) -> Vec<Check> {
+/// How long a store is asked: less than a check may take, so that the answer is the one given here.
+const STORE_CHECK: Duration = Duration::from_secs(2);
+
+/// A store that does not answer fails no build unless it is told to; one that refuses remora, or is not
+/// there, is set up wrongly, which must not go unseen.
+fn store_checks(stores: &Stores, on_unavailable: OnUnavailable) -> Vec<Check> {
     let check = |store: Arc<dyn store::Store>| {
         Check::new(format!("store {}", store.url()), move || {
             let store = Arc::clone(&store);
-            async move { store.check().await.map_err(|error| error.to_string()) }
+            async move {
+                let silent = |_| Err(store::Error::Unavailable(format!("no answer in {} s", STORE_CHECK.as_secs())));
+                let checked = tokio::time::timeout(STORE_CHECK, store.check()).await.unwrap_or_else(silent);
+                checked.map_err(|error| match (&error, on_unavailable) {
+                    (store::Error::Unavailable(_) | store::Error::Exhausted(_), OnUnavailable::Miss) => Fault::Bearable(error.to_string()),
+                    _ => Fault::Fatal(error.to_string()),
+                })
+            }
         })
     };
     stores.known().into_iter().map(check).collect()

@@ -153,6 +153,7 @@ struct Families {
     breakers: Family<StoreLabels, Gauge>,
     retries: Family<RetryLabels, Counter>,
     allowed: Family<StoreLabels, Gauge>,
+    exports_dropped: Counter,
 }
 
 /// The metrics of one store. Cheap to clone.
@@ -195,6 +196,12 @@ impl Default for Metrics {
         registry.register("store_breaker", "Whether calls to a store are made: 0 closed, 1 half open, 2 open", Family::clone(&breakers));
         registry.register("store_retries", "Calls to a store that were made again, by reason", Family::clone(&retries));
         registry.register("store_allowed_requests", "Requests to a store that may be out at once now", Family::clone(&allowed));
+        let exports_dropped = Counter::default();
+        registry.register(
+            "exports_dropped",
+            "Manifests of builds that were not published, as the store failed",
+            Counter::clone(&exports_dropped),
+        );
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
         let info = prometheus_client::metrics::info::Info::new(version);
         registry.register("build", "The version of remora", info);
@@ -219,6 +226,7 @@ impl Default for Metrics {
             breakers,
             retries,
             allowed,
+            exports_dropped,
         }))
     }
 }
@@ -280,6 +288,11 @@ impl Metrics {
     /// A build with an s3 cache begins.
     pub fn build(&self, transport: Transport) {
         self.0.builds.get_or_create(&BuildLabels { transport }).inc();
+    }
+
+    /// A build's manifest was not published, as the store failed.
+    pub fn export_dropped(&self) {
+        self.0.exports_dropped.inc();
     }
 
     /// How many builds run now.

@@ -1,7 +1,8 @@
 //! The admin endpoint, for operators and orchestrators, on its own listener:
 //!
 //! - `/livez`: 200 while the process runs
-//! - `/readyz`: 200 when builds can be served, else 503; each check with its cause, as JSON
+//! - `/readyz`: 200 when builds can be served, else 503; each check with its cause, as JSON. A store that does
+//!   not answer is told there, and makes it 503 only where builds get the error (`on_unavailable = "fail"`)
 //! - `/metrics`: Prometheus (OpenMetrics text)
 //! - `/`: this list
 
@@ -22,7 +23,7 @@ use crate::endpoints::{Listener, accept_loop};
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 
-pub use readiness::{Check, CheckReport, Readiness, Report};
+pub use readiness::{Check, CheckReport, Fault, Readiness, Report};
 
 /// Probes and scrapers need few.
 const MAX_CONNECTIONS: usize = 64;

@@ -17,7 +17,16 @@ const FRESH: Duration = Duration::from_secs(5);
 /// A check that takes longer has failed.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
-type Outcome = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+type Outcome = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send>>;
+
+/// What a check has found wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// Builds cannot be served.
+    Fatal(String),
+    /// Builds are served all the same, slower.
+    Bearable(String),
+}
 
 /// One thing that must work.
 pub struct Check {
@@ -26,18 +35,24 @@ pub struct Check {
 }
 
 impl Check {
-    /// `run` says what is wrong, fit to be shown to operators.
+    /// `run` says what is wrong, fit to be shown to operators; a check that takes too long says nothing, and
+    /// is [`Fault::Fatal`].
     pub fn new<F>(name: impl Into<String>, run: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
-        F: Future<Output = Result<(), String>> + Send + 'static,
+        F: Future<Output = Result<(), Fault>> + Send + 'static,
     {
         Self { name: name.into(), run: Box::new(move || Box::pin(run())) }
     }
 
     async fn report(&self) -> CheckReport {
         let outcome = tokio::time::timeout(CHECK_TIMEOUT, (self.run)()).await;
-        let cause = outcome.unwrap_or_else(|_| Err(format!("no answer in {} s", CHECK_TIMEOUT.as_secs()))).err();
-        CheckReport { name: self.name.clone(), ok: cause.is_none(), cause }
+        let outcome = outcome.unwrap_or_else(|_| Err(Fault::Fatal(format!("no answer in {} s", CHECK_TIMEOUT.as_secs()))));
+        let (ok, bearable, cause) = match outcome {
+            Ok(()) => (true, false, None),
+            Err(Fault::Fatal(cause)) => (false, false, Some(cause)),
+            Err(Fault::Bearable(cause)) => (false, true, Some(cause)),
+        };
+        CheckReport { name: self.name.clone(), ok, bearable, cause }
     }
 }
 
@@ -54,6 +69,9 @@ pub struct CheckReport {
     pub name: String,
     /// Whether it works.
     pub ok: bool,
+    /// Whether builds are served all the same, where it does not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bearable: bool,
     /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
@@ -62,7 +80,7 @@ pub struct CheckReport {
 /// How all checks went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Whether every check is ok.
+    /// Whether every check is ok or bearable.
     pub ready: bool,
     /// Each check.
     pub checks: Vec<CheckReport>,
@@ -78,7 +96,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Ready when all of `checks` are ok and `shutdown` is not draining.
+    /// Ready when all of `checks` are ok or bearable and `shutdown` is not draining.
     #[must_use]
     pub fn new(checks: Vec<Check>, shutdown: Shutdown) -> Self {
         Self { checks, shutdown, last: Mutex::default() }
@@ -87,7 +105,7 @@ impl Readiness {
     /// The answer of now, or of a few seconds ago.
     pub async fn report(&self) -> Arc<Report> {
         if self.shutdown.is_draining() {
-            let draining = CheckReport { name: "running".to_owned(), ok: false, cause: Some("draining".to_owned()) };
+            let draining = CheckReport { name: "running".to_owned(), ok: false, bearable: false, cause: Some("draining".to_owned()) };
             return Arc::new(Report { ready: false, checks: vec![draining] });
         }
         let mut last = self.last.lock().await;
@@ -96,9 +114,9 @@ impl Readiness {
             return Arc::clone(report);
         }
         let checks = join_all(self.checks.iter().map(Check::report)).await;
-        let report = Arc::new(Report { ready: checks.iter().all(|check| check.ok), checks });
+        let report = Arc::new(Report { ready: checks.iter().all(|check| check.ok || check.bearable), checks });
         for failed in report.checks.iter().filter(|check| !check.ok) {
-            tracing::warn!(check.name = failed.name, cause = failed.cause, "not ready");
+            tracing::warn!(check.name = failed.name, check.bearable = failed.bearable, cause = failed.cause, "a check fails");
         }
         *last = Some((Instant::now(), Arc::clone(&report)));
         report

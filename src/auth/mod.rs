@@ -85,6 +85,8 @@ struct Inner {
     operator: HashMap<String, Credential>,
     /// How long grants outlive their build: BuildKit finishes lazy work a little later.
     grace: Duration,
+    /// Whether builds go on without their cache when the store fails.
+    tolerant: bool,
     state: Mutex<State>,
 }
 
@@ -110,11 +112,21 @@ impl Keyring {
     /// A keyring with the operator's keys; builds' grants end `grace` after their build.
     #[must_use]
     pub fn new(operator_keys: Vec<OperatorKey>, grace: Duration) -> Self {
+        Self::make(operator_keys, grace, false)
+    }
+
+    /// As [`Keyring::new`]; builds go on without their cache when the store fails.
+    #[must_use]
+    pub fn tolerant(operator_keys: Vec<OperatorKey>, grace: Duration) -> Self {
+        Self::make(operator_keys, grace, true)
+    }
+
+    fn make(operator_keys: Vec<OperatorKey>, grace: Duration, tolerant: bool) -> Self {
         let operator = operator_keys
             .into_iter()
             .map(|key| (key.access_key_id, Credential { secret_access_key: key.secret_access_key, grant: key.grant }))
             .collect();
-        Self(Arc::new(Inner { operator, grace, state: Mutex::default() }))
+        Self(Arc::new(Inner { operator, grace, tolerant, state: Mutex::default() }))
     }
 
     /// What an access key id stands for.
@@ -187,6 +199,7 @@ impl Keyring {
         };
         let grant = narrow(Grant::builder(scope.clone(), rights).names(names).usage(usage));
         let grant = if purpose == Purpose::Import { grant.disclosed_blobs_only() } else { grant };
+        let grant = if self.0.tolerant { grant.losses() } else { grant };
         let credential = Credential { secret_access_key: issued.secret_access_key.clone().into(), grant: grant.build() };
         let entry = Entry { credential, issued: issued.clone(), build, purpose, names: names.to_vec(), expires: None };
         state.grants.insert(issued.access_key_id.clone(), entry);

@@ -19,7 +19,7 @@ pub enum Error {
     /// What the store holds is not what it should be.
     #[error("corrupt: {0}")]
     Corrupt(String),
-    /// The grant does not reach that far, or the store refuses remora.
+    /// The grant does not reach that far.
     #[error("{0}")]
     Denied(String),
     /// The state is not the one that the call is for: another digest or size, a blob missing.
@@ -37,6 +37,9 @@ pub enum Error {
     /// A bound is reached: a full disk, too large a manifest, too many open ingests.
     #[error("exhausted: {0}")]
     Exhausted(String),
+    /// The store refuses remora: its credentials, or what it does with them.
+    #[error("{0}")]
+    Refused(String),
     /// The store does not answer.
     #[error("unavailable: {0}")]
     Unavailable(String),
@@ -50,7 +53,7 @@ impl From<store::Error> for Error {
         match error {
             store::Error::NotFound(what) => Self::NotFound(what),
             store::Error::Precondition(_) => Self::Conflict(error.to_string()),
-            store::Error::Denied(_) => Self::Denied(error.to_string()),
+            store::Error::Denied(_) => Self::Refused(error.to_string()),
             store::Error::Invalid(what) => Self::Invalid(what),
             store::Error::Unsupported(_) => Self::Invalid(error.to_string()),
             store::Error::Exhausted(what) => Self::Exhausted(what),

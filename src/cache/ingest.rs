@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use super::blobs::check_content;
 use super::ingests::{Name, Writing, blocking};
 use super::labels::check_labels;
-use super::{Cache, Error, Result};
+use super::{Cache, Error, Result, outage};
 use crate::store::Body;
 use crate::types::{Digest, Grant, Right};
 
@@ -101,8 +101,11 @@ impl Cache {
     }
 
     async fn has_blob(&self, grant: &Grant, digest: &Digest) -> Result<bool> {
-        match self.find_to_reuse(grant, digest).await {
-            Ok(_) => Ok(true),
+        if outage::is_dropped(grant) {
+            return Ok(false);
+        }
+        match outage::or_dropped(grant, self.find_to_reuse(grant, digest).await) {
+            Ok(found) => Ok(found.is_some()),
             Err(Error::NotFound(_)) => Ok(false),
             Err(error) => Err(error),
         }
@@ -205,7 +208,9 @@ impl Ingest {
             self.cache.write_labels(&self.grant, &digest, labels).await?;
         }
         let body = Body::File { path: lock.data_path(), offset: 0, len: offset };
-        self.cache.publish_blob(&self.grant, &digest, body).await?;
+        if !outage::is_dropped(&self.grant) {
+            outage::or_dropped(&self.grant, self.cache.publish_blob(&self.grant, &digest, body).await)?;
+        }
         lock.forget().await?;
         Ok((digest, offset))
     }

@@ -53,6 +53,15 @@ pub enum Item {
     Manifest(ManifestName),
 }
 
+impl std::fmt::Display for Item {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Blob(digest) => write!(f, "blob {digest}"),
+            Self::Manifest(name) => write!(f, "manifest {name}"),
+        }
+    }
+}
+
 /// Takes a key of `scope` apart: what it names, and the part of its prefix that goes beyond the
 /// scope's own. `None` for a key that is neither a blob's nor a manifest's.
 #[must_use]

@@ -18,6 +18,7 @@ mod lookup;
 mod manifests;
 mod merge;
 mod objects;
+pub mod outage;
 mod presence;
 mod prune;
 mod publish;

@@ -20,6 +20,7 @@ pub(super) struct File {
     pub(super) data_dir: PathBuf,
     /// `None`: [`Self::DEFAULT_BUCKET`].
     pub(super) default_bucket: Option<Text<BucketName>>,
+    pub(super) on_unavailable: OnUnavailable,
     pub(super) drain_deadline: Text<Period>,
     pub(super) log: Log,
     pub(super) buildkitd: Buildkitd,
@@ -33,6 +34,16 @@ pub(super) struct File {
     pub(super) store_breaker: StoreBreaker,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) buckets: Vec<Bucket>,
+}
+
+/// What becomes of a build when the store fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnUnavailable {
+    /// It goes on: what it looks for is missing, what it exports is dropped.
+    Miss,
+    /// It gets the error.
+    Fail,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -244,6 +255,7 @@ impl Default for File {
             store: None,
             data_dir: "/var/lib/remora".into(),
             default_bucket: None,
+            on_unavailable: OnUnavailable::Miss,
             drain_deadline: seconds(30),
             log: Log::default(),
             buildkitd: Buildkitd::default(),

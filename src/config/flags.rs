@@ -36,6 +36,9 @@ pub struct Flags {
     /// Common to all commands.
     #[command(flatten)]
     pub store: StoreFlags,
+    /// What becomes of builds when the store fails: miss (they go on without it) or fail [default: miss]
+    #[arg(long, value_name = "POLICY", env = "REMORA_ON_UNAVAILABLE", hide_env_values = true)]
+    pub on_unavailable: Option<String>,
     /// buildkitd's socket [default: unix:///run/buildkit/buildkitd.sock]
     #[arg(long, value_name = "ADDR", env = "REMORA_BUILDKITD", hide_env_values = true)]
     pub buildkitd: Option<String>,
@@ -87,6 +90,7 @@ impl Flags {
         let mut overlay = Overlay { origins: &self.store.origins, set: BTreeMap::new() };
         overlay.optional(&mut file.store, self.store.store.as_deref(), "store", "store")?;
         overlay.value(&mut file.data_dir, self.store.data_dir.as_deref(), "data_dir", "data_dir")?;
+        overlay.value(&mut file.on_unavailable, self.on_unavailable.as_deref(), "on_unavailable", "on_unavailable")?;
         overlay.value(&mut file.buildkitd.address, self.buildkitd.as_deref(), "buildkitd", "buildkitd.address")?;
         overlay.addresses(&mut file.control.listen, &self.control, "control", "control.listen")?;
         overlay.value(&mut file.control.transport, self.transport.as_deref(), "transport", "control.transport")?;

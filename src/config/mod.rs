@@ -20,6 +20,7 @@ use crate::types::Address;
 use crate::{auth, cache, telemetry};
 
 pub use buckets::{BucketConfig, StoreConfig};
+pub use file::OnUnavailable;
 pub use flags::{Flags, StoreFlags};
 
 use file::File;
@@ -45,6 +46,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// What the cache is kept in.
     pub store: StoreConfig,
+    /// What becomes of builds when it fails.
+    pub on_unavailable: OnUnavailable,
     /// Bounds of the cache.
     pub cache: cache::Settings,
     /// How long the running work may take to finish at the end.
@@ -117,6 +120,7 @@ impl Config {
                     .merge
                     .then_some(cache::MergeRules { max_records: file.manifests.max_records.0, max_age: file.manifests.max_age.0.0 }),
             },
+            on_unavailable: file.on_unavailable,
             drain_deadline: file.drain_deadline.0.0,
             control: Listening { addresses: addresses(&file.control.listen), config: control },
             content: Listening { addresses: addresses(&file.content.listen), config: content::Config { token, max_connections } },

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Digest, Documents, ManifestName, Scope, Usage};
+use super::{Digest, Documents, Losses, ManifestName, Scope, Usage};
 
 /// One thing that a caller may do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,6 +75,8 @@ pub struct Grant {
     sub_prefixes: bool,
     /// Set for a build's session: its documents are here and not in the store.
     documents: Option<Arc<Documents>>,
+    /// Set for a build that is to go on without its cache when the store fails.
+    losses: Option<Arc<Losses>>,
     usage: Arc<Usage>,
 }
 
@@ -111,6 +113,13 @@ impl GrantBuilder {
         self
     }
 
+    /// An outage of the store is a loss, and no error.
+    #[must_use]
+    pub fn losses(mut self) -> Self {
+        self.0.losses = Some(Arc::default());
+        self
+    }
+
     /// Counts into `usage`.
     #[must_use]
     pub fn usage(mut self, usage: Arc<Usage>) -> Self {
@@ -136,6 +145,7 @@ impl Grant {
             disclosed: None,
             sub_prefixes: false,
             documents: None,
+            losses: None,
             usage: Arc::default(),
         })
     }
@@ -175,6 +185,12 @@ impl Grant {
     #[must_use]
     pub fn documents(&self) -> Option<&Documents> {
         self.documents.as_deref()
+    }
+
+    /// What its caller may lose when the store fails.
+    #[must_use]
+    pub fn losses(&self) -> Option<&Losses> {
+        self.losses.as_deref()
     }
 
     /// The same grant for a longer prefix, where it reaches there.

@@ -16,6 +16,7 @@ mod large;
 mod load;
 mod manifests;
 mod options;
+mod outage;
 mod progress;
 mod rebuild;
 mod secrets;

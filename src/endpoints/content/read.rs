@@ -36,8 +36,8 @@ pub(super) async fn open(calls: &Calls, grant: &Grant, digest: &Digest, offset: 
 async fn open_at(cache: &Cache, grant: &Grant, digest: &Digest, offset: u64) -> Result<Outgoing> {
     // Offsets beyond what an i64 holds exist in no store.
     let read = match ByteRange::new(offset, i64::MAX.cast_unsigned()) {
-        _ if offset == 0 => cache.read_blob(grant, digest, None).await,
-        Some(range) => cache.read_blob(grant, digest, Some(range)).await,
+        _ if offset == 0 => cache.read_promised_blob(grant, digest, None).await,
+        Some(range) => cache.read_promised_blob(grant, digest, Some(range)).await,
         None => Err(Error::OutOfRange(String::new())),
     };
     match read {

@@ -12,7 +12,7 @@ pub(super) fn from_error(error: &Error) -> Status {
         Error::AlreadyExists(_) => Code::AlreadyExists,
         Error::Invalid(_) => Code::InvalidArgument,
         Error::Corrupt(_) => Code::DataLoss,
-        Error::Denied(_) => Code::PermissionDenied,
+        Error::Denied(_) | Error::Refused(_) => Code::PermissionDenied,
         Error::Precondition(_) => Code::FailedPrecondition,
         Error::Conflict(_) => Code::Aborted,
         Error::OutOfRange(_) => Code::OutOfRange,

@@ -21,7 +21,7 @@ use super::rewrite::Entry;
 use super::wire::{self, Edit, Malformed};
 use super::{Control, status};
 use crate::auth::Purpose;
-use crate::cache::{self, Cache, Condition};
+use crate::cache::{self, Cache, Condition, outage};
 use crate::types::{Digest, Grant, ManifestName};
 
 /// What the attributes of `type=s3` say that `type=local` has no use for, or that buildkitd must not see.
@@ -125,7 +125,16 @@ impl Control {
             let Some(config) = export.grant.documents().and_then(|documents| documents.get(&digest)) else { continue };
             let json = OciForm { manifest, config }.into_config()?.to_json();
             for name in &export.names {
-                self.cache.put_manifest(&export.grant, name, json.clone().into(), Condition::None).await?;
+                let published = match outage::is_dropped(&export.grant) {
+                    true => None,
+                    false => {
+                        let put = self.cache.put_manifest(&export.grant, name, json.clone().into(), Condition::None).await;
+                        outage::or_dropped(&export.grant, put)?
+                    }
+                };
+                if published.is_none() {
+                    self.metrics.export_dropped();
+                }
             }
         }
         Ok(())

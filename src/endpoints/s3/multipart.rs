@@ -4,12 +4,12 @@ use s3s::dto::*;
 use s3s::{S3Error, S3ErrorCode, S3Result};
 
 use crate::cache::layout::Item;
-use crate::cache::{self, NewPart, UploadId};
+use crate::cache::{self, NewPart, UploadId, outage};
 use crate::types::{self, Grant};
 
 use super::checksum::Announced;
 use super::condition;
-use super::object::{body_size, quoted, signed};
+use super::object::{body_size, dropped_etag, quoted, signed};
 use super::operations::Operations;
 use super::target::Target;
 
@@ -19,7 +19,11 @@ const MAX_PARTS: i32 = 10_000;
 impl Operations {
     pub(super) fn create_upload(&self, grant: &Grant, input: CreateMultipartUploadInput) -> S3Result<CreateMultipartUploadOutput> {
         let target = Target::to_write(grant, &input.key)?;
-        let id = self.cache.begin_upload(&target.grant, target.item)?;
+        let begun = match outage::is_dropped(&target.grant) {
+            true => None,
+            false => outage::or_dropped(&target.grant, self.cache.begin_upload(&target.grant, target.item))?,
+        };
+        let id = begun.unwrap_or_else(|| UploadId::new("dropped"));
         Ok(CreateMultipartUploadOutput {
             bucket: Some(input.bucket),
             key: Some(input.key),
@@ -31,13 +35,17 @@ impl Operations {
     pub(super) async fn part(&self, grant: &Grant, input: UploadPartInput, announced: Announced) -> S3Result<UploadPartOutput> {
         let Target { grant, item } = Target::to_write(grant, &input.key)?;
         let (number, size) = (part_number(input.part_number)?, body_size(input.content_length)?);
+        if outage::is_dropped(&grant) {
+            return Ok(UploadPartOutput { e_tag: Some(quoted(&dropped_etag())), ..Default::default() });
+        }
         let mut body = self.incoming(input.body);
         if matches!(item, Item::Manifest(_)) {
             self.check_manifest_size(size)?;
             body = announced.checked(body);
         }
         let id = UploadId::new(&input.upload_id);
-        let etag = self.cache.upload_part(&grant, &item, &id, NewPart { number, size, body }).await.map_err(of_upload)?;
+        let sent = self.cache.upload_part(&grant, &item, &id, NewPart { number, size, body }).await;
+        let etag = outage::or_dropped(&grant, sent).map_err(of_upload)?.unwrap_or_else(dropped_etag);
         Ok(UploadPartOutput { e_tag: Some(quoted(&etag)), ..Default::default() })
     }
 
@@ -59,17 +67,26 @@ impl Operations {
         grant: &Grant,
         input: CompleteMultipartUploadInput,
     ) -> S3Result<CompleteMultipartUploadOutput> {
-        let Target { grant, item } = Target::to_write(grant, &input.key)?;
+        let target = Target::to_write(grant, &input.key)?;
+        let (grant, item) = (&target.grant, &target.item);
         let condition = condition::of_write(input.if_match.as_ref(), input.if_none_match.as_ref())?;
         let id = UploadId::new(&input.upload_id);
         let parts = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
         let parts = parts.into_iter().map(named_part).collect::<S3Result<Vec<_>>>()?;
-        if matches!(item, Item::Manifest(_)) {
-            let sent = self.cache.upload_parts(&grant, &item, &id).map_err(of_upload)?;
+        if matches!(item, Item::Manifest(_)) && !outage::is_dropped(grant) {
+            let sent = self.cache.upload_parts(grant, item, &id).map_err(of_upload)?;
             let named = sent.iter().filter(|sent| parts.iter().any(|(number, _)| *number == sent.number));
             self.check_manifest_size(named.map(|part| part.size).sum())?;
         }
-        let etag = self.cache.complete_upload(&grant, &item, &id, &parts, condition).await.map_err(of_upload)?;
+        let stored = match outage::is_dropped(grant) {
+            true => None,
+            false => outage::or_dropped(grant, self.cache.complete_upload(grant, item, &id, &parts, condition).await).map_err(of_upload)?,
+        };
+        if stored.is_none() {
+            // What it has in the spool is of no use; it may not have got that far.
+            let _ = self.cache.abort_upload(grant, item, &id);
+        }
+        let etag = self.stored_or_dropped(&target, stored);
         Ok(CompleteMultipartUploadOutput {
             bucket: Some(input.bucket),
             key: Some(input.key),

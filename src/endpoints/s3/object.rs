@@ -11,7 +11,7 @@ use s3s::{S3Error, S3ErrorCode, S3Result};
 use time::OffsetDateTime;
 
 use crate::cache::layout::Item;
-use crate::cache::{self, Condition, Incoming, Outgoing};
+use crate::cache::{self, Condition, Incoming, Outgoing, outage};
 use crate::metrics::{Endpoint, Kind, Metrics};
 use crate::types::{self, ByteRange, Grant, Right};
 
@@ -41,11 +41,19 @@ impl Operations {
             // An exporter asks first, and sends what is not there. Touched here, BuildKit need not: a round
             // trip less, and s3s refuses its copy of an object in a bucket with a `_` in its name.
             Item::Blob(digest) if target.grant.check(Right::Write).is_ok() => {
-                let found = self.looked_up(&target.item, self.cache.find_to_reuse(&target.grant, digest).await)?;
+                let found = match outage::is_dropped(&target.grant) {
+                    true => None,
+                    false => {
+                        let found = outage::or_dropped(&target.grant, self.cache.find_to_reuse(&target.grant, digest).await);
+                        self.looked_up(&target.item, found)?
+                    }
+                };
                 target.grant.usage().blob_reused();
-                Stat { size: found.size, etag: found.etag, modified: found.modified }
+                // Of an export that is dropped, nothing needs to be sent.
+                let dropped = || Stat { size: 0, etag: dropped_etag(), modified: OffsetDateTime::now_utc() };
+                found.map_or_else(dropped, |found| Stat { size: found.size, etag: found.etag, modified: found.modified })
             }
-            _ => self.looked_up(&target.item, self.stat(&target).await)?,
+            _ => self.looked_up(&target.item, outage::or_miss(&target.grant, &target.item.to_string(), self.stat(&target).await))?,
         };
         condition::check_read(input.if_match.as_ref(), input.if_none_match.as_ref(), &found.etag)?;
         Ok(HeadObjectOutput {
@@ -77,11 +85,13 @@ impl Operations {
         let (found, range, body) = match &target.item {
             Item::Blob(digest) => {
                 let range = self.blob_range(&target, input.range).await?;
-                let read = self.looked_up(&target.item, self.cache.read_blob(&target.grant, digest, range).await)?;
+                let read = self.looked_up(&target.item, self.cache.read_promised_blob(&target.grant, digest, range).await)?;
                 (Stat { size: read.info.size, etag: read.info.etag, modified: read.info.modified }, read.range, read.body)
             }
             Item::Manifest(name) => {
-                let manifest = self.looked_up(&target.item, self.cache.import_manifest(&target.grant, name).await)?;
+                let manifest =
+                    outage::or_miss(&target.grant, &target.item.to_string(), self.cache.import_manifest(&target.grant, name).await);
+                let manifest = self.looked_up(&target.item, manifest)?;
                 let size = manifest.bytes.len() as u64;
                 let wanted = input.range.map_or(Ok(0..size), |range| range.check(size))?;
                 let range = ByteRange::new(wanted.start, wanted.end);
@@ -121,20 +131,32 @@ impl Operations {
         let target = Target::to_write(grant, &input.key)?;
         let size = body_size(input.content_length)?;
         let condition = condition::of_write(input.if_match.as_ref(), input.if_none_match.as_ref())?;
+        if outage::is_dropped(&target.grant) {
+            return Ok(PutObjectOutput { e_tag: Some(quoted(&self.stored_or_dropped(&target, None))), ..Default::default() });
+        }
         let body = self.incoming(input.body);
-        let etag = match &target.item {
+        let stored = match &target.item {
             Item::Blob(digest) => {
                 self.check_blob_condition(&target, condition).await?;
-                self.cache.put_blob(&target.grant, digest, size, body).await?.etag
+                self.cache.put_blob(&target.grant, digest, size, body).await.map(|stored| stored.etag)
             }
             Item::Manifest(name) => {
                 target.grant.check_manifest(Right::Write, name)?;
                 self.check_manifest_size(size)?;
                 let document = collect(announced.checked(body), size).await?;
-                self.cache.put_manifest(&target.grant, name, document, condition).await?
+                self.cache.put_manifest(&target.grant, name, document, condition).await
             }
         };
+        let etag = self.stored_or_dropped(&target, outage::or_dropped(&target.grant, stored)?);
         Ok(PutObjectOutput { e_tag: Some(quoted(&etag)), ..Default::default() })
+    }
+
+    /// The version of what was stored, or of nothing, where the export that it belongs to is dropped.
+    pub(super) fn stored_or_dropped(&self, target: &Target, stored: Option<types::ETag>) -> types::ETag {
+        if stored.is_none() && matches!(target.item, Item::Manifest(_)) {
+            self.metrics.export_dropped();
+        }
+        stored.unwrap_or_else(dropped_etag)
     }
 
     /// Whoever writes a blob writes the same bytes, so a look before is as good as a conditional write.
@@ -165,12 +187,20 @@ impl Operations {
         };
         let touched = if target.grant.names().is_some() {
             // A build does not wait for it.
-            self.cache.touch_later(&target.grant, self.cache.stat_blob(&target.grant, digest).await?)?
+            match self.cache.stat_blob(&target.grant, digest).await {
+                Ok(found) => self.cache.touch_later(&target.grant, found),
+                Err(error) => Err(error),
+            }
         } else {
-            self.cache.touch_blob(&target.grant, digest).await?
+            self.cache.touch_blob(&target.grant, digest).await
         };
-        let result =
-            CopyObjectResult { e_tag: Some(quoted(&touched.etag)), last_modified: Some(touched.modified.into()), ..Default::default() };
+        let (etag, modified) = match touched {
+            Ok(touched) => (touched.etag, touched.modified),
+            // The blob is there: that it could not be made younger fails no build.
+            Err(error) if error.is_outage() && target.grant.losses().is_some() => (dropped_etag(), OffsetDateTime::now_utc()),
+            Err(error) => return Err(error.into()),
+        };
+        let result = CopyObjectResult { e_tag: Some(quoted(&etag)), last_modified: Some(modified.into()), ..Default::default() };
         Ok(CopyObjectOutput { copy_object_result: Some(result), ..Default::default() })
     }
 
@@ -216,6 +246,11 @@ impl Operations {
     fn outgoing(&self, body: Outgoing) -> StreamingBlob {
         StreamingBlob::wrap(Sent { body: Mutex::new(body), metrics: self.metrics.clone() })
     }
+}
+
+/// The version of what was taken and dropped.
+pub(super) fn dropped_etag() -> types::ETag {
+    types::ETag::new("dropped")
 }
 
 /// The body of a response. s3s wants it `Sync`, hence the mutex, which is never locked.

@@ -15,7 +15,7 @@ impl From<Error> for S3Error {
         let message = error.to_string();
         match &error {
             Error::Corrupt(_) | Error::Internal(_) => tracing::error!(%error, "an s3 request failed"),
-            Error::Unavailable(_) | Error::Exhausted(_) => tracing::warn!(%error, "an s3 request failed"),
+            Error::Unavailable(_) | Error::Exhausted(_) | Error::Refused(_) => tracing::warn!(%error, "an s3 request failed"),
             _ => tracing::debug!(%error, "an s3 request was refused"),
         }
         let code = match error {
@@ -23,7 +23,7 @@ impl From<Error> for S3Error {
             Error::AlreadyExists(_) | Error::Precondition(_) | Error::Conflict(_) => S3ErrorCode::PreconditionFailed,
             Error::Invalid(_) => S3ErrorCode::InvalidRequest,
             Error::Corrupt(_) => return corrupt(message),
-            Error::Denied(_) => S3ErrorCode::AccessDenied,
+            Error::Denied(_) | Error::Refused(_) => S3ErrorCode::AccessDenied,
             Error::OutOfRange(_) => S3ErrorCode::InvalidRange,
             Error::Locked(_) => S3ErrorCode::OperationAborted,
             Error::Exhausted(_) => S3ErrorCode::SlowDown,

@@ -6,6 +6,8 @@ use std::process::Command;
 
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 
+use rustix::process::Signal;
+
 use super::process::{READY_LIMIT, Running, eventually, files_below, free_port, leashed};
 use super::tools::tool;
 
@@ -45,6 +47,26 @@ impl Minio {
             listed.is_ok().then_some(())
         });
         self.daemon = Some(daemon);
+    }
+
+    /// Makes it take connections and answer nothing.
+    pub fn freeze(&self) {
+        self.daemon.as_ref().expect("it runs").signal(Signal::STOP);
+    }
+
+    /// Ends [`Self::freeze`].
+    pub fn thaw(&self) {
+        self.daemon.as_ref().expect("it runs").signal(Signal::CONT);
+    }
+
+    /// Ends it; its data stay.
+    pub fn stop(&mut self) {
+        self.daemon = None;
+    }
+
+    /// Starts it again, at the same address.
+    pub fn start_again(&mut self) {
+        self.boot();
     }
 
     /// Its URL.

@@ -45,6 +45,14 @@ impl Storage {
         }
     }
 
+    /// MinIO itself, to stop and start it.
+    pub fn minio_mut(&mut self) -> &mut Minio {
+        match self {
+            Self::Minio(minio) => minio,
+            Self::Directory(_) => panic!("this store is a directory"),
+        }
+    }
+
     /// All objects of a bucket.
     pub fn objects(&self, bucket: &str) -> BTreeMap<String, Vec<u8>> {
         match self {

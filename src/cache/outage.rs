@@ -1,0 +1,96 @@
+//! `on_unavailable = "miss"`: a store that fails makes a build slower, and does not fail it.
+//!
+//! Under a grant that comes with [`Losses`](crate::types::Losses), a lookup that the store does not answer
+//! is a miss. The first write that it does not take drops the whole export of that grant: what follows is
+//! said to exist already or taken and thrown away, and in the end no manifest is published, as it would
+//! promise what is not there. Without losses (an operator's key, the content endpoint, `"fail"`) every
+//! error is the caller's.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{BlobRead, Cache, Error, Result};
+use crate::types::{ByteRange, Digest, Grant, ManifestName, Right};
+
+/// How long a layer that a served manifest names is waited for. BuildKit has decided by then to use it:
+/// without it the build fails, so nothing is gained by giving up sooner.
+const PROMISE: Duration = Duration::from_secs(60);
+/// Between two tries of a read whose store is throttling or full, which nothing reports the end of.
+const PAUSE: Duration = Duration::from_secs(1);
+
+impl Error {
+    /// Whether it says nothing of what was asked for, only that the store (or the spool) cannot now.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Exhausted(_) | Self::Refused(_) | Self::Internal(_))
+    }
+}
+
+impl Cache {
+    /// As [`Cache::read_blob`]; a build's import waits for its store to be back, up to a minute.
+    ///
+    /// # Errors
+    /// Those of [`Cache::read_blob`].
+    pub async fn read_promised_blob(&self, grant: &Grant, digest: &Digest, range: Option<ByteRange>) -> Result<BlobRead> {
+        let deadline = Instant::now() + PROMISE;
+        loop {
+            let error = match self.read_blob(grant, digest, range).await {
+                Err(error) if error.is_outage() && grant.losses().is_some() => error,
+                other => return other,
+            };
+            tracing::warn!(%error, "a build needs blob {digest} and the store fails; it is asked for again: {error}");
+            let store = self.store(grant)?;
+            let back = async {
+                tokio::time::sleep(PAUSE).await;
+                store.answering().await;
+            };
+            if timeout_at(deadline, back).await.is_err() {
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Makes an outage a miss, where the grant allows that. `what` was looked up.
+///
+/// # Errors
+/// Those of `result`; for an outage [`Error::NotFound`].
+pub fn or_miss<T>(grant: &Grant, what: &str, result: Result<T>) -> Result<T> {
+    match result {
+        Err(error) if error.is_outage() && grant.losses().is_some() => {
+            tracing::warn!(%error, "{what} counts as missing, as the store fails: {error}");
+            Err(Error::NotFound(what.to_owned()))
+        }
+        other => other,
+    }
+}
+
+/// Drops the export of a build when a step of it fails by an outage; the step then came to `None`.
+///
+/// # Errors
+/// Those of `result` that are no outage, or where the grant does not allow that.
+pub fn or_dropped<T>(grant: &Grant, result: Result<T>) -> Result<Option<T>> {
+    match (result, grant.losses()) {
+        (Err(error), Some(losses)) if error.is_outage() => {
+            if losses.drop_export(&error.to_string()) {
+                let names: Vec<&str> = grant.names().into_iter().flatten().map(ManifestName::as_str).collect();
+                let names = names.join(", ");
+                tracing::warn!(
+                    cache.name = names,
+                    %error,
+                    "the export of {names} to {} is dropped, and the build goes on without it: {error}",
+                    grant.scope()
+                );
+            }
+            Ok(None)
+        }
+        (result, _) => result.map(Some),
+    }
+}
+
+/// Whether the export that this grant is for is dropped: nothing of it needs to be stored any more.
+#[must_use]
+pub fn is_dropped(grant: &Grant) -> bool {
+    grant.check(Right::Write).is_ok() && grant.losses().is_some_and(crate::types::Losses::has_dropped_export)
+}
