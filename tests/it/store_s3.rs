@@ -1,7 +1,9 @@
 //! What only the S3 store has: credentials, the classes of S3's errors, what it asks of new objects.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use remora::shutdown::Shutdown;
@@ -87,7 +89,11 @@ async fn in_a_process_of_its_own() {
             // Never call the real S3.
             if std::env::vars_os().any(|(name, _)| name == "REMORA_TEST_PROFILE" || name.to_string_lossy().starts_with("AWS_ENDPOINT_URL"))
             {
-                println!("check {:?}", store.check().await);
+                let checks = std::env::var_os("REMORA_TEST_CHECKS").map_or(1, |text| text.to_str().unwrap().parse().unwrap());
+                for _ in 0..checks {
+                    println!("check {:?}", store.check().await);
+                    tokio::time::sleep(PAUSE.saturating_mul(u32::from(checks > 1))).await;
+                }
             }
         }
         Err(error) => println!("refused: {error}"),
@@ -167,6 +173,34 @@ async fn serve(router: axum::Router) -> String {
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     Shutdown::default().spawn(async move { axum::serve(listener, router).await.unwrap() });
     endpoint
+}
+
+/// Between checks of a process that makes several.
+const PAUSE: Duration = Duration::from_millis(200);
+
+#[tokio::test]
+async fn credentials_that_expire_are_renewed_in_time() {
+    let server = FakeS3::start().await;
+    let (access_key, secret_key) = (server.access_key(), server.secret_key());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&asked);
+    let router = axum::Router::new().fallback(move || async move {
+        seen.fetch_add(1, Ordering::SeqCst);
+        let expiry = time::OffsetDateTime::now_utc() + Duration::from_secs(2);
+        let expiry = expiry.format(&time::format_description::well_known::Rfc3339).unwrap();
+        format!(r#"{{"AccessKeyId":"{access_key}","SecretAccessKey":"{secret_key}","Token":"token","Expiration":"{expiry}"}}"#)
+    });
+    let container = serve(router).await;
+    let environment = [
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", container.as_str()),
+        ("AWS_ENDPOINT_URL_S3", server.endpoint()),
+        ("AWS_REGION", "us-east-1"),
+        ("REMORA_TEST_CHECKS", "40"),
+    ];
+    let found = outcome_in(&environment, server.bucket().as_str()).await;
+    assert_eq!(found.matches("check Ok(())").count(), 40, "{found}");
+    // 40 checks take 8 s at least, and each fetch is good for 1.5.
+    assert!((4..40).contains(&asked.load(Ordering::SeqCst)), "{asked:?}");
 }
 
 #[tokio::test]

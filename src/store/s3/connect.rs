@@ -13,13 +13,14 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    Credentials as KeyPair, RequestChecksumCalculation, ResponseChecksumValidation, SharedCredentialsProvider, SharedHttpClient,
-    StalledStreamProtectionConfig,
+    Credentials as KeyPair, IdentityCache, RequestChecksumCalculation, ResponseChecksumValidation, SharedCredentialsProvider,
+    SharedHttpClient, StalledStreamProtectionConfig,
 };
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_types::service_config::ServiceConfigKey;
 use secrecy::ExposeSecret as _;
 
+use super::credentials::Renewed;
 use super::{Checksums, Credentials, S3, S3Config};
 use crate::store::{Error, Result};
 
@@ -62,8 +63,12 @@ impl S3 {
             .force_path_style(config.path_style.unwrap_or(endpoint.is_some()))
             .request_checksum_calculation(checksums.0)
             .response_checksum_validation(checksums.1);
-        client.set_endpoint_url(endpoint).set_credentials_provider(credentials(&config, &shared).await);
-        Ok(Self { client: Client::from_conf(client.build()), region: region.to_string(), config })
+        let credentials = credentials(&config, &shared).await.map(Renewed::new);
+        client
+            .set_endpoint_url(endpoint)
+            .set_identity_cache(IdentityCache::no_cache())
+            .set_credentials_provider(credentials.clone().map(SharedCredentialsProvider::new));
+        Ok(Self { client: Client::from_conf(client.build()), region: region.to_string(), config, credentials })
     }
 }
 

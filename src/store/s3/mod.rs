@@ -8,6 +8,7 @@ mod body;
 mod config;
 mod connect;
 mod copy;
+mod credentials;
 mod error;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 
 pub use self::config::{Checksums, Credentials, S3Config, ServerSideEncryption};
+use self::credentials::Renewed;
 use self::error::{refusal, unanswered};
 use super::{Body, Condition, Error, Meta, MultipartId, Object, Page, Part, Result, Store};
 use crate::types::{ByteRange, ETag, Key};
@@ -33,6 +35,8 @@ pub struct S3 {
     client: Client,
     config: S3Config,
     region: String,
+    /// `None` where the AWS environment has no provider at all.
+    credentials: Option<Renewed>,
 }
 
 impl fmt::Debug for S3 {
@@ -213,7 +217,13 @@ impl Store for S3 {
 
     async fn sign_anew(&self, refusal: &Error) -> bool {
         // The SDK has learned the difference to the store's clock from the refusal.
-        refusal.to_string().contains("RequestTimeTooSkewed")
+        if refusal.to_string().contains("RequestTimeTooSkewed") {
+            return true;
+        }
+        match &self.credentials {
+            Some(credentials) => credentials.renew().await,
+            None => false,
+        }
     }
 }
 
