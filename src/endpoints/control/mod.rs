@@ -8,6 +8,7 @@
 //! the cache goes through the build's session ([`local`]), and its progress is put right ([`progress`]).
 
 mod attrs;
+mod batched;
 mod body;
 mod builds;
 mod call;
@@ -174,7 +175,7 @@ impl Control {
             let client = Arc::clone(&client);
             service_fn(move |request| Arc::clone(&client).serve_call(request))
         };
-        let mut served = pin!(limits::server(shutdown.clone()).serve_connection(TokioIo::new(connection), service));
+        let mut served = pin!(limits::server(shutdown.clone()).serve_connection(TokioIo::new(batched::socket(connection)), service));
         let ended = tokio::select! {
             ended = served.as_mut() => ended,
             () = client.may_drain(&shutdown) => {

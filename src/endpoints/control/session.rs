@@ -18,6 +18,7 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
+use super::batched::Batched;
 use super::body::{RequestBody, ResponseBody};
 use super::call::Call;
 use super::forward;
@@ -111,11 +112,11 @@ struct Ends {
 impl Control {
     /// Serves a session until one end leaves; the other end's stream ends with it.
     async fn join(self: Arc<Self>, ends: Ends) -> Result<(), hyper::Error> {
-        let (sender, client) = limits::client(self.shutdown.clone()).handshake(TokioIo::new(ends.client)).await?;
+        let (sender, client) = limits::client(self.shutdown.clone()).handshake(TokioIo::new(Batched::new(ends.client))).await?;
         let upstream = Arc::new(Upstream::for_session(sender, self.shutdown.clone()));
         let content = (self.content)();
         let service = service_fn(|request| Arc::clone(&self).answer(request, Arc::clone(&upstream), content.clone()));
-        let buildkitd = limits::server(self.shutdown.clone()).serve_connection(TokioIo::new(ends.buildkitd), service);
+        let buildkitd = limits::server(self.shutdown.clone()).serve_connection(TokioIo::new(Batched::new(ends.buildkitd)), service);
         let (buildkitd, client) = (pin!(buildkitd), pin!(client));
         tokio::select! {
             ended = buildkitd => ended,

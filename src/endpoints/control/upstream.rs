@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::body::RequestBody;
-use super::{limits, message, status};
+use super::{batched, limits, message, status};
 use crate::endpoints::Connection;
 use crate::shutdown::Shutdown;
 use crate::types::Address;
@@ -155,7 +155,8 @@ impl Upstream {
 
     async fn dial(&self, address: &Address) -> io::Result<SendRequest<RequestBody>> {
         let stream = tokio::time::timeout(DIAL_TIMEOUT, connect(address)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        let (sender, connection) = limits::client(self.shutdown.clone()).handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let (sender, connection) =
+            limits::client(self.shutdown.clone()).handshake(TokioIo::new(batched::socket(stream))).await.map_err(io::Error::other)?;
         tracing::debug!(buildkitd.address = %address, "connected to buildkitd");
         let address = address.clone();
         let end = self.end();
