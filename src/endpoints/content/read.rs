@@ -13,8 +13,8 @@ use crate::types::{ByteRange, Digest, Grant, Right};
 
 /// Below every client's bound (4 MiB unless set), large enough that the cost of a message does not count.
 const MESSAGE_BYTES: usize = 1 << 20;
-/// Pieces from this size on go as they are; smaller ones are gathered.
-const PIECE_BYTES: usize = MESSAGE_BYTES / 4;
+/// Pieces from this size on go as they are, which costs less than to gather them; smaller ones are gathered.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// The bytes of a blob from `offset` on, `size` of them or as many as there are; 0: all.
 ///
@@ -95,6 +95,9 @@ impl Part {
             match self.read.rest.next().await.transpose()? {
                 Some(piece) if self.gathered.is_empty() && piece.len() >= PIECE_BYTES.min(wanted) => self.read.ready = piece,
                 Some(piece) => {
+                    if self.gathered.is_empty() {
+                        self.gathered.reserve(wanted.saturating_add(PIECE_BYTES));
+                    }
                     self.gathered.extend_from_slice(&piece);
                     if self.gathered.len() >= wanted {
                         self.read.ready = self.gathered.split().freeze();

@@ -4,6 +4,7 @@
 //! of their own, on which buildkitd is the HTTP/2 client and the build's client the server
 //! (`session/grpchijack`, BuildKit v0.33). A [`Tunnel`] is that connection.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
@@ -21,6 +22,8 @@ use tokio_util::sync::PollSender;
 const MESSAGE_BYTES: usize = 256 << 10;
 /// Messages under way from a tunnel to the wire: what a slow peer makes wait.
 const MESSAGES_AHEAD: usize = 2;
+/// Messages whose memory is used again: those under way, the one at the wire, and the next.
+const MESSAGES_KEPT: usize = MESSAGES_AHEAD + 2;
 /// gRPC's prefix (one byte of flags, four of length), the field's tag, and its length as a varint that is
 /// always four bytes long, so that it can be filled in when the message is full.
 const HEADER_BYTES: usize = 10;
@@ -34,6 +37,8 @@ pub(super) struct Tunnel<B> {
     decoder: Decoder,
     chunk: Bytes,
     message: BytesMut,
+    /// The messages sent last. New memory for each would be the largest part of their cost.
+    sent: VecDeque<Bytes>,
     outgoing: PollSender<Bytes>,
 }
 
@@ -57,17 +62,35 @@ pub(super) fn writer(trailers: Option<HeaderMap>) -> (Writer, Outgoing) {
 impl<B> Tunnel<B> {
     /// The byte stream that comes with `incoming` and leaves through `writer`.
     pub(super) fn new(incoming: B, writer: Writer) -> Self {
-        Self { incoming, decoder: Decoder::default(), chunk: Bytes::new(), message: BytesMut::new(), outgoing: PollSender::new(writer.0) }
+        Self {
+            incoming,
+            decoder: Decoder::default(),
+            chunk: Bytes::new(),
+            message: BytesMut::new(),
+            sent: VecDeque::with_capacity(MESSAGES_KEPT),
+            outgoing: PollSender::new(writer.0),
+        }
     }
 
     /// Sends the message as it is, if it has anything in it.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.message.len() > HEADER_BYTES {
             ready!(self.outgoing.poll_reserve(cx)).map_err(|_| closed())?;
-            let message = seal(self.message.split());
+            let message = seal(std::mem::take(&mut self.message));
+            self.sent.push_back(message.clone());
             self.outgoing.send_item(message).map_err(|_| closed())?;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Begins a message, in the memory of the oldest one where that has gone.
+    fn begin_message(&mut self) {
+        if self.sent.len() >= MESSAGES_KEPT {
+            self.message = self.sent.pop_front().and_then(|oldest| oldest.try_into_mut().ok()).unwrap_or_default();
+            self.message.clear();
+        }
+        self.message.reserve(HEADER_BYTES + MESSAGE_BYTES);
+        self.message.put_bytes(0, HEADER_BYTES);
     }
 }
 
@@ -126,8 +149,7 @@ impl<B: Unpin> AsyncWrite for Tunnel<B> {
             ready!(this.poll_send(cx))?;
         }
         if this.message.is_empty() {
-            this.message.reserve(HEADER_BYTES + MESSAGE_BYTES);
-            this.message.put_bytes(0, HEADER_BYTES);
+            this.begin_message();
         }
         let mut written = 0;
         for buf in bufs {
