@@ -138,10 +138,10 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     /// Gives credentials that are numbered and live for so long.
-    #[derive(Debug, Default)]
+    #[derive(Debug, Clone, Default)]
     struct Source {
         life: Option<Duration>,
-        fetches: AtomicU64,
+        fetches: Arc<AtomicU64>,
         slow: Option<Duration>,
     }
 
@@ -159,9 +159,8 @@ mod tests {
         }
     }
 
-    fn renewed(source: Source) -> (Renewed, Arc<Source>) {
-        let source = Arc::new(source);
-        (Renewed::new(SharedCredentialsProvider::new(Arc::clone(&source))), source)
+    fn renewed(source: Source) -> (Renewed, Source) {
+        (Renewed::new(SharedCredentialsProvider::new(source.clone())), source)
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::rig::{Contestant, Rig};
+use super::rig::{BUCKET, Contestant, Rig};
 use crate::support::context::Context;
 use crate::support::faults::seed;
 use crate::support::process::{READY_LIMIT, eventually};
@@ -54,7 +54,7 @@ pub fn kill(contestant: Contestant, kills: usize) {
             left.is_empty().then_some(())
         });
     }
-    rig.remora().verify().expect_success();
+    rig.remora().verify(BUCKET).expect_success();
     for (name, context) in stored {
         rig.buildkitd.prune();
         rig.build(&rig.cached(&contexts[context], &name)).outcome.expect_success().assert_cached();

@@ -86,10 +86,10 @@ impl Remora {
         self.daemon = None;
     }
 
-    /// `remora verify`, in JSON.
-    pub fn verify(&self) -> Finished {
+    /// `remora verify` of a bucket.
+    pub fn verify(&self, bucket: &str) -> Finished {
         let mut command = self.command("verify");
-        command.arg("--json");
+        command.args(["--json", "--bucket", bucket]);
         run(command)
     }
 
@@ -128,7 +128,8 @@ impl Remora {
     /// What it occupies now. It has looked at buildkitd before, so that its own connection there is open.
     pub fn footprint(&self) -> Footprint {
         self.get("/readyz");
-        Footprint::of(self.daemon.pid(), &self.dir.path().join("data/spool"), self.metric("remora_tasks "))
+        let daemon = self.daemon.as_ref().expect("it runs");
+        Footprint::of(daemon.pid(), &self.dir.path().join("data/spool"), self.metric("remora_tasks "))
     }
 
     /// Waits until nothing is left of what came after `before`.
@@ -138,14 +139,6 @@ impl Remora {
             assert!(started.elapsed() < READY_LIMIT, "left behind:\n{now:#?}\nbefore: {before:#?}");
             now = self.footprint();
         }
-    }
-
-    /// What `remora verify --json` says of a bucket.
-    pub fn verify(&self, bucket: &str) -> serde_json::Value {
-        let mut command = self.command("verify");
-        command.args(["--json", "--bucket", bucket]);
-        let finished = run(command);
-        serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished:#?}"))
     }
 
     /// The output of `remora check-config` with the same configuration.
