@@ -1,17 +1,13 @@
 //! Blobs: looked up, read, stored whole, touched, listed, deleted.
 
-use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, TryStreamExt};
+use bytes::Bytes;
+use futures_util::TryStreamExt;
 use time::OffsetDateTime;
 
-use super::spool::SpoolFile;
 use super::{Cache, Error, Incoming, Outgoing, Result, layout};
-use crate::store::{self, Body, Condition};
-use crate::transfer;
+use crate::store::{self, Condition};
+use crate::transfer::{Piece, SINGLE_PUT_BYTES};
 use crate::types::{ByteRange, Digest, ETag, Grant, Hasher, Right, Scope};
-
-/// Blobs up to this size are taken in memory, larger ones in the spool.
-const IN_MEMORY_BYTES: u64 = 1 << 20;
 
 /// What is known of a stored blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,40 +112,30 @@ impl Cache {
     /// the spool full, [`Error::Denied`], or the store's. Nothing is visible after an error.
     pub async fn put_blob(&self, grant: &Grant, digest: &Digest, size: u64, mut body: Incoming) -> Result<BlobInfo> {
         grant.check_blob(Right::Write, digest)?;
-        if size > IN_MEMORY_BYTES {
-            let mut file = SpoolFile::create(&self.0.settings.spool_dir).await?;
-            while let Some(piece) = body.next().await {
-                file.write(piece?).await?;
-                if file.len() > size {
-                    break;
-                }
-            }
-            check_content(digest, size, &file.digest(), file.len())?;
-            let finished = file.finish().await?;
-            return self.publish_blob(grant, digest, finished.body()).await;
-        }
-        let (mut bytes, mut hasher) = (BytesMut::new(), Hasher::default());
-        while let Some(piece) = body.next().await {
-            let piece = piece?;
-            hasher.update(&piece);
-            bytes.extend_from_slice(&piece);
-            if bytes.len() as u64 > size {
-                break;
-            }
-        }
-        check_content(digest, size, &hasher.finish(), bytes.len() as u64)?;
-        self.publish_blob(grant, digest, Body::Bytes(bytes.freeze())).await
+        let mut hasher = Hasher::default();
+        let piece = self.receive(&format!("blob {digest}"), size, &mut body, |bytes| hasher.update(bytes)).await?;
+        check_content(digest, size, &hasher.finish(), piece.body().len())?;
+        self.publish_blob(grant, digest, &piece).await
     }
 
     /// Makes verified bytes visible as a blob.
-    pub(super) async fn publish_blob(&self, grant: &Grant, digest: &Digest, body: Body) -> Result<BlobInfo> {
-        let (store, key, size) = (self.store(grant)?, layout::blob_key(grant.scope(), digest), body.len());
+    pub(super) async fn publish_blob(&self, grant: &Grant, digest: &Digest, piece: &Piece) -> Result<BlobInfo> {
+        let (store, key, size) = (self.store(grant)?, layout::blob_key(grant.scope(), digest), piece.body().len());
         // The name is the content, so whoever comes second writes the same bytes.
-        let etag = transfer::upload(store.as_ref(), &key, body, Condition::None).await?;
+        let etag = if size > SINGLE_PUT_BYTES && store.gains_by_parts() {
+            self.0.transfers.begin(store, grant.scope().bucket().clone(), key).put(piece, Condition::None).await?
+        } else {
+            store.put(&key, piece.body().clone(), Condition::None).await?
+        };
+        Ok(self.blob_written(grant, digest, size, etag))
+    }
+
+    /// Takes note of a blob that was just stored.
+    pub(super) fn blob_written(&self, grant: &Grant, digest: &Digest, size: u64, etag: ETag) -> BlobInfo {
         grant.usage().blob_written(size);
         let meta = store::Meta { size, etag, modified: OffsetDateTime::now_utc() };
         self.0.presence.saw(grant.scope(), digest, meta.clone());
-        Ok(BlobInfo::new(*digest, meta))
+        BlobInfo::new(*digest, meta)
     }
 
     /// Makes a blob young again for lifecycle rules.
@@ -235,16 +221,4 @@ pub(super) fn check_content(digest: &Digest, size: u64, actual: &Digest, len: u6
     } else {
         Ok(())
     }
-}
-
-/// Collects a body that may have at most `max` bytes.
-pub(super) async fn collect(mut body: Incoming, max: u64) -> Result<Bytes> {
-    let mut bytes = BytesMut::new();
-    while let Some(piece) = body.next().await {
-        bytes.extend_from_slice(&piece?);
-        if bytes.len() as u64 > max {
-            return Err(Error::Exhausted(format!("more than {max} bytes")));
-        }
-    }
-    Ok(bytes.freeze())
 }

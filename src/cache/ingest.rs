@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use time::OffsetDateTime;
 
+use super::ahead::Ahead;
 use super::blobs::check_content;
 use super::ingests::{Name, Writing, blocking};
 use super::labels::check_labels;
 use super::{Cache, Error, Result, outage};
-use crate::store::Body;
 use crate::types::{Digest, Grant, Right};
 
 /// containerd has no bound; this one keeps the state small.
@@ -46,6 +46,8 @@ pub struct Ingest {
     name: Name,
     /// `None` while a call is under way, and for good after one that was cut off.
     writing: Option<Writing>,
+    /// What goes into the store while more arrives.
+    ahead: Ahead,
 }
 
 impl Cache {
@@ -68,7 +70,7 @@ impl Cache {
         }
         let name = Name::new(grant, reference);
         let writing = self.0.ingests.begin(&name, total, expected, &self.0.settings).await?;
-        Ok(Ingest { cache: self.clone(), grant: grant.clone(), name, writing: Some(writing) })
+        Ok(Ingest { cache: self.clone(), grant: grant.clone(), name, writing: Some(writing), ahead: Ahead::default() })
     }
 
     /// How far an ingest is.
@@ -142,7 +144,8 @@ impl Ingest {
         if data.is_empty() {
             return Ok(());
         }
-        self.run(move |writing| writing.append(&data)).await
+        self.run(move |writing| writing.append(&data)).await?;
+        self.send_ahead().await
     }
 
     /// Throws away what was received.
@@ -150,6 +153,7 @@ impl Ingest {
     /// # Errors
     /// As [`Ingest::write`].
     pub async fn restart(&mut self) -> Result<()> {
+        self.ahead = Ahead::default();
         self.run(Writing::truncate).await
     }
 
@@ -207,12 +211,49 @@ impl Ingest {
         if self.grant.documents().is_none() {
             self.cache.write_labels(&self.grant, &digest, labels).await?;
         }
-        let body = Body::File { path: lock.data_path(), offset: 0, len: offset };
+        let piece = lock.piece(offset);
+        let ahead = std::mem::take(&mut self.ahead).for_blob(&digest);
         if !outage::is_dropped(&self.grant) {
-            outage::or_dropped(&self.grant, self.cache.publish_blob(&self.grant, &digest, body).await)?;
+            let published = match ahead {
+                Some(sent) => self.cache.publish_sent(&self.grant, &digest, &piece, sent).await,
+                None => self.cache.publish_blob(&self.grant, &digest, &piece).await,
+            };
+            outage::or_dropped(&self.grant, published)?;
         }
-        lock.forget().await?;
+        self.writing()?.lock.forget().await?;
         Ok((digest, offset))
+    }
+
+    /// Sends on what has arrived, where it is known which blob it is to be and its store gains by that.
+    async fn send_ahead(&mut self) -> Result<()> {
+        let lock = &self.writing()?.lock;
+        let (offset, path) = (self.writing()?.offset(), lock.data_path());
+        if !self.ahead.wants(offset) {
+            return Ok(());
+        }
+        let status = lock.update(|_| ())?;
+        if self.ahead.is_undecided() {
+            let sent = match status.expected {
+                Some(digest) if !self.may_be_document(path).await? => self.cache.begin_ahead(&self.grant, &digest, status.total)?,
+                _ => None,
+            };
+            self.ahead = Ahead::decided(sent);
+        }
+        let piece = self.writing()?.lock.piece(offset);
+        self.ahead.send(&piece);
+        Ok(())
+    }
+
+    /// Whether the bytes may turn out to be a document of the session: those stay here.
+    async fn may_be_document(&self, path: PathBuf) -> Result<bool> {
+        if self.grant.documents().is_none() {
+            return Ok(false);
+        }
+        blocking(move || {
+            let mut first = [0];
+            Ok(std::fs::File::open(path)?.read(&mut first)? == 1 && first == *b"{")
+        })
+        .await
     }
 
     /// The bytes, if they are a JSON object: no layer is one.

@@ -16,6 +16,8 @@ use time::OffsetDateTime;
 
 use super::ingest::IngestStatus;
 use super::{Error, Result, Settings, spool};
+use crate::store::Body;
+use crate::transfer::Piece;
 use crate::types::{Digest, Grant, Hasher, Scope};
 
 /// The names of both files begin so.
@@ -202,6 +204,11 @@ struct OldFiles {
 impl Lock {
     pub(super) fn data_path(&self) -> PathBuf {
         self.registry.data_path(&self.id)
+    }
+
+    /// The first `len` bytes of the data file.
+    pub(super) fn piece(&self, len: u64) -> Piece {
+        Body::File { path: self.data_path(), offset: 0, len }.into()
     }
 
     /// Changes what is known of the ingest.

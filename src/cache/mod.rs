@@ -5,6 +5,7 @@
 //! to a build without what was lost since. Every
 //! call carries a [`Grant`](crate::types::Grant), and nothing here knows gRPC, S3 or HTTP.
 
+mod ahead;
 mod blobs;
 mod config;
 mod error;
@@ -22,7 +23,9 @@ pub mod outage;
 mod presence;
 mod prune;
 mod publish;
+mod receive;
 mod reuse;
+mod sequence;
 mod spool;
 mod uploads;
 
@@ -35,7 +38,9 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 use crate::metrics::Metrics;
+use crate::shutdown::Shutdown;
 use crate::store::{Store, Stores};
+use crate::transfer::{Budget, Uploads};
 use crate::types::{Denied, Grant};
 
 pub use blobs::{BlobInfo, BlobRead};
@@ -91,17 +96,22 @@ struct Inner {
     ahead: locks::Locks,
     ingests: ingests::Registry,
     uploads: uploads::Registry,
+    transfers: Uploads,
+    /// Parts of uploads that wait in the spool.
+    spool_budget: Budget,
+    shutdown: Shutdown,
 }
 
 impl Cache {
-    /// Opens the cache over `stores`; takes up the ingests that an earlier run left in the spool. Counts
-    /// into `metrics`.
+    /// Opens the cache over `stores`; takes up the ingests that an earlier run left in the spool, and
+    /// aborts the multipart uploads that it left in the stores. Counts into `metrics`. What goes on in the
+    /// background is done by tasks of `shutdown`.
     ///
     /// # Errors
     /// [`Error::Internal`] or [`Error::Exhausted`] where the spool cannot be read or written.
-    pub async fn open(stores: Stores, settings: Settings, metrics: Metrics) -> Result<Self> {
+    pub async fn open(stores: Stores, settings: Settings, metrics: Metrics, shutdown: Shutdown) -> Result<Self> {
         let ingests = ingests::Registry::open(&settings).await?;
-        let uploads = uploads::Registry::open(&settings).await?;
+        let transfers = Uploads::open(settings.spool_dir.clone(), &stores, shutdown.clone()).await?;
         let presence = presence::Presence::new(settings.presence_max_age);
         Ok(Self(Arc::new(Inner {
             stores,
@@ -112,7 +122,10 @@ impl Cache {
             touches: reuse::Touches::default(),
             ahead: locks::Locks::default(),
             ingests,
-            uploads,
+            uploads: uploads::Registry::default(),
+            transfers,
+            spool_budget: Budget::new(receive::SPOOL_BYTES),
+            shutdown,
         })))
     }
 

@@ -3,25 +3,22 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 
 use super::{Error, Result};
 use crate::store::Body;
-use crate::types::{Digest, Hasher};
 
 /// tokio hands a file's bytes to a blocking thread in pieces of this size: fewer hand-overs, less CPU.
 const WRITE_BYTES: usize = 1 << 20;
 /// The names of files that nothing can take up again after a restart begin so.
 const TEMPORARY: &str = "tmp-";
 
-/// A temporary file that is being written, and hashed on its way. Removed when dropped.
+/// A temporary file that is being written. Removed when dropped.
 #[derive(Debug)]
 pub(super) struct SpoolFile {
     file: File,
     guard: FinishedFile,
-    hasher: Hasher,
 }
 
 /// A finished temporary file. Removed when dropped.
@@ -36,22 +33,17 @@ impl SpoolFile {
         let path = spool_dir.join(format!("{TEMPORARY}{:032x}", rand::random::<u128>()));
         let mut file = File::create_new(&path).await?;
         file.set_max_buf_size(WRITE_BYTES);
-        Ok(Self { file, guard: FinishedFile { path, len: 0 }, hasher: Hasher::default() })
+        Ok(Self { file, guard: FinishedFile { path, len: 0 } })
     }
 
-    pub(super) async fn write(&mut self, piece: Bytes) -> Result<()> {
-        self.hasher.update(&piece);
-        self.file.write_all(&piece).await?;
+    pub(super) async fn write(&mut self, piece: &[u8]) -> Result<()> {
+        self.file.write_all(piece).await?;
         self.guard.len += piece.len() as u64;
         Ok(())
     }
 
     pub(super) fn len(&self) -> u64 {
         self.guard.len
-    }
-
-    pub(super) fn digest(&self) -> Digest {
-        self.hasher.clone().finish()
     }
 
     pub(super) async fn finish(mut self) -> Result<FinishedFile> {
@@ -61,14 +53,6 @@ impl SpoolFile {
 }
 
 impl FinishedFile {
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(super) fn len(&self) -> u64 {
-        self.len
-    }
-
     /// The file as something to store. The file must live until that is done.
     pub(super) fn body(&self) -> Body {
         Body::File { path: self.path.clone(), offset: 0, len: self.len }

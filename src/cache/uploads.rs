@@ -1,23 +1,29 @@
 //! Multipart uploads, as S3 has them: numbered parts in any order, joined at the end.
 //!
-//! An upload lives in memory and in the spool, and ends with the process: S3 clients begin again.
+//! A blob's parts go on to the store while others still arrive, and are hashed in their order; what they
+//! join to becomes visible when it has the right digest. An upload ends with the process: S3 clients begin
+//! again, and the next start aborts what the store holds of it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use futures_util::StreamExt;
+use bytes::{Bytes, BytesMut};
 
-use super::blobs::collect;
-use super::layout::Item;
-use super::spool::{self, FinishedFile, SpoolFile};
-use super::{Cache, Condition, Error, Incoming, Result, Settings};
+use super::ingests::blocking;
+use super::layout::{self, Item};
+use super::sequence::Sequence;
+use super::spool::SpoolFile;
+use super::{Cache, Condition, Error, Incoming, Result};
+use crate::store::Body;
+use crate::transfer::{self, Piece};
 use crate::types::{Digest, ETag, Grant, Right};
 
-/// Pieces in which parts are read back when they are joined.
-const JOIN_BYTES: usize = 1 << 20;
+/// How long a part that waits for its turn may take up memory.
+const TURN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// An open upload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -53,17 +59,6 @@ impl fmt::Debug for NewPart {
     }
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Registry(Mutex<HashMap<UploadId, Upload>>);
-
-#[derive(Debug)]
-struct Upload {
-    grant: Grant,
-    item: Item,
-    parts: BTreeMap<u16, (ETag, Content)>,
-    last_used: Instant,
-}
-
 /// A part that was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadedPart {
@@ -75,33 +70,118 @@ pub struct UploadedPart {
     pub size: u64,
 }
 
+#[derive(Debug, Default)]
+pub(super) struct Registry(Mutex<HashMap<UploadId, Arc<Upload>>>);
+
+#[derive(Debug)]
+struct Upload {
+    grant: Grant,
+    item: Item,
+    state: Mutex<State>,
+    sequence: Sequence,
+    /// On the way into the store; manifests wait here until they are whole.
+    store: Option<transfer::Upload>,
+    completing: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    parts: BTreeMap<u16, Known>,
+    last_used: Instant,
+}
+
 #[derive(Debug, Clone)]
-enum Content {
-    Sent(Arc<FinishedFile>),
-    /// A copy of the object itself: how BuildKit touches blobs of 5 GiB and more.
-    Itself,
+struct Known {
+    etag: ETag,
+    /// `None`: a copy of the object itself, which is how BuildKit touches blobs of 5 GiB and more.
+    size: Option<u64>,
 }
 
 impl Registry {
-    pub(super) async fn open(settings: &Settings) -> Result<Self> {
-        spool::prepare(&settings.spool_dir).await?;
-        Ok(Self::default())
+    fn uploads(&self) -> MutexGuard<'_, HashMap<UploadId, Arc<Upload>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with<T>(&self, id: &UploadId, grant: &Grant, item: &Item, act: impl FnOnce(&mut Upload) -> T) -> Result<T> {
-        let mut uploads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn find(&self, id: &UploadId, grant: &Grant, item: &Item) -> Result<Arc<Upload>> {
         // Somebody else's upload does not exist for this caller.
-        match uploads.get_mut(id) {
-            Some(upload) if upload.item == *item && upload.grant.scope() == grant.scope() => {
-                upload.last_used = Instant::now();
-                Ok(act(upload))
-            }
-            _ => Err(Error::NotFound(format!("upload {id}"))),
-        }
+        let found = self.uploads().get(id).filter(|upload| upload.item == *item && upload.grant.scope() == grant.scope()).cloned();
+        let upload = found.ok_or_else(|| Error::NotFound(format!("upload {id}")))?;
+        upload.state().last_used = Instant::now();
+        Ok(upload)
     }
 
-    fn remove(&self, id: &UploadId) -> Option<Upload> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
+    fn remove(&self, id: &UploadId) {
+        self.uploads().remove(id);
+    }
+}
+
+impl Upload {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a part that has arrived. What the store gets last is what is hashed last.
+    fn accept(&self, number: u16, piece: &Piece) -> Result<ETag> {
+        let mut state = self.state();
+        if self.completing.load(Ordering::Relaxed) {
+            return Err(being_completed());
+        }
+        let etag = ETag::new(&format!("{:032x}", rand::random::<u128>()));
+        state.parts.insert(number, Known { etag: etag.clone(), size: Some(piece.body().len()) });
+        self.sequence.insert(number, piece.clone());
+        if let Some(store) = &self.store {
+            store.send(number, piece.clone());
+        }
+        Ok(etag)
+    }
+
+    /// Hashes what has its turn. Parts that a part sent again has made void are as if never sent.
+    fn advance(&self) -> io::Result<()> {
+        for number in self.sequence.advance()? {
+            self.state().parts.remove(&number);
+        }
+        Ok(())
+    }
+
+    /// Checks that `wanted` were sent with those tags, in rising order. Whether they are copies of the
+    /// object itself.
+    fn check_parts(&self, wanted: &[(u16, ETag)]) -> Result<bool> {
+        if wanted.is_empty() || !wanted.is_sorted_by(|(left, _), (right, _)| left < right) {
+            return Err(Error::Invalid("the parts of an upload must be named, in rising order".to_owned()));
+        }
+        let state = self.state();
+        let mut copies = 0;
+        for (number, etag) in wanted {
+            match state.parts.get(number) {
+                Some(known) if known.etag == *etag => copies += usize::from(known.size.is_none()),
+                _ => return Err(Error::Invalid(format!("part {number} with the etag {etag} was not sent"))),
+            }
+        }
+        if copies > 0 && copies < wanted.len() {
+            return Err(Error::Invalid("the upload mixes sent parts with copies".to_owned()));
+        }
+        Ok(copies > 0)
+    }
+
+    fn size(&self, numbers: &[u16]) -> u64 {
+        let state = self.state();
+        numbers.iter().filter_map(|number| state.parts.get(number)?.size).sum()
+    }
+}
+
+/// Keeps parts from changing while they are joined.
+struct Completing<'a>(&'a Upload);
+
+impl<'a> Completing<'a> {
+    fn begin(upload: &'a Upload) -> Result<Self> {
+        let _state = upload.state();
+        if upload.completing.swap(true, Ordering::Relaxed) { Err(being_completed()) } else { Ok(Self(upload)) }
+    }
+}
+
+impl Drop for Completing<'_> {
+    fn drop(&mut self) {
+        self.0.completing.store(false, Ordering::Relaxed);
     }
 }
 
@@ -112,40 +192,70 @@ impl Cache {
     /// [`Error::Denied`], or [`Error::Exhausted`] with too many open.
     pub fn begin_upload(&self, grant: &Grant, item: Item) -> Result<UploadId> {
         check(grant, &item)?;
-        self.store(grant)?;
-        let settings = &self.0.settings;
-        let mut uploads = self.0.uploads.0.lock().unwrap_or_else(PoisonError::into_inner);
-        uploads.retain(|_, upload| upload.last_used.elapsed() < settings.ingest_expiry);
+        let (store, settings, scope) = (self.store(grant)?, &self.0.settings, grant.scope());
+        let mut uploads = self.0.uploads.uploads();
+        uploads.retain(|_, upload| upload.state().last_used.elapsed() < settings.ingest_expiry);
         if uploads.len() >= settings.max_open_ingests {
             return Err(Error::Exhausted(format!("{} uploads are open; limits.max_open_ingests allows no more", uploads.len())));
         }
         let id = UploadId(format!("{:032x}", rand::random::<u128>()));
-        uploads.insert(id.clone(), Upload { grant: grant.clone(), item, parts: BTreeMap::new(), last_used: Instant::now() });
+        let store = match &item {
+            Item::Blob(digest) => Some(self.0.transfers.begin(store, scope.bucket().clone(), layout::blob_key(scope, digest))),
+            Item::Manifest(_) => None,
+        };
+        let state = Mutex::new(State { parts: BTreeMap::new(), last_used: Instant::now() });
+        let upload = Upload { grant: grant.clone(), item, state, sequence: Sequence::default(), store, completing: AtomicBool::new(false) };
+        uploads.insert(id.clone(), Arc::new(upload));
         Ok(id)
     }
 
-    /// Takes one part.
+    /// Takes one part. It is on its way into the store when this returns, and there already where it was
+    /// too large for memory.
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown upload, [`Error::Precondition`] where fewer or more bytes
-    /// arrive, [`Error::Exhausted`] with the spool full.
+    /// arrive, [`Error::Locked`] while the upload is completed, [`Error::Exhausted`] with the spool full.
     pub async fn upload_part(&self, grant: &Grant, item: &Item, id: &UploadId, part: NewPart) -> Result<ETag> {
         let NewPart { number, size, mut body } = part;
-        self.0.uploads.with(id, grant, item, |_| ())?;
-        let mut file = SpoolFile::create(&self.0.settings.spool_dir).await?;
-        while let Some(piece) = body.next().await {
-            file.write(piece?).await?;
-            if file.len() > size {
-                break;
+        let upload = self.0.uploads.find(id, grant, item)?;
+        let piece = self.receive(&format!("part {number}"), size, &mut body, |_| ()).await?;
+        let etag = upload.accept(number, &piece)?;
+        let hashing = Arc::clone(&upload);
+        if upload.store.is_some() {
+            blocking(move || Ok(hashing.advance()?)).await?;
+        }
+        if piece.is_in_memory() {
+            if upload.sequence.waiting_part(number).is_some() {
+                let cache = self.clone();
+                self.0.shutdown.spawn(async move { cache.make_room(&upload, number, piece).await });
             }
+        } else if let Some(store) = &upload.store {
+            // The client waits, so that the spool fills no faster than it drains.
+            store.sent(number).await?;
         }
-        if file.len() != size {
-            return Err(Error::Precondition(format!("part {number}: {} bytes arrived, {size} were announced", file.len())));
-        }
-        let etag = ETag::new(&file.digest().to_string()["sha256:".len()..]);
-        let content = Content::Sent(Arc::new(file.finish().await?));
-        self.0.uploads.with(id, grant, item, |upload| upload.parts.insert(number, (etag.clone(), content)))?;
         Ok(etag)
+    }
+
+    /// Moves a part whose turn does not come from memory to the spool.
+    async fn make_room(&self, upload: &Upload, number: u16, piece: Piece) {
+        tokio::select! {
+            () = tokio::time::sleep(TURN_PATIENCE) => {}
+            () = self.0.shutdown.draining() => return,
+        }
+        let Body::Bytes(bytes) = piece.body() else { return };
+        let Some(hold) = self.0.spool_budget.try_hold(bytes.len() as u64) else { return };
+        if !upload.sequence.waiting_part(number).is_some_and(|waiting| waiting.is(&piece)) {
+            return;
+        }
+        let moved = async {
+            let mut file = SpoolFile::create(&self.0.settings.spool_dir).await?;
+            file.write(bytes).await?;
+            file.finish().await
+        };
+        match moved.await {
+            Ok(file) => upload.sequence.replace(number, &piece, Piece::new(file.body(), (file, hold))),
+            Err(error) => tracing::warn!(%error, "could not move a part from memory to the spool"),
+        }
     }
 
     /// Takes a part of the object itself as a part: an upload of nothing else is a touch.
@@ -154,7 +264,8 @@ impl Cache {
     /// [`Error::NotFound`] for an unknown upload.
     pub fn upload_part_of_itself(&self, grant: &Grant, item: &Item, id: &UploadId, number: u16) -> Result<ETag> {
         let etag = ETag::new(&format!("copy-{number}"));
-        self.0.uploads.with(id, grant, item, |upload| upload.parts.insert(number, (etag.clone(), Content::Itself)))?;
+        let upload = self.0.uploads.find(id, grant, item)?;
+        upload.state().parts.insert(number, Known { etag: etag.clone(), size: None });
         Ok(etag)
     }
 
@@ -163,22 +274,19 @@ impl Cache {
     /// # Errors
     /// [`Error::NotFound`] for an unknown upload.
     pub fn upload_parts(&self, grant: &Grant, item: &Item, id: &UploadId) -> Result<Vec<UploadedPart>> {
-        let size = |content: &Content| match content {
-            Content::Sent(file) => file.len(),
-            Content::Itself => 0,
-        };
-        self.0.uploads.with(id, grant, item, |upload| {
-            let parts = upload.parts.iter();
-            parts.map(|(&number, (etag, content))| UploadedPart { number, etag: etag.clone(), size: size(content) }).collect()
-        })
+        let upload = self.0.uploads.find(id, grant, item)?;
+        let state = upload.state();
+        let part = |(&number, known): (&u16, &Known)| UploadedPart { number, etag: known.etag.clone(), size: known.size.unwrap_or(0) };
+        Ok(state.parts.iter().map(part).collect())
     }
 
     /// Joins the parts and makes them visible, if they are what they should be.
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown upload, [`Error::Invalid`] for parts that were not sent,
-    /// [`Error::Precondition`] for a wrong digest or a missing blob, or the store's. The upload is open
-    /// still after an error that another try may mend.
+    /// [`Error::Locked`] while another call does the same, [`Error::Precondition`] for a missing blob or a
+    /// wrong digest, or the store's. The upload is open still after an error that another try may mend;
+    /// it is gone after a wrong digest of all that was sent.
     pub async fn complete_upload(
         &self,
         grant: &Grant,
@@ -187,53 +295,49 @@ impl Cache {
         parts: &[(u16, ETag)],
         condition: Condition,
     ) -> Result<ETag> {
-        let contents = self.0.uploads.with(id, grant, item, |upload| select(upload, parts))??;
-        let files: Vec<Arc<FinishedFile>> = contents
-            .iter()
-            .filter_map(|content| match content {
-                Content::Sent(file) => Some(Arc::clone(file)),
-                Content::Itself => None,
-            })
-            .collect();
-        let etag = match item {
-            Item::Blob(digest) if files.is_empty() => self.touch_blob(grant, digest).await?.etag,
-            _ if files.len() != contents.len() => {
-                return Err(Error::Invalid(format!("upload {id} mixes sent parts with copies")));
+        let upload = self.0.uploads.find(id, grant, item)?;
+        let _completing = Completing::begin(&upload)?;
+        let copies = upload.check_parts(parts)?;
+        let numbers: Vec<u16> = parts.iter().map(|(number, _)| *number).collect();
+        let etag = match (item, &upload.store) {
+            (Item::Blob(digest), _) if copies => self.touch_blob(grant, digest).await?.etag,
+            (Item::Blob(digest), Some(store)) => {
+                let actual = digest_of(&upload, numbers.clone()).await?;
+                if actual != *digest {
+                    if numbers.len() == upload.state().parts.len() {
+                        self.0.uploads.remove(id);
+                        store.abort().await;
+                    }
+                    return Err(Error::Precondition(format!("blob {digest}: the bytes that arrived have the digest {actual}")));
+                }
+                let size = upload.size(&numbers);
+                // The name is the content, so whoever comes second writes the same bytes.
+                let etag = store.finish(numbers, Condition::None).await?;
+                self.blob_written(grant, digest, size, etag).etag
             }
-            Item::Blob(digest) => self.publish_joined(grant, digest, &files).await?,
-            Item::Manifest(name) => {
-                let size: u64 = files.iter().map(|file| file.len()).sum();
-                self.check_manifest_size(size)?;
-                let document = collect(joined(files), size).await?;
+            (Item::Manifest(name), _) => {
+                self.check_manifest_size(upload.size(&numbers))?;
+                let joining = Arc::clone(&upload);
+                let document = blocking(move || join(&joining, &numbers)).await?;
                 self.put_manifest(grant, name, document, condition).await?
             }
+            (Item::Blob(_), None) => return Err(Error::Internal(format!("upload {id} of a blob goes nowhere"))),
         };
         self.0.uploads.remove(id);
         Ok(etag)
     }
 
-    /// Forgets an upload.
+    /// Forgets an upload, here and in the store.
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown one.
-    pub fn abort_upload(&self, grant: &Grant, item: &Item, id: &UploadId) -> Result<()> {
-        self.0.uploads.with(id, grant, item, |_| ())?;
+    pub async fn abort_upload(&self, grant: &Grant, item: &Item, id: &UploadId) -> Result<()> {
+        let upload = self.0.uploads.find(id, grant, item)?;
         self.0.uploads.remove(id);
+        if let Some(store) = &upload.store {
+            store.abort().await;
+        }
         Ok(())
-    }
-
-    async fn publish_joined(&self, grant: &Grant, digest: &Digest, files: &[Arc<FinishedFile>]) -> Result<ETag> {
-        let mut whole = SpoolFile::create(&self.0.settings.spool_dir).await?;
-        let mut body = joined(files.to_vec());
-        while let Some(piece) = body.next().await {
-            whole.write(piece?).await?;
-        }
-        let actual = whole.digest();
-        if actual != *digest {
-            return Err(Error::Precondition(format!("blob {digest}: the bytes that arrived have the digest {actual}")));
-        }
-        let finished = whole.finish().await?;
-        Ok(self.publish_blob(grant, digest, finished.body()).await?.etag)
     }
 }
 
@@ -245,29 +349,26 @@ fn check(grant: &Grant, item: &Item) -> Result<()> {
     Ok(())
 }
 
-/// The contents of `wanted`, which must have been sent with those tags, in rising order.
-fn select(upload: &Upload, wanted: &[(u16, ETag)]) -> Result<Vec<Content>> {
-    if wanted.is_empty() || !wanted.is_sorted_by(|(left, _), (right, _)| left < right) {
-        return Err(Error::Invalid("the parts of an upload must be named, in rising order".to_owned()));
-    }
-    wanted
-        .iter()
-        .map(|(number, etag)| match upload.parts.get(number) {
-            Some((sent, content)) if sent == etag => Ok(content.clone()),
-            _ => Err(Error::Invalid(format!("part {number} with the etag {etag} was not sent"))),
-        })
-        .collect()
+fn being_completed() -> Error {
+    Error::Locked("the upload is being completed".to_owned())
 }
 
-fn joined(files: Vec<Arc<FinishedFile>>) -> Incoming {
-    let pieces = futures_util::stream::iter(files).then(|file| async move {
-        let reader = tokio::fs::File::open(file.path()).await;
-        // The guard rides along: the file stays until it is read.
-        reader.map(|reader| tokio_util::io::ReaderStream::with_capacity(reader, JOIN_BYTES).map(move |piece| (piece, Arc::clone(&file)).0))
-    });
-    let flat = pieces.flat_map(|opened| match opened {
-        Ok(stream) => stream.map(|piece: std::io::Result<Bytes>| piece.map_err(Error::from)).boxed(),
-        Err(error) => futures_util::stream::once(async move { Err(Error::from(error)) }).boxed(),
-    });
-    Box::pin(flat)
+async fn digest_of(upload: &Arc<Upload>, numbers: Vec<u16>) -> Result<Digest> {
+    let upload = Arc::clone(upload);
+    blocking(move || {
+        upload.advance()?;
+        let digest = upload.sequence.digest(&numbers)?;
+        digest.ok_or_else(|| Error::Invalid("every part that was sent must be named, or the upload begun anew".to_owned()))
+    })
+    .await
+}
+
+/// The parts of a manifest, one behind the other.
+fn join(upload: &Upload, numbers: &[u16]) -> Result<Bytes> {
+    let mut joined = BytesMut::new();
+    for number in numbers {
+        let piece = upload.sequence.waiting_part(*number).ok_or_else(|| Error::Invalid(format!("part {number} was not sent")))?;
+        piece.read(|bytes| joined.extend_from_slice(bytes))?;
+    }
+    Ok(joined.freeze())
 }

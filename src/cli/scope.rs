@@ -62,9 +62,9 @@ impl ScopeArgs {
         let scope = Scope::with_prefixes(bucket, &prefix, &self.blobs_prefix, &self.manifests_prefix).map_err(usage)?;
         let spool = Spool(std::env::temp_dir().join(format!("remora-{:016x}", rand::random::<u64>())));
         config.cache.spool_dir = spool.0.clone();
-        let metrics = Metrics::default();
-        let stores = app::open_stores(config.store, &metrics, &Shutdown::default()).await?;
-        let cache = Cache::open(stores, config.cache, metrics).await?;
+        let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
+        let stores = app::open_stores(config.store, &metrics, &shutdown).await?;
+        let cache = Cache::open(stores, config.cache, metrics, shutdown).await?;
         cache.stores().store(&scope).map_err(|denied| anyhow::anyhow!("{denied}"))?;
         Ok(Opened { cache, grant: Grant::operator(scope), _spool: spool })
     }

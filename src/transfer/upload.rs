@@ -1,50 +1,264 @@
-//! Uploads: one put, or parts in parallel.
+//! Uploads in parts that begin while the object still arrives.
+//!
+//! Parts are sent in the background, many at once, in any order. Nothing is visible before
+//! [`Upload::finish`]; an upload that is dropped before is aborted, one that a crash leaves at the next
+//! start.
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use crate::store::{Body, Condition, MultipartId, Part, Result, Store};
-use crate::types::{ETag, Key};
+use tokio::sync::{OnceCell, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 
-/// Bodies up to this size go in one request.
-const SINGLE_PUT_BYTES: u64 = 16 << 20;
+use super::leftovers::{self, Reminder};
+use super::{Budget, Piece};
+use crate::shutdown::Shutdown;
+use crate::store::{Body, Condition, Error, MultipartId, Part, Result, Store, Stores};
+use crate::types::{BucketName, ETag, Key};
+
+/// Objects up to this size go in one request.
+pub const SINGLE_PUT_BYTES: u64 = 16 << 20;
 /// Bytes of a part; more where the object would have more than [`MAX_PARTS`].
 const PART_BYTES: u64 = 8 << 20;
 /// S3's bound.
 const MAX_PARTS: u64 = 10_000;
-/// Parts of one object in flight.
-const PARTS_AT_ONCE: usize = 6;
+/// Memory that all parts on their way may take.
+const MEMORY_BYTES: u64 = 64 << 20;
+/// Parts in flight, of all uploads.
+const REQUESTS: usize = 16;
+/// How long a part of a file waits for memory before it is sent from the file, in smaller reads.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Stores `body` under `key`: as atomic and durable as [`Store::put`], whatever its size.
-///
-/// # Errors
-/// Those of the store; nothing is left behind then.
-pub async fn upload(store: &dyn Store, key: &Key, body: Body, condition: Condition) -> Result<ETag> {
-    match body {
-        Body::File { path, offset, len } if len > SINGLE_PUT_BYTES && store.gains_by_parts() => {
-            let id = store.begin_multipart(key).await?;
-            let part = |number: u64| {
-                let start = number * part_bytes(len);
-                Body::File { path: path.clone(), offset: offset + start, len: part_bytes(len).min(len - start) }
-            };
-            let bodies: Vec<Body> = (0..len.div_ceil(part_bytes(len))).map(part).collect();
-            let sent = send_parts(store, key, &id, bodies, condition).await;
-            if sent.is_err()
-                && let Err(error) = store.abort_multipart(key, &id).await
-            {
-                tracing::warn!(object.key = key.as_str(), %error, "could not abort a multipart upload; the bucket's lifecycle rules must");
-            }
-            sent
-        }
-        body => store.put(key, body, condition).await,
-    }
-}
-
-fn part_bytes(len: u64) -> u64 {
+/// Bytes of each part, but the last, of an object of `len` bytes.
+#[must_use]
+pub fn part_bytes(len: u64) -> u64 {
     PART_BYTES.max(len.div_ceil(MAX_PARTS))
 }
 
-async fn send_parts(store: &dyn Store, key: &Key, id: &MultipartId, bodies: Vec<Body>, condition: Condition) -> Result<ETag> {
-    let sends = (1..).zip(bodies).map(|(number, body)| store.put_part(key, id, number, body));
-    let parts: Vec<Part> = stream::iter(sends).buffered(PARTS_AT_ONCE).try_collect().await?;
-    store.complete_multipart(key, id, &parts, condition).await
+/// What all uploads share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Uploads(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    memory: Budget,
+    requests: Semaphore,
+    shutdown: Shutdown,
+}
+
+/// An object on its way into a store.
+#[derive(Debug)]
+pub struct Upload(Arc<Sending>);
+
+#[derive(Debug)]
+struct Sending {
+    shared: Arc<Shared>,
+    store: Arc<dyn Store>,
+    bucket: BucketName,
+    key: Key,
+    /// Since the first part.
+    begun: OnceCell<(MultipartId, Reminder)>,
+    parts: Mutex<BTreeMap<u16, Outcome>>,
+    given_up: CancellationToken,
+    /// Whether nothing is left to abort.
+    ended: AtomicBool,
+}
+
+/// How sending a part ended; `None`: it has not yet.
+type Outcome = watch::Receiver<Option<Result<Part>>>;
+
+impl Uploads {
+    /// Aborts, in the background, what earlier processes left unfinished, as told by files in `dir`.
+    ///
+    /// # Errors
+    /// Where `dir` cannot be read.
+    pub async fn open(dir: PathBuf, stores: &Stores, shutdown: Shutdown) -> std::io::Result<Self> {
+        let left = leftovers::find(&dir).await?;
+        if !left.is_empty() {
+            shutdown.spawn(leftovers::abort(left, stores.clone()));
+        }
+        let (memory, requests) = (Budget::new(MEMORY_BYTES), Semaphore::new(REQUESTS));
+        Ok(Self(Arc::new(Shared { dir, memory, requests, shutdown })))
+    }
+
+    /// The memory that parts on their way take.
+    #[must_use]
+    pub fn memory(&self) -> &Budget {
+        &self.0.memory
+    }
+
+    /// An upload. The store hears of it with the first part.
+    #[must_use]
+    pub fn begin(&self, store: Arc<dyn Store>, bucket: BucketName, key: Key) -> Upload {
+        Upload(Arc::new(Sending {
+            shared: Arc::clone(&self.0),
+            store,
+            bucket,
+            key,
+            begun: OnceCell::new(),
+            parts: Mutex::default(),
+            given_up: CancellationToken::new(),
+            ended: AtomicBool::new(false),
+        }))
+    }
+}
+
+impl Upload {
+    /// Stores `whole` in parts.
+    ///
+    /// # Errors
+    /// The store's; nothing is left behind then.
+    pub async fn put(self, whole: &Piece, condition: Condition) -> Result<ETag> {
+        let (len, step) = (whole.body().len(), part_bytes(whole.body().len()));
+        let numbers = || (0..len.div_ceil(step)).zip(1_u16..);
+        for (index, number) in numbers() {
+            self.send(number, whole.slice(index * step, step));
+        }
+        let stored = self.finish(numbers().map(|(_, number)| number), condition).await;
+        if stored.is_err() {
+            self.abort().await;
+        }
+        stored
+    }
+
+    /// Sends part `number` (1 to 10,000) in the background. A part that is sent again replaces the
+    /// earlier one. All but the last have at least 5 MiB (S3's rule).
+    pub fn send(&self, number: u16, piece: Piece) {
+        let (ended, outcome) = watch::channel(None);
+        let earlier = self.0.parts().insert(number, outcome);
+        let sending = Arc::clone(&self.0);
+        self.0.shared.shutdown.spawn(async move {
+            // The store keeps what comes last, so that must be what was sent last.
+            if let Some(mut earlier) = earlier {
+                let _ = earlier.wait_for(Option::is_some).await;
+            }
+            ended.send_replace(Some(sending.store_part(number, piece).await));
+        });
+    }
+
+    /// Waits until a part is stored.
+    ///
+    /// # Errors
+    /// The store's; [`Error::Invalid`] for a part that was never sent.
+    pub async fn sent(&self, number: u16) -> Result<Part> {
+        let outcome = self.0.parts().get(&number).cloned();
+        let mut outcome = outcome.ok_or_else(|| Error::Invalid(format!("part {number} of {} was not sent", self.0.key)))?;
+        // An outcome that can never come is that of a process that stops.
+        let settled = outcome.wait_for(Option::is_some).await.map_err(|_| cut_off(&self.0.key))?;
+        settled.clone().unwrap_or_else(|| Err(cut_off(&self.0.key)))
+    }
+
+    /// Waits for the parts `numbers`, in rising order, and makes them the object.
+    ///
+    /// # Errors
+    /// The store's, where a part could not be stored or the parts not joined. A part that failed may be
+    /// sent again, and this be tried again.
+    pub async fn finish(&self, numbers: impl IntoIterator<Item = u16, IntoIter: Send> + Send, condition: Condition) -> Result<ETag> {
+        let mut parts = Vec::new();
+        for number in numbers {
+            parts.push(self.sent(number).await?);
+        }
+        let (id, reminder) =
+            self.0.begun.get().ok_or_else(|| Error::Invalid(format!("parts of {}: want at least one", self.0.key)))?;
+        let etag = self.0.store.complete_multipart(&self.0.key, id, &parts, condition).await?;
+        self.0.ended.store(true, Ordering::Relaxed);
+        reminder.remove();
+        Ok(etag)
+    }
+
+    /// Gives the upload up, and waits until the store has forgotten its parts.
+    pub async fn abort(&self) {
+        Arc::clone(&self.0).abort().await;
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if !self.0.ended.load(Ordering::Relaxed) && !self.0.parts().is_empty() {
+            self.0.shared.shutdown.spawn(Arc::clone(&self.0).abort());
+        }
+    }
+}
+
+impl Sending {
+    fn parts(&self) -> MutexGuard<'_, BTreeMap<u16, Outcome>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn store_part(&self, number: u16, piece: Piece) -> Result<Part> {
+        if self.given_up.is_cancelled() {
+            return Err(cut_off(&self.key));
+        }
+        // Never cut off: nobody would know of the upload that the store has begun.
+        let (id, _) = self.begun.get_or_try_init(|| self.begin()).await?;
+        let put = async {
+            let _permit = self.shared.requests.acquire().await.map_err(|_| cut_off(&self.key))?;
+            let piece = self.read(piece).await?;
+            self.store.put_part(&self.key, id, number, piece.body().clone()).await
+        };
+        tokio::select! {
+            stored = put => stored,
+            () = self.given_up.cancelled() => Err(cut_off(&self.key)),
+        }
+    }
+
+    async fn begin(&self) -> Result<(MultipartId, Reminder)> {
+        let id = self.store.begin_multipart(&self.key).await?;
+        match Reminder::write(&self.shared.dir, &self.bucket, &self.key, &id).await {
+            Ok(reminder) => Ok((id, reminder)),
+            Err(error) => {
+                self.forget(&id).await;
+                Err(Error::Internal { message: "cannot write to the spool".to_owned(), source: Some(Arc::new(error)) })
+            }
+        }
+    }
+
+    /// A part of a file, read at once where there is memory for it.
+    async fn read(&self, piece: Piece) -> Result<Piece> {
+        let Body::File { path, offset, len } = piece.body().clone() else { return Ok(piece) };
+        if len > SINGLE_PUT_BYTES {
+            return Ok(piece);
+        }
+        let Some(hold) = self.shared.memory.hold(len, PATIENCE).await else { return Ok(piece) };
+        let read = tokio::task::spawn_blocking(move || super::piece::read_file(&path, offset, len)).await;
+        let failed = |source: Arc<dyn std::error::Error + Send + Sync>| Error::Internal {
+            message: format!("cannot read a part of {} from the spool", self.key),
+            source: Some(source),
+        };
+        let bytes = read.map_err(|error| failed(Arc::new(error)))?.map_err(|error| failed(Arc::new(error)))?;
+        Ok(Piece::new(Body::Bytes(bytes), hold))
+    }
+
+    async fn abort(self: Arc<Self>) {
+        if self.ended.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.given_up.cancel();
+        // A part that arrives after the abort would stay.
+        let outcomes: Vec<Outcome> = self.parts().values().cloned().collect();
+        for mut outcome in outcomes {
+            let _ = outcome.wait_for(Option::is_some).await;
+        }
+        if let Some((id, reminder)) = self.begun.get()
+            && self.forget(id).await
+        {
+            reminder.remove();
+        }
+    }
+
+    async fn forget(&self, id: &MultipartId) -> bool {
+        let aborted = self.store.abort_multipart(&self.key, id).await;
+        if let Err(error) = &aborted {
+            tracing::warn!(object.key = self.key.as_str(), %error, "could not abort a multipart upload; the next start tries again");
+        }
+        aborted.is_ok()
+    }
+}
+
+fn cut_off(key: &Key) -> Error {
+    Error::Unavailable(format!("the upload of {key} was cut off"))
 }

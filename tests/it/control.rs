@@ -148,7 +148,7 @@ impl Sidecar {
             presence_max_age: Duration::from_secs(600),
             merge: None,
         };
-        let cache = Cache::open(stores, settings, metrics.clone()).await.unwrap();
+        let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();
         let content = Content::new(cache.clone(), content::Config { token: None, max_connections: 10 }, metrics.clone());
         let control = Control::new(cache, content.for_sessions(), keyring.clone(), config, metrics.clone(), shutdown.clone());
         let control = Arc::new(control);

@@ -27,3 +27,4 @@ mod store_contract;
 mod store_directory;
 mod store_s3;
 mod support;
+mod uploads;

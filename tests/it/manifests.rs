@@ -8,6 +8,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use remora::cache::{Cache, CacheConfig, Condition, Error, MergeLimits, MergeRules, Settings};
 use remora::metrics::Metrics;
+use remora::shutdown::Shutdown;
 use remora::store::{Served, Stores};
 use remora::types::{Digest, Grant, ManifestName, Rights, Scope};
 use serde_json::{Value, json};
@@ -44,7 +45,7 @@ impl Bench {
             presence_max_age,
             merge: Some(MergeRules { max_records: MAX_RECORDS, max_age: HOUR }),
         };
-        let cache = Cache::open(stores, settings, metrics.clone()).await.unwrap();
+        let cache = Cache::open(stores, settings, metrics.clone(), Shutdown::default()).await.unwrap();
         Self { cache, store, metrics, _spool: spool }
     }
 

@@ -53,7 +53,7 @@ impl Endpoint {
             merge: None,
         };
         let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
-        let cache = Cache::open(stores, settings, metrics.clone()).await.unwrap();
+        let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();
         let scoped = |prefix: &str| Scope::new(BUCKET.parse().unwrap(), prefix).unwrap();
         let keys = [
             ("OPERATOR", Grant::operator(scoped(""))),

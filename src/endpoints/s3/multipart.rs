@@ -95,9 +95,9 @@ impl Operations {
         })
     }
 
-    pub(super) fn abort_upload(&self, grant: &Grant, input: &AbortMultipartUploadInput) -> S3Result<()> {
+    pub(super) async fn abort_upload(&self, grant: &Grant, input: &AbortMultipartUploadInput) -> S3Result<()> {
         let Target { grant, item } = Target::to_write(grant, &input.key)?;
-        self.cache.abort_upload(&grant, &item, &UploadId::new(&input.upload_id)).map_err(of_upload)
+        self.cache.abort_upload(&grant, &item, &UploadId::new(&input.upload_id)).await.map_err(of_upload)
     }
 
     pub(super) fn parts(&self, grant: &Grant, input: ListPartsInput) -> S3Result<ListPartsOutput> {

@@ -123,7 +123,7 @@ impl s3s::S3 for Operations {
         &self,
         request: S3Request<AbortMultipartUploadInput>,
     ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
-        self.abort_upload(&grant(&request)?, &request.input)?;
+        self.abort_upload(&grant(&request)?, &request.input).await?;
         Ok(S3Response::new(AbortMultipartUploadOutput::default()))
     }
 

@@ -97,7 +97,7 @@ impl Sidecar {
             merge: None,
         };
         let (shutdown, metrics) = (Shutdown::default(), Metrics::default());
-        let cache = Cache::open(stores, settings, metrics.clone()).await.unwrap();
+        let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();
         let config = Config { token: token.map(Into::into), max_connections: 64 };
         let content = Arc::new(Content::new(cache, config, metrics.clone()));
         let listener = Listener::bind(&"tcp://127.0.0.1:0".parse().unwrap()).await.unwrap();

@@ -1,6 +1,6 @@
 //! A bucket in memory, which shows what is going on in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 use remora::store::{Body, Condition, Error, Meta, MultipartId, Object, Page, Part, Result, Store};
 use remora::types::{ByteRange, Digest, ETag, Key};
 use time::OffsetDateTime;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Bodies are read in pieces of this size.
 const PIECE_BYTES: usize = 64 << 10;
@@ -25,6 +25,9 @@ struct Inner {
     calls: Mutex<Calls>,
     /// Set for a store that knows no conditional writes.
     unconditional: bool,
+    parts: Mutex<Parts>,
+    /// A part was stored, or an upload ended.
+    changed: Notify,
 }
 
 /// Calls by their kind, ever.
@@ -35,6 +38,17 @@ pub(crate) struct Calls {
     pub(crate) puts: usize,
     pub(crate) touches: usize,
     pub(crate) lists: usize,
+}
+
+/// Objects that arrive in parts.
+#[derive(Debug, Default)]
+struct Parts {
+    /// By upload and number.
+    open: BTreeMap<String, BTreeMap<u16, (Bytes, ETag)>>,
+    begun: usize,
+    stored: usize,
+    /// Numbers that cannot be stored now.
+    refused: BTreeSet<u16>,
 }
 
 /// What was read.
@@ -57,7 +71,8 @@ impl Default for MemoryStore {
 impl MemoryStore {
     fn new(unconditional: bool) -> Self {
         let (objects, reads, calls) = (Mutex::default(), watch::Sender::new(Reads::default()), Mutex::default());
-        Self(Arc::new(Inner { objects, reads, calls, unconditional }))
+        let (parts, changed) = (Mutex::default(), Notify::new());
+        Self(Arc::new(Inner { objects, reads, calls, unconditional, parts, changed }))
     }
 
     /// A store that answers conditional writes as some S3-compatible ones do.
@@ -96,6 +111,43 @@ impl MemoryStore {
         self.0.objects.lock().unwrap().remove(key);
     }
 
+    /// Uploads in parts that are neither complete nor aborted.
+    pub(crate) fn open_uploads(&self) -> usize {
+        self.0.parts.lock().unwrap().open.len()
+    }
+
+    /// Uploads in parts that were begun, ever.
+    pub(crate) fn begun_uploads(&self) -> usize {
+        self.0.parts.lock().unwrap().begun
+    }
+
+    /// The numbers of parts that cannot be stored from now on.
+    pub(crate) fn refuse_parts(&self, numbers: &[u16]) {
+        self.0.parts.lock().unwrap().refused = numbers.iter().copied().collect();
+    }
+
+    /// Waits until so many parts of open uploads are stored.
+    pub(crate) async fn wait_for_parts(&self, count: usize) {
+        self.wait(|parts| parts.open.values().map(BTreeMap::len).sum::<usize>() >= count).await;
+    }
+
+    /// Waits until no upload is open.
+    pub(crate) async fn wait_for_no_upload(&self) {
+        self.wait(|parts| parts.open.is_empty()).await;
+    }
+
+    async fn wait(&self, reached: impl Fn(&Parts) -> bool) {
+        loop {
+            let changed = self.0.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if reached(&self.0.parts.lock().unwrap()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Reads as they begin, go on and end.
     pub(crate) fn reads(&self) -> watch::Receiver<Reads> {
         self.0.reads.subscribe()
@@ -103,6 +155,16 @@ impl MemoryStore {
 
     fn find(&self, key: &Key) -> Result<(Bytes, Meta)> {
         self.0.objects.lock().unwrap().get(key.as_str()).cloned().ok_or_else(|| Error::NotFound(key.to_string()))
+    }
+}
+
+async fn content(body: Body) -> Bytes {
+    match body {
+        Body::Bytes(bytes) => bytes,
+        Body::File { path, offset, len } => {
+            let whole = Bytes::from(tokio::fs::read(path).await.unwrap());
+            whole.slice(offset as usize..(offset + len) as usize)
+        }
     }
 }
 
@@ -160,13 +222,7 @@ impl Store for MemoryStore {
         if self.0.unconditional && condition != Condition::None {
             return Err(Error::Unsupported("conditional writes".to_owned()));
         }
-        let bytes = match body {
-            Body::Bytes(bytes) => bytes,
-            Body::File { path, offset, len } => {
-                let whole = Bytes::from(tokio::fs::read(path).await.unwrap());
-                whole.slice(offset as usize..(offset + len) as usize)
-            }
-        };
+        let bytes = content(body).await;
         let found = self.find(key).ok().map(|(_, meta)| meta.etag);
         match (condition, found) {
             (Condition::None, _) | (Condition::Absent, None) => {}
@@ -178,18 +234,46 @@ impl Store for MemoryStore {
     }
 
     async fn begin_multipart(&self, _: &Key) -> Result<MultipartId> {
-        unreachable!("gains nothing by parts")
+        let mut parts = self.0.parts.lock().unwrap();
+        parts.begun += 1;
+        let id = format!("upload {}", parts.begun);
+        parts.open.insert(id.clone(), BTreeMap::new());
+        Ok(MultipartId(id))
     }
 
-    async fn put_part(&self, _: &Key, _: &MultipartId, _: u16, _: Body) -> Result<Part> {
-        unreachable!("gains nothing by parts")
+    async fn put_part(&self, key: &Key, id: &MultipartId, number: u16, body: Body) -> Result<Part> {
+        let bytes = content(body).await;
+        let mut parts = self.0.parts.lock().unwrap();
+        if parts.refused.contains(&number) {
+            return Err(Error::Unavailable(format!("part {number} is refused by the test")));
+        }
+        parts.stored += 1;
+        let etag = ETag::new(&format!("part {}", parts.stored));
+        let upload = parts.open.get_mut(&id.0).ok_or_else(|| Error::NotFound(key.to_string()))?;
+        upload.insert(number, (bytes, etag.clone()));
+        self.0.changed.notify_waiters();
+        Ok(Part { number, etag })
     }
 
-    async fn complete_multipart(&self, _: &Key, _: &MultipartId, _: &[Part], _: Condition) -> Result<ETag> {
-        unreachable!("gains nothing by parts")
+    async fn complete_multipart(&self, key: &Key, id: &MultipartId, parts: &[Part], _: Condition) -> Result<ETag> {
+        let mut all = self.0.parts.lock().unwrap();
+        let upload = all.open.get(&id.0).ok_or_else(|| Error::NotFound(key.to_string()))?;
+        let mut joined = Vec::new();
+        for part in parts {
+            let (bytes, etag) = &upload[&part.number];
+            assert_eq!(*etag, part.etag, "part {}", part.number);
+            joined.extend_from_slice(bytes);
+        }
+        all.open.remove(&id.0);
+        drop(all);
+        self.plant(key.as_str(), joined.into(), OffsetDateTime::now_utc());
+        self.0.changed.notify_waiters();
+        Ok(self.find(key)?.1.etag)
     }
 
-    async fn abort_multipart(&self, _: &Key, _: &MultipartId) -> Result<()> {
+    async fn abort_multipart(&self, _: &Key, id: &MultipartId) -> Result<()> {
+        self.0.parts.lock().unwrap().open.remove(&id.0);
+        self.0.changed.notify_waiters();
         Ok(())
     }
 
@@ -216,7 +300,7 @@ impl Store for MemoryStore {
     }
 
     fn gains_by_parts(&self) -> bool {
-        false
+        true
     }
 
     async fn check(&self) -> Result<()> {

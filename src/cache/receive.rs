@@ -1,0 +1,72 @@
+//! Bodies on their way in: in memory where there is room for them, else in the spool.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::StreamExt as _;
+
+use super::spool::SpoolFile;
+use super::{Cache, Error, Incoming, Result};
+use crate::store::Body;
+use crate::transfer::{Hold, Piece, SINGLE_PUT_BYTES};
+
+/// How long a body waits for memory. Meanwhile its client waits too; after that the spool takes it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of parts that may wait in the spool.
+pub(super) const SPOOL_BYTES: u64 = 16 << 30;
+
+impl Cache {
+    /// Takes the next `size` bytes of `body`, and shows each piece of them to `look`.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] where fewer or more arrive, [`Error::Exhausted`] with the spool full.
+    pub(super) async fn receive(&self, what: &str, size: u64, body: &mut Incoming, look: impl FnMut(&[u8]) + Send) -> Result<Piece> {
+        if size <= SINGLE_PUT_BYTES
+            && let Some(hold) = self.0.transfers.memory().hold(size, PATIENCE).await
+        {
+            return to_memory(what, size, body, hold, look).await;
+        }
+        let Some(hold) = self.0.spool_budget.try_hold(size) else {
+            return Err(Error::Exhausted(format!("{what}: unfinished uploads have the {SPOOL_BYTES} bytes that the spool may hold")));
+        };
+        to_spool(&self.0.settings.spool_dir, what, size, body, hold, look).await
+    }
+}
+
+async fn to_memory(what: &str, size: u64, body: &mut Incoming, hold: Hold, mut look: impl FnMut(&[u8])) -> Result<Piece> {
+    let mut bytes = BytesMut::with_capacity(usize::try_from(size).unwrap_or_default());
+    while let Some(piece) = body.next().await {
+        let piece = piece?;
+        if (bytes.len() + piece.len()) as u64 > size {
+            return Err(too_many(what, size));
+        }
+        look(&piece);
+        bytes.extend_from_slice(&piece);
+    }
+    check_size(what, size, bytes.len() as u64)?;
+    Ok(Piece::new(Body::Bytes(bytes.freeze()), hold))
+}
+
+async fn to_spool(dir: &Path, what: &str, size: u64, body: &mut Incoming, hold: Hold, mut look: impl FnMut(&[u8])) -> Result<Piece> {
+    let mut file = SpoolFile::create(dir).await?;
+    while let Some(piece) = body.next().await {
+        let piece = piece?;
+        if file.len() + piece.len() as u64 > size {
+            return Err(too_many(what, size));
+        }
+        look(&piece);
+        file.write(&piece).await?;
+    }
+    check_size(what, size, file.len())?;
+    let finished = file.finish().await?;
+    Ok(Piece::new(finished.body(), (finished, hold)))
+}
+
+fn too_many(what: &str, size: u64) -> Error {
+    Error::Precondition(format!("{what}: more than the announced {size} bytes arrived"))
+}
+
+fn check_size(what: &str, size: u64, len: u64) -> Result<()> {
+    if len == size { Ok(()) } else { Err(Error::Precondition(format!("{what}: {len} of the announced {size} bytes arrived"))) }
+}

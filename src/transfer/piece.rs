@@ -1,0 +1,101 @@
+//! A part of an object on its way: its bytes, and what they take up while they wait.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::store::Body;
+
+/// Bytes of one read of a file.
+const READ_BYTES: u64 = 1 << 20;
+
+/// Bytes that are sent and hashed, in no fixed order. Cheap to clone; what they take up is free again
+/// when the last clone is dropped.
+#[derive(Clone)]
+pub struct Piece {
+    body: Body,
+    held: Option<Arc<dyn Send + Sync>>,
+}
+
+impl Piece {
+    /// `body` takes up `held`: memory of a budget, a file that goes with it.
+    #[must_use]
+    pub fn new(body: Body, held: impl Send + Sync + 'static) -> Self {
+        Self { body, held: Some(Arc::new(held)) }
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn body(&self) -> &Body {
+        &self.body
+    }
+
+    /// Some of the bytes; at most as many as there are.
+    #[must_use]
+    pub fn slice(&self, start: u64, len: u64) -> Self {
+        let (start, len) = (start.min(self.body.len()), len.min(self.body.len().saturating_sub(start)));
+        let index = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
+        let body = match &self.body {
+            Body::Bytes(bytes) => Body::Bytes(bytes.slice(index(start)..index(start + len))),
+            Body::File { path, offset, .. } => Body::File { path: path.clone(), offset: offset + start, len },
+        };
+        Self { body, held: self.held.clone() }
+    }
+
+    /// Shows all of them, in order, to `look`. Blocks where they are in a file.
+    ///
+    /// # Errors
+    /// Where that cannot be read, or is shorter than it should be.
+    pub fn read(&self, mut look: impl FnMut(&[u8])) -> io::Result<()> {
+        match &self.body {
+            Body::Bytes(bytes) => look(bytes),
+            Body::File { path, offset, len } => {
+                let mut done = 0;
+                while done < *len {
+                    let step = READ_BYTES.min(len - done);
+                    look(&read_file(path, offset + done, step)?);
+                    done += step;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this is a clone of `other`.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        matches!((&self.held, &other.held), (Some(own), Some(its)) if Arc::ptr_eq(own, its))
+    }
+
+    /// Whether they are in memory.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        matches!(self.body, Body::Bytes(_))
+    }
+}
+
+/// Of a body that takes up nothing of its own.
+impl From<Body> for Piece {
+    fn from(body: Body) -> Self {
+        Self { body, held: None }
+    }
+}
+
+impl fmt::Debug for Piece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Piece").field("bytes", &self.body.len()).field("in_memory", &self.is_in_memory()).finish_non_exhaustive()
+    }
+}
+
+/// Bytes of a file, read at once.
+pub(super) fn read_file(path: &Path, offset: u64, len: u64) -> io::Result<Bytes> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or_default());
+    file.take(len).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 == len { Ok(bytes.into()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}

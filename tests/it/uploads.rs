@@ -1,0 +1,304 @@
+//! Uploads that reach the store while their bytes still arrive: nothing is visible before it is verified,
+//! nothing stays behind.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use remora::cache::layout::Item;
+use remora::cache::{Cache, Condition, Error, Incoming, NewPart, Settings, UploadId};
+use remora::metrics::Metrics;
+use remora::shutdown::Shutdown;
+use remora::store::{Directory, Served, Store, Stores};
+use remora::types::{Digest, ETag, Grant, Scope};
+use tempfile::TempDir;
+
+use crate::support::memory_store::MemoryStore;
+
+const PART: usize = 5 << 20;
+/// As the engine cuts ingests.
+const OWN_PART: usize = 8 << 20;
+
+struct Fixture {
+    dir: TempDir,
+    store: MemoryStore,
+    cache: Cache,
+    grant: Grant,
+}
+
+/// An upload of a blob, part by part.
+struct Sender<'a> {
+    cache: &'a Cache,
+    grant: &'a Grant,
+    item: Item,
+    id: UploadId,
+    parts: BTreeMap<u16, ETag>,
+}
+
+fn grant() -> Grant {
+    Grant::operator(Scope::new("bucket".parse().unwrap(), "").unwrap())
+}
+
+async fn open(dir: &TempDir, store: Arc<dyn Store>) -> Cache {
+    let served = Served { store, region: None, prefix: String::new() };
+    let stores = Stores::Buckets { served: BTreeMap::from([("bucket".parse().unwrap(), served)]), default: "bucket".parse().unwrap() };
+    let settings = Settings {
+        spool_dir: dir.path().join("spool"),
+        max_manifest_bytes: 32 << 20,
+        max_open_ingests: 8,
+        ingest_expiry: Duration::from_secs(3600),
+        presence_max_age: Duration::from_secs(600),
+        merge: None,
+    };
+    Cache::open(stores, settings, Metrics::default(), Shutdown::default()).await.unwrap()
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let (dir, store) = (tempfile::tempdir().unwrap(), MemoryStore::default());
+        let cache = open(&dir, Arc::new(store.clone())).await;
+        Self { dir, store, cache, grant: grant() }
+    }
+
+    fn begin(&self, digest: Digest) -> Sender<'_> {
+        Sender::begin(&self.cache, &self.grant, digest)
+    }
+
+    fn stored(&self, content: &[u8]) -> bool {
+        self.store.bytes(&format!("blobs/{}", Digest::of(content))).is_some_and(|bytes| bytes == content)
+    }
+
+    fn spool_files(&self) -> usize {
+        std::fs::read_dir(self.dir.path().join("spool")).unwrap().count()
+    }
+}
+
+impl<'a> Sender<'a> {
+    fn begin(cache: &'a Cache, grant: &'a Grant, digest: Digest) -> Self {
+        let item = Item::Blob(digest);
+        let id = cache.begin_upload(grant, item.clone()).unwrap();
+        Self { cache, grant, item, id, parts: BTreeMap::new() }
+    }
+
+    async fn send(&mut self, number: u16, part: &[u8]) {
+        let part = NewPart { number, size: part.len() as u64, body: incoming(part) };
+        let etag = self.cache.upload_part(self.grant, &self.item, &self.id, part).await.unwrap();
+        self.parts.insert(number, etag);
+    }
+
+    async fn complete(&self) -> Result<ETag, Error> {
+        let parts: Vec<_> = self.parts.clone().into_iter().collect();
+        self.cache.complete_upload(self.grant, &self.item, &self.id, &parts, Condition::None).await
+    }
+}
+
+/// In pieces, as a network brings them.
+fn incoming(content: &[u8]) -> Incoming {
+    let pieces: Vec<_> = content.chunks(100_000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+    Box::pin(stream::iter(pieces))
+}
+
+fn content(len: usize) -> Vec<u8> {
+    (0..len).map(|index| (index.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+#[tokio::test]
+async fn parts_in_any_order_and_repeated_reach_the_store_while_others_arrive() {
+    let fixture = Fixture::new().await;
+    let bytes = content(PART * 4 + 77);
+    let parts: Vec<&[u8]> = bytes.chunks(PART).collect();
+    let mut sender = fixture.begin(Digest::of(&bytes));
+    for number in [3_u16, 1, 5, 1, 3, 2] {
+        sender.send(number, parts[usize::from(number) - 1]).await;
+    }
+    fixture.store.wait_for_parts(4).await;
+    assert!(fixture.store.keys().is_empty());
+    assert!(matches!(sender.complete().await, Err(Error::Precondition(_) | Error::Invalid(_))));
+}
+
+#[tokio::test]
+async fn a_part_may_be_sent_again_after_it_was_hashed() {
+    let fixture = Fixture::new().await;
+    let bytes = content(PART * 3 + 5);
+    let parts: Vec<&[u8]> = bytes.chunks(PART).collect();
+    let mut sender = fixture.begin(Digest::of(&bytes));
+    for number in [1_u16, 2, 3, 2, 4, 1] {
+        sender.send(number, parts[usize::from(number) - 1]).await;
+    }
+    sender.complete().await.unwrap();
+    assert!(fixture.stored(&bytes));
+
+    // Other bytes at first: what was hashed behind them must come again, and no less.
+    let other = content(PART + 1).split_off(1);
+    let mut sender = fixture.begin(Digest::of(&bytes));
+    for (number, part) in [(1_u16, parts[0]), (2, &other), (3, parts[2]), (4, parts[3]), (2, parts[1])] {
+        sender.send(number, part).await;
+    }
+    let lost = sender.complete().await;
+    assert!(matches!(&lost, Err(Error::Invalid(why)) if why.contains("part 3")), "{lost:?}");
+    for number in [3_u16, 4] {
+        sender.send(number, parts[usize::from(number) - 1]).await;
+    }
+    sender.complete().await.unwrap();
+    assert!(fixture.stored(&bytes));
+    assert_eq!((fixture.store.open_uploads(), fixture.spool_files()), (0, 0));
+}
+
+#[tokio::test]
+async fn numbers_may_have_gaps() {
+    let fixture = Fixture::new().await;
+    let bytes = content(PART * 2 + 9);
+    let mut sender = fixture.begin(Digest::of(&bytes));
+    for (number, part) in [7_u16, 1, 4].into_iter().zip([&bytes[PART * 2..], &bytes[..PART], &bytes[PART..PART * 2]]) {
+        sender.send(number, part).await;
+    }
+    sender.complete().await.unwrap();
+    assert!(fixture.stored(&bytes));
+}
+
+#[tokio::test]
+async fn bytes_with_another_digest_leave_nothing_in_the_store() {
+    let fixture = Fixture::new().await;
+    let bytes = content(PART * 2);
+    let mut sender = fixture.begin(Digest::of(b"other"));
+    sender.send(1, &bytes[..PART]).await;
+    sender.send(2, &bytes[PART..]).await;
+    assert_eq!(fixture.store.begun_uploads(), 1);
+    let refused = sender.complete().await;
+    assert!(matches!(&refused, Err(Error::Precondition(why)) if why.contains("have the digest")), "{refused:?}");
+    assert!(fixture.store.keys().is_empty());
+    assert_eq!((fixture.store.open_uploads(), fixture.spool_files()), (0, 0));
+    assert!(matches!(sender.complete().await, Err(Error::NotFound(_))));
+}
+
+#[tokio::test]
+async fn an_abort_is_one_in_the_store_too() {
+    let fixture = Fixture::new().await;
+    let bytes = content(PART);
+    let mut sender = fixture.begin(Digest::of(&bytes));
+    sender.send(1, &bytes).await;
+    fixture.store.wait_for_parts(1).await;
+    fixture.cache.abort_upload(&fixture.grant, &sender.item, &sender.id).await.unwrap();
+    assert_eq!((fixture.store.open_uploads(), fixture.spool_files()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_store_that_fails_is_named_and_the_part_may_be_sent_again() {
+    let fixture = Fixture::new().await;
+    let bytes = content(PART * 3);
+    let parts: Vec<&[u8]> = bytes.chunks(PART).collect();
+    fixture.store.refuse_parts(&[2]);
+    let mut sender = fixture.begin(Digest::of(&bytes));
+    for number in [1_u16, 2, 3] {
+        sender.send(number, parts[usize::from(number) - 1]).await;
+    }
+    let failed = sender.complete().await;
+    assert!(matches!(&failed, Err(Error::Unavailable(why)) if why.contains("part 2 is refused")), "{failed:?}");
+    assert!(fixture.store.keys().is_empty());
+    fixture.store.refuse_parts(&[]);
+    sender.send(2, parts[1]).await;
+    sender.complete().await.unwrap();
+    assert!(fixture.stored(&bytes));
+    assert_eq!((fixture.store.open_uploads(), fixture.spool_files()), (0, 0));
+}
+
+#[tokio::test]
+async fn what_a_killed_process_left_in_the_store_goes_at_the_next_start() {
+    let fixture = Fixture::new().await;
+    let bytes = content(PART * 2);
+    let mut sender = fixture.begin(Digest::of(&bytes));
+    sender.send(1, &bytes[..PART]).await;
+    fixture.store.wait_for_parts(1).await;
+    assert_eq!(fixture.spool_files(), 1);
+    let Fixture { dir, store, cache, .. } = fixture;
+    // A process that is killed drops nothing.
+    std::mem::forget(cache);
+
+    let reopened = open(&dir, Arc::new(store.clone())).await;
+    store.wait_for_no_upload().await;
+    assert!(store.keys().is_empty());
+    let grant = grant();
+    let mut sender = Sender::begin(&reopened, &grant, Digest::of(&bytes));
+    sender.send(1, &bytes[..PART]).await;
+    sender.send(2, &bytes[PART..]).await;
+    sender.complete().await.unwrap();
+    assert_eq!(store.bytes(&format!("blobs/{}", Digest::of(&bytes))).unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn more_than_the_memory_holds_goes_through_the_spool() {
+    let fixture = Fixture::new().await;
+    let bytes = content(20 << 20);
+    let mut sender = fixture.begin(Digest::of(&bytes));
+    sender.send(1, &bytes).await;
+    sender.complete().await.unwrap();
+    assert!(fixture.stored(&bytes));
+
+    let whole = content((20 << 20) + 1);
+    fixture.cache.put_blob(&fixture.grant, &Digest::of(&whole), whole.len() as u64, incoming(&whole)).await.unwrap();
+    assert!(fixture.stored(&whole));
+    assert_eq!((fixture.store.open_uploads(), fixture.store.begun_uploads(), fixture.spool_files()), (0, 2, 0));
+}
+
+#[tokio::test]
+async fn an_ingest_is_sent_while_it_is_written() {
+    let fixture = Fixture::new().await;
+    let bytes = content(OWN_PART * 4 + 9);
+    let digest = Digest::of(&bytes);
+    let mut ingest = fixture.cache.open_ingest(&fixture.grant, "ref", bytes.len() as u64, Some(digest)).await.unwrap();
+    ingest.write(0, Bytes::copy_from_slice(&bytes[..OWN_PART * 3])).await.unwrap();
+    fixture.store.wait_for_parts(3).await;
+    assert!(fixture.store.keys().is_empty());
+
+    // The next writer begins anew in the store, from what the spool has.
+    drop(ingest);
+    fixture.store.wait_for_no_upload().await;
+    fixture.store.refuse_parts(&[2]);
+    let mut ingest = fixture.cache.open_ingest(&fixture.grant, "ref", bytes.len() as u64, Some(digest)).await.unwrap();
+    assert_eq!(ingest.status().unwrap().offset, (OWN_PART * 3) as u64);
+    ingest.write((OWN_PART * 3) as u64, Bytes::copy_from_slice(&bytes[OWN_PART * 3..])).await.unwrap();
+    fixture.store.wait_for_parts(3).await;
+    fixture.store.refuse_parts(&[]);
+    ingest.commit(Some(bytes.len() as u64), Some(digest), BTreeMap::new()).await.unwrap();
+    assert!(fixture.stored(&bytes));
+    assert_eq!((fixture.store.open_uploads(), fixture.store.begun_uploads(), fixture.spool_files()), (0, 2, 0));
+}
+
+#[tokio::test]
+async fn an_ingest_that_is_not_what_was_announced_leaves_nothing() {
+    let fixture = Fixture::new().await;
+    let bytes = content(OWN_PART * 3);
+    let announced = Digest::of(b"other");
+    let mut ingest = fixture.cache.open_ingest(&fixture.grant, "ref", 0, Some(announced)).await.unwrap();
+    ingest.write(0, bytes.clone().into()).await.unwrap();
+    fixture.store.wait_for_parts(3).await;
+    assert!(matches!(ingest.commit(None, Some(announced), BTreeMap::new()).await, Err(Error::Precondition(_))));
+    fixture.store.wait_for_no_upload().await;
+    assert!(fixture.store.keys().is_empty());
+    fixture.cache.abort_ingest(&fixture.grant, "ref").await.unwrap();
+    assert_eq!(fixture.spool_files(), 0);
+
+    // Unannounced, small, or like a document of a session: nothing is sent ahead.
+    let session = Grant::operator(Scope::new("bucket".parse().unwrap(), "").unwrap());
+    for (name, len, expected) in [("unannounced", OWN_PART * 3, None), ("small", OWN_PART * 2, Some(Digest::of(&bytes[..OWN_PART * 2])))] {
+        let mut ingest = fixture.cache.open_ingest(&session, name, 0, expected).await.unwrap();
+        ingest.write(0, Bytes::copy_from_slice(&bytes[..len])).await.unwrap();
+    }
+    assert_eq!(fixture.store.begun_uploads(), 1);
+}
+
+#[tokio::test]
+async fn a_directory_takes_parts_like_any_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(&dir, Arc::new(Directory::new(&dir.path().join("store"), &"bucket".parse().unwrap()))).await;
+    let (grant, bytes) = (grant(), content(PART * 3 + 1));
+    let mut sender = Sender::begin(&cache, &grant, Digest::of(&bytes));
+    for (number, part) in (1_u16..).zip(bytes.chunks(PART)).collect::<Vec<_>>().into_iter().rev() {
+        sender.send(number, part).await;
+    }
+    sender.complete().await.unwrap();
+    let stored = dir.path().join("store/bucket/blobs").join(Digest::of(&bytes).to_string());
+    assert!(std::fs::read(stored).unwrap() == bytes);
+}
