@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use remora::store::{Body, Condition, Directory, Error, MultipartId, Store as _};
-use remora::types::{ByteRange, Key};
+use remora::types::{ByteRange, ETag, Key};
 use tempfile::TempDir;
 
 use crate::support::tools::tool;
@@ -252,4 +252,33 @@ async fn a_read_only_disk_is_denied_and_still_read() {
     let object = store.get(&key, None, None).await.unwrap();
     assert_eq!(object.body.try_collect::<Vec<Bytes>>().await.unwrap().concat(), b"xxx");
     assert_eq!(store.list("", None, 10).await.unwrap().entries.len(), 1);
+}
+
+#[tokio::test]
+async fn parts_of_one_length_are_never_copied() {
+    let root = TempDir::new().unwrap();
+    let (store, key) = (bucket(root.path()), Key::new("", "parts"));
+    let piece = |byte: u8, len: usize| Body::Bytes(vec![byte; len].into());
+    let id = store.begin_multipart(&key).await.unwrap();
+    let whole = root.path().join(".remora/multipart").join(&id.0).join("whole");
+    let mut parts = Vec::new();
+    for (number, len) in [(1, 5 << 20), (3, 7), (2, 5 << 20)] {
+        parts.push(store.put_part(&key, &id, number, piece(number as u8, len)).await.unwrap());
+    }
+    parts.sort_by_key(|part| part.number);
+    let inode = fs::metadata(&whole).unwrap().ino();
+    assert!(store.complete_multipart(&key, &id, &parts, Condition::Matches(ETag::new("x"))).await.is_err());
+    store.complete_multipart(&key, &id, &parts, Condition::None).await.unwrap();
+    let object = root.path().join("bucket/parts");
+    assert_eq!(fs::metadata(&object).unwrap().ino(), inode);
+    assert!(fs::read(&object).unwrap() == [vec![1; 5 << 20], vec![2; 5 << 20], vec![3; 7]].concat());
+
+    // The last one first, and one again: they have no place, so the whole is copied together.
+    let id = store.begin_multipart(&key).await.unwrap();
+    let last = store.put_part(&key, &id, 3, piece(3, 7)).await.unwrap();
+    let first = store.put_part(&key, &id, 1, piece(1, 5 << 20)).await.unwrap();
+    store.put_part(&key, &id, 2, piece(9, 5 << 20)).await.unwrap();
+    let second = store.put_part(&key, &id, 2, piece(2, 6 << 20)).await.unwrap();
+    store.complete_multipart(&key, &id, &[first, second, last], Condition::None).await.unwrap();
+    assert!(fs::read(&object).unwrap() == [vec![1; 5 << 20], vec![2; 6 << 20], vec![3; 7]].concat());
 }

@@ -141,7 +141,7 @@ impl Directory {
         Ok((temp, file))
     }
 
-    fn temp_path(&self) -> Result<Temp> {
+    pub(super) fn temp_path(&self) -> Result<Temp> {
         let folder = self.state_dir("tmp");
         make_folder(&folder)?;
         Ok(Temp { path: folder.join(unique()) })
