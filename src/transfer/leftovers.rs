@@ -29,8 +29,7 @@ pub(super) struct Reminder(PathBuf);
 
 impl Reminder {
     pub(super) async fn write(dir: &Path, bucket: &BucketName, key: &Key, id: &MultipartId) -> io::Result<Self> {
-        let record =
-            Record { bucket: bucket.to_string(), folder: key.folder().to_owned(), leaf: key.leaf().to_owned(), id: id.0.clone() };
+        let record = Record { bucket: bucket.to_string(), folder: key.folder().to_owned(), leaf: key.leaf().to_owned(), id: id.0.clone() };
         let path = dir.join(format!("{PREFIX}{:032x}.json", rand::random::<u128>()));
         tokio::fs::write(&path, serde_json::to_vec(&record)?).await?;
         Ok(Self(path))

@@ -162,8 +162,7 @@ impl Upload {
         for number in numbers {
             parts.push(self.sent(number).await?);
         }
-        let (id, reminder) =
-            self.0.begun.get().ok_or_else(|| Error::Invalid(format!("parts of {}: want at least one", self.0.key)))?;
+        let (id, reminder) = self.0.begun.get().ok_or_else(|| Error::Invalid(format!("parts of {}: want at least one", self.0.key)))?;
         let etag = self.0.store.complete_multipart(&self.0.key, id, &parts, condition).await?;
         self.0.ended.store(true, Ordering::Relaxed);
         reminder.remove();
