@@ -6,6 +6,7 @@
 //! promise what is not there. Without losses (an operator's key, the content endpoint, `"fail"`) every
 //! error is the caller's.
 
+use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -33,10 +34,22 @@ impl Cache {
     /// # Errors
     /// Those of [`Cache::read_blob`].
     pub async fn read_promised_blob(&self, grant: &Grant, digest: &Digest, range: Option<ByteRange>) -> Result<BlobRead> {
+        self.promised(grant, digest, || self.read_blob(grant, digest, range)).await
+    }
+
+    /// Makes a lookup of a blob that a served manifest names; a build's import waits as
+    /// [`Cache::read_promised_blob`] does.
+    ///
+    /// # Errors
+    /// Those of `look`.
+    pub async fn promised<T, F>(&self, grant: &Grant, digest: &Digest, look: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
         let deadline = Instant::now() + PROMISE;
         loop {
-            let error = match self.read_blob(grant, digest, range).await {
-                Err(error) if error.is_outage() && grant.losses().is_some() => error,
+            let error = match look().await {
+                Err(error) if error.is_outage() && grant.losses().is_some() && grant.check(Right::Read).is_ok() => error,
                 other => return other,
             };
             tracing::warn!(%error, "a build needs blob {digest} and the store fails; it is asked for again: {error}");

@@ -38,7 +38,8 @@ impl api::content_server::Content for Service {
         let info = async {
             let grant = self.0.grant(&request)?;
             let digest = parse_digest(&request.get_ref().digest)?;
-            let found = self.0.cache().labelled_blob(&grant, &digest).await;
+            let cache = self.0.cache();
+            let found = cache.promised(&grant, &digest, || cache.labelled_blob(&grant, &digest)).await;
             call.lookup(Kind::Blob, &found);
             let info = info_message(found.map_err(|error| from_error(&error))?);
             Ok(Response::new(api::InfoResponse { info: Some(info) }))
