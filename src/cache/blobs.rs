@@ -90,7 +90,7 @@ impl Cache {
         }
         grant.check_blob(Right::Read, digest)?;
         let key = layout::blob_key(grant.scope(), digest);
-        let object = self.store(grant)?.get(&key, range, None).await.map_err(|error| match error {
+        let object = self.0.downloads.get(&self.store(grant)?, &key, range).await.map_err(|error| match error {
             store::Error::Invalid(what) => Error::OutOfRange(what),
             store::Error::NotFound(what) => {
                 self.0.presence.forget(grant.scope(), digest);

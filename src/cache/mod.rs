@@ -40,7 +40,7 @@ use futures_util::Stream;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 use crate::store::{Store, Stores};
-use crate::transfer::{Budget, Uploads};
+use crate::transfer::{Budget, Downloads, Uploads};
 use crate::types::{Denied, Grant};
 
 pub use blobs::{BlobInfo, BlobRead};
@@ -78,6 +78,8 @@ pub struct Settings {
     pub presence_max_age: Duration,
     /// How a manifest is merged with the stored one of its name; `None`: it replaces it.
     pub merge: Option<MergeRules>,
+    /// Bytes that reads may keep ahead of their readers, all together.
+    pub transfer_memory: u64,
 }
 
 /// The cache. Cheap to clone.
@@ -87,6 +89,7 @@ pub struct Cache(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     stores: Stores,
+    downloads: Downloads,
     settings: Settings,
     metrics: Metrics,
     presence: presence::Presence,
@@ -112,9 +115,10 @@ impl Cache {
     pub async fn open(stores: Stores, settings: Settings, metrics: Metrics, shutdown: Shutdown) -> Result<Self> {
         let ingests = ingests::Registry::open(&settings).await?;
         let transfers = Uploads::open(settings.spool_dir.clone(), &stores, shutdown.clone()).await?;
-        let presence = presence::Presence::new(settings.presence_max_age);
+        let (presence, downloads) = (presence::Presence::new(settings.presence_max_age), Downloads::new(settings.transfer_memory));
         Ok(Self(Arc::new(Inner {
             stores,
+            downloads,
             settings,
             metrics,
             presence,

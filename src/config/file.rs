@@ -32,6 +32,7 @@ pub(super) struct File {
     pub(super) limits: Limits,
     pub(super) store_deadlines: StoreDeadlines,
     pub(super) store_breaker: StoreBreaker,
+    pub(super) transfer: Transfer,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) buckets: Vec<Bucket>,
 }
@@ -165,6 +166,12 @@ pub(super) struct StoreBreaker {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Transfer {
+    pub(super) memory: Size,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Bucket {
     pub(super) name: Text<BucketName>,
@@ -267,6 +274,7 @@ impl Default for File {
             limits: Limits::default(),
             store_deadlines: StoreDeadlines::default(),
             store_breaker: StoreBreaker::default(),
+            transfer: Transfer::default(),
             buckets: Vec::new(),
         }
     }
@@ -337,6 +345,12 @@ impl Default for StoreBreaker {
     fn default() -> Self {
         let crate::store::BreakerPolicy { budget, probe_interval } = crate::store::BreakerPolicy::default();
         Self { budget: period(budget), probe_interval: period(probe_interval) }
+    }
+}
+
+impl Default for Transfer {
+    fn default() -> Self {
+        Self { memory: Size(128 << 20) }
     }
 }
 
@@ -416,6 +430,7 @@ mod tests {
             "limits",
             "store_deadlines",
             "store_breaker",
+            "transfer",
             "s3.keys[0]",
             "buckets[0]",
         ] {

@@ -61,6 +61,9 @@ pub struct Flags {
     /// Where /livez, /readyz and /metrics are; may repeat; "none" for nowhere [default: tcp://127.0.0.1:9191]
     #[arg(long, value_name = "ADDR", env = "REMORA_ADMIN", hide_env_values = true, value_delimiter = ',')]
     pub admin: Vec<String>,
+    /// Memory for what is read ahead from S3, of the whole process [default: 128MiB]
+    #[arg(long, value_name = "SIZE", env = "REMORA_TRANSFER_MEMORY", hide_env_values = true)]
+    pub transfer_memory: Option<String>,
     /// What is logged: a level, or levels by target as in info,remora=debug [default: info]
     #[arg(long, value_name = "FILTER", env = "REMORA_LOG_FILTER", hide_env_values = true)]
     pub log_filter: Option<String>,
@@ -98,6 +101,7 @@ impl Flags {
         overlay.addresses(&mut file.s3.listen, &self.s3, "s3", "s3.listen")?;
         overlay.optional(&mut file.s3.advertise, self.s3_advertise.as_deref(), "s3_advertise", "s3.advertise")?;
         overlay.addresses(&mut file.admin.listen, &self.admin, "admin", "admin.listen")?;
+        overlay.value(&mut file.transfer.memory, self.transfer_memory.as_deref(), "transfer_memory", "transfer.memory")?;
         overlay.value(&mut file.log.filter, self.log_filter.as_deref(), "log_filter", "log.filter")?;
         overlay.value(&mut file.log.format, self.log_format.as_deref(), "log_format", "log.format")?;
         Ok(overlay.set)

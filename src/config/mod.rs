@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::endpoints::{content, control, s3};
+use crate::transfer::RANGE_BYTES;
 use crate::types::Address;
 use crate::{auth, cache, telemetry};
 
@@ -119,6 +120,7 @@ impl Config {
                     .manifests
                     .merge
                     .then_some(cache::MergeRules { max_records: file.manifests.max_records.0, max_age: file.manifests.max_age.0.0 }),
+                transfer_memory: file.transfer.memory.0,
             },
             on_unavailable: file.on_unavailable,
             drain_deadline: file.drain_deadline.0.0,
@@ -158,6 +160,13 @@ fn check_endpoints(file: &File) -> Result<(), Error> {
     let refuse = |message: &str| Err(Error::new(message));
     if !file.data_dir.is_absolute() {
         return refuse(&format!("data_dir: invalid path {:?}: want an absolute one", file.data_dir));
+    }
+    if file.transfer.memory.0 < RANGE_BYTES {
+        return refuse(&format!(
+            "transfer.memory: {} bytes do not hold one range; want at least {}MiB",
+            file.transfer.memory.0,
+            RANGE_BYTES >> 20
+        ));
     }
     if file.control.listen.is_empty() && file.content.listen.is_empty() && file.s3.listen.is_empty() {
         return refuse("control.listen, content.listen, s3.listen: all are off, so there is nothing to serve; want at least one address");

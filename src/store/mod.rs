@@ -73,7 +73,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// their keys' bytes, those behind `after`, at most `limit` (1 to 1,000).
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page>;
 
-    /// Whether a large object is stored faster in parts, sent at once, than in one put.
+    /// Whether a large object is moved faster in parts, several at once, than in one request.
     fn gains_by_parts(&self) -> bool;
 
     /// Whether the store can be reached and written, by a small write that leaves nothing behind.

@@ -1,7 +1,6 @@
 //! One end of a session disappears in the midst of a transfer: the other sees an error, and the cache is
 //! what it was.
 
-
 use crate::support::cases::{Rig as _, Setting, Transport, Via};
 use crate::support::client::Build;
 use crate::support::context::Context;

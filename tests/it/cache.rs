@@ -29,6 +29,7 @@ async fn open(dir: &TempDir) -> Cache {
         ingest_expiry: Duration::from_secs(3600),
         presence_max_age: Duration::from_secs(600),
         merge: None,
+        transfer_memory: 32 << 20,
     };
     Cache::open(stores, settings, Metrics::default(), Shutdown::default()).await.unwrap()
 }

@@ -56,6 +56,8 @@ fn a_bad_file_is_one_line_and_64() {
         ("[s3]\nadvertise = 'http://x:1'\nlisten = []", "s3.advertise: there is no s3 endpoint"),
         ("[s3]\nlisten = []\n[control]\ntransport = 'relay'", "control.transport: relay goes through the s3 endpoint"),
         ("[s3]\nlisten = []\n[control]\nlisten = []", "all are off"),
+        ("[transfer]\nmemory = '1MiB'", "transfer.memory: 1048576 bytes do not hold one range; want at least 8MiB"),
+        ("[transfer]\nmemory = 'much'", "remora.toml:2: transfer.memory: invalid size \"much\": want bytes"),
         ("data_dir = 'relative'", "data_dir: invalid path \"relative\""),
         ("[content]\ntoken_file = 'DIR/missing'", "content.token_file: cannot read the secret in "),
         ("[content]\ntoken_file = 'DIR'", "content.token_file: cannot read the secret in "),

@@ -147,6 +147,7 @@ impl Sidecar {
             ingest_expiry: Duration::from_secs(60),
             presence_max_age: Duration::from_secs(600),
             merge: None,
+            transfer_memory: 32 << 20,
         };
         let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();
         let content = Content::new(cache.clone(), content::Config { token: None, max_connections: 10 }, metrics.clone());

@@ -42,6 +42,7 @@ impl Bench {
             max_manifest_bytes: 1 << 20,
             max_open_ingests: 4,
             ingest_expiry: HOUR,
+            transfer_memory: 32 << 20,
             presence_max_age,
             merge: Some(MergeRules { max_records: MAX_RECORDS, max_age: HOUR }),
         };

@@ -51,6 +51,7 @@ impl Endpoint {
             ingest_expiry: Duration::from_secs(3600),
             presence_max_age: Duration::from_secs(600),
             merge: None,
+            transfer_memory: 32 << 20,
         };
         let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
         let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();

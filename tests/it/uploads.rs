@@ -49,6 +49,7 @@ async fn open(dir: &TempDir, store: Arc<dyn Store>) -> Cache {
         max_manifest_bytes: 32 << 20,
         max_open_ingests: 8,
         ingest_expiry: Duration::from_secs(3600),
+        transfer_memory: 128 << 20,
         presence_max_age: Duration::from_secs(600),
         merge: None,
     };

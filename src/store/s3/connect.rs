@@ -24,6 +24,10 @@ use super::credentials::Renewed;
 use super::{Checksums, Credentials, S3, S3Config};
 use crate::store::{Error, Result};
 
+/// Connections that are kept for the next request: enough for two reads with a full window, and no more,
+/// since each keeps its read buffer (up to 400 KiB).
+const MAX_IDLE: usize = 32;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Tries of one request for credentials, the first included.
 const CREDENTIALS_ATTEMPTS: u32 = 3;
 /// What one of them may take.
@@ -102,7 +106,7 @@ async fn load(config: &S3Config, http: &SharedHttpClient, region: Option<Region>
 
 /// The SDK's HTTP client; it panics where TLS has no root certificates, so that is looked for first.
 fn http_client(endpoint: Option<&str>) -> Result<SharedHttpClient> {
-    let builder = aws_smithy_http_client::Builder::new();
+    let builder = aws_smithy_http_client::Builder::new().pool_max_idle_per_host(MAX_IDLE).pool_idle_timeout(IDLE_TIMEOUT);
     let roots = rustls_native_certs::load_native_certs();
     if !roots.certs.is_empty() {
         return Ok(builder.tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https());

@@ -95,6 +95,7 @@ impl Sidecar {
             ingest_expiry: Duration::from_secs(3600),
             presence_max_age: Duration::from_secs(600),
             merge: None,
+            transfer_memory: 32 << 20,
         };
         let (shutdown, metrics) = (Shutdown::default(), Metrics::default());
         let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();

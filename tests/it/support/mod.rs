@@ -6,5 +6,6 @@ pub(crate) mod fault_store;
 pub mod faults;
 pub(crate) mod memory_store;
 pub mod minio;
+pub(crate) mod ranged_store;
 pub(crate) mod sidecar;
 pub mod tools;

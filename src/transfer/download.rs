@@ -1,0 +1,61 @@
+//! Downloads: one request for what is small, parallel ranges in order for what is not.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+
+use super::resume::{self, Source};
+use super::shares::Shares;
+use super::window::Reader;
+use crate::store::{Error, Object, Result, Store};
+use crate::types::{ByteRange, Key};
+
+/// Bytes of one request. Ranges begin and end at multiples of it, as the parts do that BuildKit and
+/// [`super::upload`] make: S3 serves a range within one part the fastest.
+pub const RANGE_BYTES: u64 = 8 << 20;
+
+/// Reads objects. Cheap to clone; clones share one shares.
+#[derive(Debug, Clone)]
+pub struct Downloads {
+    shares: Shares,
+}
+
+impl Downloads {
+    /// All reads together keep at most `memory` bytes that their readers have not taken yet. With less
+    /// than [`RANGE_BYTES`] each read has one request at a time.
+    #[must_use]
+    pub fn new(memory: u64) -> Self {
+        Self { shares: Shares::new(memory) }
+    }
+
+    /// Reads an object, or a part of it, as [`Store::get`] does, but with as many requests at once as the
+    /// reader keeps up with. All of them are for the version that the first one found. What breaks off
+    /// is taken up again where it broke, a bounded number of times. Dropping the body ends every request.
+    ///
+    /// # Errors
+    /// Those of [`Store::get`]. In the body [`Error::Precondition`] where the object has become another
+    /// one, or what broke it off in the end.
+    pub async fn get(&self, store: &Arc<dyn Store>, key: &Key, range: Option<ByteRange>) -> Result<Object> {
+        if !store.gains_by_parts() {
+            return store.get(key, range, None).await;
+        }
+        let (start, wanted_end) = range.map_or((0, u64::MAX), |range| (range.start(), range.end()));
+        let first = ByteRange::new(start, range_end(start).min(wanted_end));
+        let first = match store.get(key, first, None).await {
+            // An empty object has no ranges.
+            Err(Error::Invalid(_)) if range.is_none() => return store.get(key, None, None).await,
+            answer => answer?,
+        };
+        let Some(begun) = first.range else { return Ok(first) };
+        let end = first.meta.size.min(wanted_end);
+        let source = Arc::new(Source { store: Arc::clone(store), key: key.clone(), version: first.meta.etag.clone() });
+        let head = resume::read(Arc::clone(&source), begun, Some(first.body));
+        let body = if begun.end() < end { Reader::open(source, begun, head, end, self.shares.clone()).boxed() } else { head };
+        Ok(Object { meta: first.meta, range: ByteRange::new(start, end), body })
+    }
+}
+
+/// Where the range that holds the byte at `start` ends.
+pub(super) fn range_end(start: u64) -> u64 {
+    (start / RANGE_BYTES).saturating_add(1).saturating_mul(RANGE_BYTES)
+}

@@ -1,0 +1,116 @@
+//! One range of one version of an object, to its end in spite of faults.
+//!
+//! The store makes a request again until its answer begins; a body that breaks off midway is for its
+//! reader to take up again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+
+use crate::store::{ByteStream, Error, Result, Store};
+use crate::types::{ByteRange, ETag, Key};
+
+/// How often one range is taken up again. The store tries each request some times by itself.
+const RESUMES: u32 = 6;
+/// The first wait before that; each is twice the one before.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const MAX_WAIT: Duration = Duration::from_secs(2);
+/// How long a store that has gone silent is waited for: who reads has decided to use these bytes, and
+/// gains nothing by giving up sooner.
+const MAX_OUTAGE: Duration = Duration::from_secs(60);
+
+/// What is read.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) key: Key,
+    pub(super) version: ETag,
+}
+
+/// The bytes of `range`, exactly, or an error; `begun` is their stream where there is one already.
+pub(super) fn read(source: Arc<Source>, range: ByteRange, begun: Option<ByteStream>) -> ByteStream {
+    let reading = Reading { source, at: range.start(), end: range.end(), body: begun, resumes: 0 };
+    stream::try_unfold(reading, |mut reading| async move {
+        loop {
+            let Some(rest) = ByteRange::new(reading.at, reading.end) else { return Ok(None) };
+            let failure = match reading.body.as_mut() {
+                None => match reading.source.open(rest).await {
+                    Ok(body) => {
+                        reading.body = Some(body);
+                        continue;
+                    }
+                    Err(failure) => failure,
+                },
+                Some(body) => match body.next().await {
+                    Some(Ok(piece)) => {
+                        reading.at += piece.len() as u64;
+                        return Ok(Some((piece, reading)));
+                    }
+                    Some(Err(failure)) => failure,
+                    None => Error::Unavailable(format!("reading {} ended {} bytes early", reading.source.key, rest.len())),
+                },
+            };
+            reading.body = None;
+            reading.recover(failure).await?;
+        }
+    })
+    .boxed()
+}
+
+struct Reading {
+    source: Arc<Source>,
+    /// The first byte that is still to come.
+    at: u64,
+    end: u64,
+    body: Option<ByteStream>,
+    resumes: u32,
+}
+
+impl Reading {
+    /// Waits until it is time to try again, or gives up.
+    async fn recover(&mut self, failure: Error) -> Result<()> {
+        let passing = matches!(failure, Error::Unavailable(_) | Error::Exhausted(_));
+        if !passing || self.resumes == RESUMES {
+            return Err(failure);
+        }
+        let wait = wait(self.resumes);
+        self.resumes += 1;
+        let (key, attempt) = (self.source.key.as_str(), self.resumes);
+        tracing::debug!(object.key = key, offset = self.at, attempt, ?wait, error = %failure, "a read broke off; it goes on there");
+        tokio::time::sleep(wait).await;
+        let answering = tokio::time::timeout(MAX_OUTAGE, self.source.store.answering()).await;
+        answering.map_err(|_| failure)
+    }
+}
+
+impl Source {
+    async fn open(&self, range: ByteRange) -> Result<ByteStream> {
+        let object = self.store.get(&self.key, Some(range), Some(&self.version)).await?;
+        // For stores that know no If-Match.
+        if object.meta.etag != self.version || object.range != Some(range) {
+            return Err(Error::Precondition(self.key.to_string()));
+        }
+        Ok(object.body)
+    }
+}
+
+/// Between half of the next wait and all of it: many reads break off at once when a server does.
+fn wait(resumes: u32) -> Duration {
+    let longest = FIRST_WAIT.saturating_mul(2_u32.saturating_pow(resumes)).min(MAX_WAIT);
+    rand::random_range(longest / 2..=longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_their_bound() {
+        for (resumes, longest) in [(0, 100), (1, 200), (4, 1600), (5, 2000), (u32::MAX, 2000)] {
+            let longest = Duration::from_millis(longest);
+            let wait = wait(resumes);
+            assert!(wait >= longest / 2 && wait <= longest, "{resumes}: {wait:?}");
+        }
+    }
+}

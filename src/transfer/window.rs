@@ -1,0 +1,232 @@
+//! The ranges of one object that are under way at once, delivered in order.
+//!
+//! Nothing runs by itself: a reader that polls moves all of its ranges, and one that does not keeps what
+//! it has. The window grows while the reader waits for the store, and shrinks while it does not.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use tokio::time::Instant;
+
+use super::download::{RANGE_BYTES, range_end};
+use super::resume::{self, Source};
+use super::shares::{Holder, Room, Shares};
+use crate::store::{ByteStream, Result};
+use crate::types::ByteRange;
+
+/// Ranges under way when a read begins.
+const FIRST_WIDTH: usize = 2;
+/// The most of one reader: eight connections' worth of bytes, although each request begins with a wait.
+const MAX_WIDTH: usize = 12;
+/// How often the window's width is judged while it may grow, in bytes that were delivered.
+const STEP_BYTES: u64 = 1 << 20;
+/// The window grows while the reader waits for more than one part in so many of its time.
+const WAITS_MUCH: u32 = 8;
+/// It shrinks, once a range, while the reader waits for less than one part in so many.
+const WAITS_LITTLE: u32 = 64;
+/// A reader that has not asked for so long may do without what was fetched ahead, if others need the room.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// An object, or a part of it, in order.
+pub(super) struct Reader {
+    window: Arc<Shared>,
+    shares: Shares,
+}
+
+/// Locked while the reader polls, and for a look by the [`Shares`].
+struct Shared(Mutex<Window>);
+
+struct Window {
+    source: Arc<Source>,
+    /// The first byte that was not delivered yet.
+    position: u64,
+    end: u64,
+    /// Adjacent, from `position` on. All but the first have room in the shares.
+    ranges: VecDeque<Range>,
+    /// How many ranges may be under way.
+    width: usize,
+    /// How many bytes may be held.
+    share: u64,
+    pace: Pace,
+    polled: Instant,
+}
+
+struct Range {
+    end: u64,
+    /// What arrived ahead of the reader.
+    ready: VecDeque<Result<Bytes>>,
+    /// The rest; `None` at its end.
+    rest: Option<ByteStream>,
+    /// Of the whole range, until `ready` is delivered.
+    room: Option<Room>,
+}
+
+/// How much of its time the reader waits.
+struct Pace {
+    since: Instant,
+    delivered: u64,
+    waited: Duration,
+    waiting: Option<Instant>,
+    /// Bytes that were delivered without a change of the width.
+    steady: u64,
+}
+
+impl Reader {
+    /// Reads up to `end`, first what `head` brings: the bytes of `begun`.
+    pub(super) fn open(source: Arc<Source>, begun: ByteRange, head: ByteStream, end: u64, shares: Shares) -> Self {
+        let now = Instant::now();
+        let head = Range { end: begun.end(), ready: VecDeque::new(), rest: Some(head), room: None };
+        let window = Arc::new(Shared(Mutex::new(Window {
+            source,
+            position: begun.start(),
+            end,
+            ranges: VecDeque::from([head]),
+            width: FIRST_WIDTH,
+            share: 0,
+            pace: Pace::new(now),
+            polled: now,
+        })));
+        let holder: Arc<dyn Holder> = Arc::<Shared>::clone(&window);
+        shares.add(Arc::downgrade(&holder));
+        window.0.lock().unwrap_or_else(PoisonError::into_inner).share = shares.share();
+        Self { window, shares }
+    }
+}
+
+impl Stream for Reader {
+    type Item = Result<Bytes>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut window = self.window.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        window.polled = now;
+        window.pace.resumed(now);
+        loop {
+            window.open(&self.shares);
+            let moved = window.fetch_ahead(context);
+            match window.poll_first(context) {
+                Poll::Ready(Some(Ok(piece))) => {
+                    window.delivered(piece.len() as u64, now, &self.shares);
+                    return Poll::Ready(Some(Ok(piece)));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    window.ranges.clear();
+                    window.end = window.position;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Poll::Ready(None) if window.ranges.is_empty() => return Poll::Ready(None),
+                Poll::Ready(None) => drop(window.ranges.pop_front()),
+                // What came in ahead has not asked to be woken for more.
+                Poll::Pending if moved => {}
+                Poll::Pending => {
+                    window.pace.waits(now);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+impl Window {
+    /// Begins ranges until the window is full, the object ends, or there is no room.
+    fn open(&mut self, shares: &Shares) {
+        while self.ranges.len() < self.width {
+            let start = self.ranges.back().map_or(self.position, |range| range.end);
+            let Some(range) = ByteRange::new(start, range_end(start).min(self.end)) else { return };
+            let room = if self.ranges.is_empty() {
+                None
+            } else {
+                let held = self.ranges.iter().filter_map(|range| range.room.as_ref()).map(|room| room.num_permits() as u64).sum::<u64>();
+                if held + range.len() > self.share {
+                    return;
+                }
+                let Some(room) = shares.reserve(range.len()) else { return };
+                Some(room)
+            };
+            let rest = resume::read(Arc::clone(&self.source), range, None);
+            self.ranges.push_back(Range { end: range.end(), ready: VecDeque::new(), rest: Some(rest), room });
+        }
+    }
+
+    /// Takes a piece of each range behind the first. Whether there was any.
+    fn fetch_ahead(&mut self, context: &mut Context<'_>) -> bool {
+        let mut moved = false;
+        for range in self.ranges.iter_mut().skip(1) {
+            let Some(Poll::Ready(piece)) = range.rest.as_mut().map(|rest| rest.as_mut().poll_next(context)) else { continue };
+            moved = true;
+            if !matches!(piece, Some(Ok(_))) {
+                range.rest = None;
+            }
+            range.ready.extend(piece);
+        }
+        moved
+    }
+
+    /// The next piece of the first range; `None` at its end.
+    fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+        let Some(first) = self.ranges.front_mut() else { return Poll::Ready(None) };
+        if let Some(piece) = first.ready.pop_front() {
+            return Poll::Ready(Some(piece));
+        }
+        first.room = None;
+        match &mut first.rest {
+            Some(rest) => rest.as_mut().poll_next(context),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn delivered(&mut self, bytes: u64, now: Instant, shares: &Shares) {
+        self.position += bytes;
+        self.pace.delivered += bytes;
+        if self.pace.delivered < STEP_BYTES {
+            return;
+        }
+        let time = now.duration_since(self.pace.since);
+        let steady = self.pace.steady + self.pace.delivered;
+        let width = match self.pace.waited {
+            waited if waited * WAITS_MUCH > time => (self.width + 1).min(MAX_WIDTH),
+            waited if waited * WAITS_LITTLE < time && steady >= RANGE_BYTES => (self.width - 1).max(1),
+            _ => self.width,
+        };
+        let steady = if width == self.width { steady } else { 0 };
+        (self.width, self.share, self.pace) = (width, shares.share(), Pace { steady, ..Pace::new(now) });
+    }
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { since: now, delivered: 0, waited: Duration::ZERO, waiting: None, steady: 0 }
+    }
+
+    fn waits(&mut self, now: Instant) {
+        self.waiting.get_or_insert(now);
+    }
+
+    fn resumed(&mut self, now: Instant) {
+        if let Some(since) = self.waiting.take() {
+            self.waited += now.duration_since(since);
+        }
+    }
+}
+
+impl Holder for Shared {
+    fn is_idle(&self, needed: bool) -> bool {
+        let mut window = match self.0.try_lock() {
+            Ok(window) => window,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // It is being polled.
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        let idle = window.polled.elapsed() > IDLE;
+        if idle && needed {
+            // Every range with room goes; the first without it, which holds no bytes, stays.
+            window.ranges.retain(|range| range.room.is_none());
+        }
+        idle
+    }
+}

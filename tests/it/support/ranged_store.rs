@@ -1,0 +1,208 @@
+//! One object in memory, in a store that gains by ranges and breaks off as it is told.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use remora::store::{Body, Condition, Error, Meta, MultipartId, Object, Page, Part, Result, Store};
+use remora::types::{ByteRange, Digest, ETag, Key};
+use time::OffsetDateTime;
+
+/// Bodies come in pieces of this size.
+pub(crate) const PIECE_BYTES: u64 = 64 << 10;
+
+/// What becomes of one GET.
+#[derive(Debug, Clone)]
+pub(crate) enum Fate {
+    Good,
+    Refused(fn() -> Error),
+    /// An error after so many bytes.
+    BreaksAfter(u64),
+    /// The end after so many bytes.
+    EndsAfter(u64),
+}
+
+type Fates = Box<dyn FnMut(ByteRange) -> Fate + Send>;
+
+/// The store. Clones are one and the same.
+#[derive(Clone)]
+pub(crate) struct RangedStore(Arc<Mutex<Inner>>);
+
+struct Inner {
+    bytes: Bytes,
+    version: ETag,
+    fates: Fates,
+    /// Before each answer.
+    latency: Duration,
+    /// Before each piece.
+    pause: Duration,
+    seen: Seen,
+}
+
+/// What the store has seen.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen {
+    /// The range and the version of each GET.
+    pub(crate) gets: Vec<(Option<ByteRange>, Option<ETag>)>,
+    /// Bodies and requests that are neither finished nor dropped.
+    pub(crate) open: usize,
+    /// The most of them at once.
+    pub(crate) most_open: usize,
+    /// Bytes that went out.
+    pub(crate) sent: u64,
+}
+
+impl std::fmt::Debug for RangedStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RangedStore").finish_non_exhaustive()
+    }
+}
+
+impl RangedStore {
+    pub(crate) fn new(bytes: Bytes) -> Self {
+        let (latency, pause) = (Duration::ZERO, Duration::ZERO);
+        let version = version(&bytes);
+        Self(Arc::new(Mutex::new(Inner { bytes, version, fates: Box::new(|_| Fate::Good), latency, pause, seen: Seen::default() })))
+    }
+
+    /// Asks `fates` what becomes of each GET.
+    pub(crate) fn fated(self, fates: impl FnMut(ByteRange) -> Fate + Send + 'static) -> Self {
+        self.0.lock().unwrap().fates = Box::new(fates);
+        self
+    }
+
+    /// Answers after `latency`, and lets `pause` go by before each piece.
+    pub(crate) fn slow(self, latency: Duration, pause: Duration) -> Self {
+        {
+            let mut inner = self.0.lock().unwrap();
+            (inner.latency, inner.pause) = (latency, pause);
+        }
+        self
+    }
+
+    pub(crate) fn replace(&self, bytes: Bytes) {
+        let mut inner = self.0.lock().unwrap();
+        (inner.version, inner.bytes) = (version(&bytes), bytes);
+    }
+
+    pub(crate) fn seen(&self) -> Seen {
+        self.0.lock().unwrap().seen.clone()
+    }
+
+    pub(crate) fn shared(&self) -> Arc<dyn Store> {
+        Arc::new(self.clone())
+    }
+}
+
+fn version(bytes: &Bytes) -> ETag {
+    ETag::new(&Digest::of(bytes).to_string()[7..39])
+}
+
+/// Counts a read for as long as it lives.
+struct Open(RangedStore);
+
+impl Open {
+    fn new(store: &RangedStore) -> Self {
+        let seen = &mut store.0.lock().unwrap().seen;
+        seen.open += 1;
+        seen.most_open = seen.most_open.max(seen.open);
+        Self(store.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap().seen.open -= 1;
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for RangedStore {
+    fn url(&self) -> String {
+        "ranged:".to_owned()
+    }
+
+    async fn head(&self, _: &Key) -> Result<Meta> {
+        unreachable!("downloads ask for no heads")
+    }
+
+    async fn get(&self, key: &Key, range: Option<ByteRange>, version: Option<&ETag>) -> Result<Object> {
+        let open = Open::new(self);
+        let latency = self.0.lock().unwrap().latency;
+        if latency > Duration::ZERO {
+            tokio::time::sleep(latency).await;
+        }
+        let mut inner = self.0.lock().unwrap();
+        inner.seen.gets.push((range, version.cloned()));
+        let bytes = inner.bytes.clone();
+        let meta = Meta { size: bytes.len() as u64, etag: inner.version.clone(), modified: OffsetDateTime::UNIX_EPOCH };
+        if version.is_some_and(|version| *version != meta.etag) {
+            return Err(Error::Precondition(key.to_string()));
+        }
+        let Some(wanted) = range.or(ByteRange::new(0, meta.size)) else {
+            return Ok(Object { meta, range: None, body: stream::empty().boxed() });
+        };
+        let found = ByteRange::new(wanted.start(), wanted.end().min(meta.size)).ok_or_else(|| Error::Invalid(wanted.to_header()))?;
+        let (len, end) = match (inner.fates)(found) {
+            Fate::Good => (found.len(), None),
+            Fate::Refused(error) => return Err(error()),
+            Fate::BreaksAfter(len) => (len.min(found.len()), Some(Err(Error::Unavailable("as told".to_owned())))),
+            Fate::EndsAfter(len) => (len.min(found.len()), None),
+        };
+        let part = bytes.slice(found.start() as usize..(found.start() + len) as usize);
+        let body = stream::unfold((part, end, open), |(mut rest, end, open)| async move {
+            let pause = open.0.0.lock().unwrap().pause;
+            if pause > Duration::ZERO {
+                tokio::time::sleep(pause).await;
+            }
+            if rest.is_empty() {
+                return end.map(|end| (end, (rest, None, open)));
+            }
+            let piece = rest.split_to((PIECE_BYTES as usize).min(rest.len()));
+            open.0.0.lock().unwrap().seen.sent += piece.len() as u64;
+            Some((Ok(piece), (rest, end, open)))
+        });
+        Ok(Object { meta, range: Some(found), body: body.boxed() })
+    }
+
+    async fn put(&self, _: &Key, _: Body, _: Condition) -> Result<ETag> {
+        unreachable!("read alone")
+    }
+
+    async fn begin_multipart(&self, _: &Key) -> Result<MultipartId> {
+        unreachable!("read alone")
+    }
+
+    async fn put_part(&self, _: &Key, _: &MultipartId, _: u16, _: Body) -> Result<Part> {
+        unreachable!("read alone")
+    }
+
+    async fn complete_multipart(&self, _: &Key, _: &MultipartId, _: &[Part], _: Condition) -> Result<ETag> {
+        unreachable!("read alone")
+    }
+
+    async fn abort_multipart(&self, _: &Key, _: &MultipartId) -> Result<()> {
+        unreachable!("read alone")
+    }
+
+    async fn touch(&self, _: &Key) -> Result<()> {
+        unreachable!("read alone")
+    }
+
+    async fn delete(&self, _: &Key) -> Result<()> {
+        unreachable!("read alone")
+    }
+
+    async fn list(&self, _: &str, _: Option<&str>, _: usize) -> Result<Page> {
+        unreachable!("read alone")
+    }
+
+    fn gains_by_parts(&self) -> bool {
+        true
+    }
+
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+}
