@@ -1,4 +1,114 @@
 //! Builds while the store, the network or remora itself fails, through remora and with native `type=s3`.
+//!
+//! Every case is a test of remora; `make chaos` runs them all at full size, with native BuildKit in the same
+//! harness, and makes a table of it.
 
+mod darkness;
+mod exporters;
 mod kills;
+mod losses;
+mod requests;
 mod rig;
+mod verdict;
+
+use std::path::Path;
+
+use self::rig::Contestant;
+use self::verdict::{Scale, Verdict};
+use crate::support::cases::Transport;
+
+/// A fault, and the builds that meet it.
+struct Case {
+    fault: &'static str,
+    run: fn(Contestant, Scale) -> Verdict,
+    /// What remora needs for it and has not yet: until then its failures fail no test.
+    waits_for: Option<&'static str>,
+}
+
+/// The list of the cases, and of each a test with remora alone.
+macro_rules! cases {
+    ($($name:ident: $fault:literal, $module:ident :: $run:ident $(, $feature:literal)?;)+) => {
+        const CASES: &[Case] = &[$(Case { fault: $fault, run: $module::$run, waits_for: cases!(@waits $($feature)?) }),+];
+
+        mod quick {
+            $(mod $name {
+                use crate::chaos::{$module::$run, passes};
+                use crate::support::cases::Transport;
+
+                #[test]
+                $(#[ignore = $feature])?
+                fn relay() {
+                    passes($run, Transport::Relay);
+                }
+
+                #[test]
+                $(#[ignore = $feature])?
+                fn session() {
+                    passes($run, Transport::Session);
+                }
+            })+
+        }
+    };
+    (@waits) => { None };
+    (@waits $feature:literal) => { Some($feature) };
+}
+
+cases! {
+    deleted_layers: "3 of 10 layers are deleted from the bucket", losses::three_of_ten_layers_are_deleted;
+    flipped_byte: "one byte of a stored blob is another", losses::one_byte_of_a_blob_is_flipped, "waits for reads that are verified on their way";
+    slow_down: "30 % of requests: `503 SlowDown`", requests::slow_down;
+    resets: "30 %: connection reset in the middle of the body", requests::resets, "waits for resumed reads and patient retries";
+    stalls: "30 %: the body stalls for 60 s", requests::stalls;
+    truncated_bodies: "30 %: the body ends early", requests::truncated_bodies, "waits for resumed reads and patient retries";
+    wrong_etags: "30 %: a wrong `ETag`", requests::wrong_etags;
+    all_kinds: "30 %: all of these together", requests::all_kinds, "waits for resumed reads and patient retries";
+    dark_before: "the store says nothing: before the build", darkness::before_the_build;
+    dark_import: "… from the import on", darkness::during_the_import;
+    dark_between: "… from between import and export on", darkness::between_import_and_export;
+    dark_export: "… from the export on", darkness::during_the_export;
+    exporters: "8 builds export to one name at once", exporters::eight_at_once;
+    kills: "`kill -9` at random moments", kills::kill;
+}
+
+fn passes(run: fn(Contestant, Scale) -> Verdict, transport: Transport) {
+    let verdict = run(Contestant::Remora(transport), Scale::Quick);
+    assert!(verdict.passed(), "{verdict}");
+}
+
+/// A part of the name of the faults that `make chaos` is to run; without it, all.
+const ONLY: &str = "REMORA_CHAOS_ONLY";
+
+/// `make chaos`. A case that is native's alone to fail is no failure; one that remora fails is.
+#[test]
+#[ignore = "an hour of builds: make chaos runs it"]
+fn table() {
+    let contestants = [Contestant::Native, Contestant::Remora(Transport::Relay), Contestant::Remora(Transport::Session)];
+    let mut text = "| fault | native `type=s3` | remora, relay | remora, session |\n| --- | --- | --- | --- |\n".to_owned();
+    let mut failures = Vec::new();
+    let only = std::env::var_os(ONLY).unwrap_or_default();
+    let only = only.to_str().expect("text");
+    for case in CASES.iter().filter(|case| case.fault.contains(only)) {
+        let waits = case.waits_for.map(|feature| format!(" ({feature})")).unwrap_or_default();
+        let mut row = format!("| {}{waits} |", case.fault);
+        for contestant in contestants {
+            // A case that panics is one more way to fail, and not the end of the table.
+            let verdict = std::panic::catch_unwind(|| (case.run)(contestant, Scale::Full));
+            let passed = verdict.as_ref().is_ok_and(Verdict::passed);
+            row += &verdict.map_or_else(|_| " **broke off** |".to_owned(), |verdict| format!(" {verdict} |"));
+            if !passed && contestant != Contestant::Native && case.waits_for.is_none() {
+                failures.push(format!("{}: {contestant:?}", case.fault));
+            }
+        }
+        eprintln!("{row}");
+        text += &format!("{row}\n");
+        write(&text);
+    }
+    eprintln!("\n{text}");
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+fn write(table: &str) {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("chaos");
+    std::fs::create_dir_all(&dir).expect("folder");
+    std::fs::write(dir.join("table.md"), table).expect("table");
+}

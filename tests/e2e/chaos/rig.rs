@@ -8,10 +8,14 @@ use crate::support::client::{Build, Client, Outcome};
 use crate::support::context::Context;
 use crate::support::faults::FaultProxy;
 use crate::support::minio::{self, Minio};
+use crate::support::process::Running;
 use crate::support::remora::{Remora, Settings};
 use crate::support::storage::{self, Kind, Storage};
 
 pub const BUCKET: &str = "build-cache";
+
+/// A build that takes so long hangs: some stalls of a minute, one after the other.
+pub const HANGS: Duration = Duration::from_secs(180);
 
 /// What a build's cache goes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,15 +25,12 @@ pub enum Contestant {
     Remora(Transport),
 }
 
-impl Contestant {
-    pub const REMORAS: [Self; 2] = [Self::Remora(Transport::Relay), Self::Remora(Transport::Session)];
-}
-
 /// The parts end in the order they are written.
 #[derive(Debug)]
 pub struct Rig {
     pub client: Client,
     remora: Option<Remora>,
+    settings: Settings,
     pub buildkitd: Buildkitd,
     pub proxy: FaultProxy,
     storage: Storage,
@@ -39,24 +40,41 @@ pub struct Rig {
 /// A build that was waited for.
 #[derive(Debug)]
 pub struct Timed {
-    pub outcome: Outcome,
+    /// `None`: it hung.
+    pub outcome: Option<Outcome>,
     pub wall: Duration,
+}
+
+impl Timed {
+    /// The outcome of a build that nothing disturbs.
+    pub fn expect_success(self) -> Outcome {
+        self.outcome.expect("the build hangs").expect_success()
+    }
 }
 
 impl Rig {
     pub fn start(contestant: Contestant, seed: u64) -> Self {
         let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Minio, &[BUCKET]));
         let proxy = FaultProxy::start(&storage.minio().endpoint(), seed);
+        let mut settings = Settings::new(buildkitd.address(), &storage, &[BUCKET]);
+        settings.configuration = storage::configuration(&proxy.url(), &[BUCKET]);
         let remora = match contestant {
             Contestant::Native => None,
-            Contestant::Remora(transport) => Some(Remora::start(&Settings {
-                configuration: storage::configuration(&proxy.url(), &[BUCKET]),
-                transport,
-                ..Settings::new(buildkitd.address(), &storage, &[BUCKET])
-            })),
+            Contestant::Remora(transport) => {
+                settings.transport = transport;
+                Some(Remora::start(&settings))
+            }
         };
         let address = remora.as_ref().map_or_else(|| buildkitd.address(), Remora::address);
-        Self { client: Client::buildctl(&address), remora, buildkitd, proxy, storage, images: tempfile::tempdir().expect("temp dir") }
+        Self {
+            client: Client::buildctl(&address),
+            remora,
+            settings,
+            buildkitd,
+            proxy,
+            storage,
+            images: tempfile::tempdir().expect("temp dir"),
+        }
     }
 
     pub fn minio(&self) -> &Minio {
@@ -66,6 +84,22 @@ impl Rig {
     /// The remora of this rig, which has one.
     pub fn remora(&mut self) -> &mut Remora {
         self.remora.as_mut().expect("a contestant with remora")
+    }
+
+    /// Another remora on the same bucket and builder, if this contestant has one.
+    pub fn another_remora(&self) -> Option<Remora> {
+        self.remora.as_ref().map(|_| Remora::start(&self.settings))
+    }
+
+    /// Why what is stored is not what it should be, by `remora verify`. Native BuildKit cannot tell.
+    pub fn verify(&self) -> Result<(), String> {
+        match &self.remora {
+            Some(remora) => {
+                let verified = remora.verify(BUCKET);
+                if verified.status.success() { Ok(()) } else { Err(format!("verify: {}{}", verified.stdout, verified.stderr)) }
+            }
+            None => Ok(()),
+        }
     }
 
     /// The attributes of the cache of this name.
@@ -82,7 +116,15 @@ impl Rig {
     }
 
     pub fn build(&self, build: &Build) -> Timed {
+        self.build_while(build, |_| ())
+    }
+
+    /// Builds, and does something meanwhile.
+    pub fn build_while(&self, build: &Build, meanwhile: impl FnOnce(&mut Running)) -> Timed {
         let started = Instant::now();
-        Timed { outcome: self.client.build(build), wall: started.elapsed() }
+        let mut running = self.client.start(build);
+        meanwhile(&mut running);
+        let outcome = self.client.outcome_within(running, HANGS.saturating_sub(started.elapsed()));
+        Timed { outcome, wall: started.elapsed() }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -154,6 +155,14 @@ impl Client {
         Self { home: tempfile::tempdir().expect("temp dir"), builder: Builder::Buildctl(address.to_owned()) }
     }
 
+    /// The address that buildctl asks.
+    pub fn address(&self) -> &str {
+        match &self.builder {
+            Builder::Buildctl(address) => address,
+            Builder::Buildx { name, .. } => name,
+        }
+    }
+
     /// buildx with a builder of the `remote` driver.
     pub fn buildx_remote(address: &str) -> Self {
         let client = Self::buildx("remote", None);
@@ -207,6 +216,11 @@ impl Client {
         let Builder::Buildx { name, .. } = &self.builder else { unreachable!("buildctl has no bake") };
         command.args(["bake", "--builder", name, "--progress=rawjson", "--allow=fs.read=*", "--file"]).arg(file);
         Running::start(command)
+    }
+
+    /// As [`Self::outcome`]; `None` for a build that hangs.
+    pub fn outcome_within(&self, build: Running, limit: Duration) -> Option<Outcome> {
+        build.end_within(limit).ok().map(|finished| Outcome::parse(&finished))
     }
 
     /// Builds in the background.

@@ -103,18 +103,24 @@ impl Running {
     }
 
     /// Waits for its end, which is to come soon.
-    pub fn finish_within(mut self, limit: Duration) -> Finished {
+    pub fn finish_within(self, limit: Duration) -> Finished {
+        let what = self.what.clone();
+        self.end_within(limit).unwrap_or_else(|said| panic!("{what} hangs\n{said}"))
+    }
+
+    /// Waits for its end, but kills it after `limit`: an error with what it said until then.
+    pub fn end_within(mut self, limit: Duration) -> Result<Finished, String> {
         let started = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("wait") {
                 break status;
             }
             if started.elapsed() > limit {
-                panic!("{} hangs\n{}\n{}", self.what, self.stdout(), self.stderr());
+                return Err(format!("{}\n{}", self.stdout(), self.stderr()));
             }
             pause();
         };
-        Finished { status, stdout: self.stdout(), stderr: self.stderr() }
+        Ok(Finished { status, stdout: self.stdout(), stderr: self.stderr() })
     }
 
     /// Whether it has ended by itself.
@@ -159,13 +165,18 @@ pub fn run(command: Command) -> Finished {
 }
 
 /// Asks again and again until there is an answer.
-pub fn eventually<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &str, limit: Duration, ask: impl FnMut() -> Option<T>) -> T {
+    within(limit, ask).unwrap_or_else(|| panic!("{what}: not within {limit:?}"))
+}
+
+/// As [`eventually`], where it may be that there is no answer.
+pub fn within<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let started = Instant::now();
     loop {
-        if let Some(answer) = ask() {
+        let answer = ask();
+        if answer.is_some() || started.elapsed() > limit {
             return answer;
         }
-        assert!(started.elapsed() < limit, "{what}: not within {limit:?}");
         pause();
     }
 }

@@ -1,0 +1,101 @@
+//! The store is there and says nothing: before a build, while it imports, between, while it exports.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::time::Duration;
+
+use super::rig::{Contestant, HANGS, Rig, Timed};
+use super::verdict::{Scale, Verdict};
+use crate::support::context::Context;
+use crate::support::faults::{Fault, Link, Rule, seed};
+use crate::support::process::within;
+
+/// What a dead store may cost a build.
+const ADDED: Duration = Duration::from_secs(10);
+/// Steps before the one that tells the test that it runs.
+const STEPS: &str = "RUN busybox dd if=/dev/urandom of=/first bs=1M count=3\n";
+
+pub fn before_the_build(contestant: Contestant, scale: Scale) -> Verdict {
+    dark(contestant, scale, |rig| rig.proxy.set_link(Link::Dark), |_| ())
+}
+
+pub fn during_the_import(contestant: Contestant, scale: Scale) -> Verdict {
+    dark(contestant, scale, |rig| rig.proxy.set_rules(vec![Rule::on("GET", "/blobs/", 1.0, Fault::Dark)]), |_| ())
+}
+
+pub fn between_import_and_export(contestant: Contestant, scale: Scale) -> Verdict {
+    dark(contestant, scale, |_| (), |rig| rig.proxy.set_link(Link::Dark))
+}
+
+pub fn during_the_export(contestant: Contestant, scale: Scale) -> Verdict {
+    dark(contestant, scale, |rig| rig.proxy.set_rules(vec![Rule::on("PUT", "", 1.0, Fault::Dark)]), |_| ())
+}
+
+/// Builds on a cache of the first step, with a step that lets `at_step` happen while it runs.
+fn dark(contestant: Contestant, scale: Scale, prepare: impl FnOnce(&Rig), at_step: impl FnOnce(&Rig)) -> Verdict {
+    let rig = Rig::start(contestant, seed());
+    let steps = Steps::new();
+    rig.build(&rig.cached(&steps.context, "app")).expect_success();
+    let undisturbed = steps.build_with_another(&rig, |_| ());
+    let usual = undisturbed.wall;
+    undisturbed.expect_success();
+
+    rig.buildkitd.prune();
+    prepare(&rig);
+    let mut verdict = Verdict::default();
+    let built = steps.build_with_another(&rig, at_step);
+    let added = built.wall.saturating_sub(usual);
+    let passed = verdict.add(built).is_some();
+    if passed && scale == Scale::Full {
+        verdict.check(added <= ADDED, || format!("{:.1} s were added", added.as_secs_f64()));
+    }
+    rig.proxy.set_rules(Vec::new());
+    rig.proxy.set_link(Link::Up);
+    if let Err(why) = rig.verify() {
+        verdict.check(false, || why);
+    }
+    // The store is back: so is the cache, soon, with nothing restarted.
+    if passed {
+        let context = Context::two_stages();
+        let cached = |verdict: &mut Verdict| {
+            rig.buildkitd.prune();
+            verdict.add(rig.build(&rig.cached(&context, "after"))).is_some_and(|outcome| outcome.steps.values().all(|step| step.cached))
+        };
+        let recovered = (0..4).any(|_| cached(&mut verdict));
+        verdict.check(recovered, || "the cache does not come back".to_owned());
+    }
+    verdict
+}
+
+/// A context to which each build adds a step.
+struct Steps {
+    context: Context,
+    /// The steps share the host's network, and ask here when they run.
+    listener: TcpListener,
+}
+
+impl Steps {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.set_nonblocking(true).expect("nonblocking");
+        Self { context: Context::after_base(STEPS), listener }
+    }
+
+    fn build_with_another(&self, rig: &Rig, at_step: impl FnOnce(&Rig)) -> Timed {
+        let dockerfile = self.context.path().join("Dockerfile");
+        let port = self.listener.local_addr().expect("address").port();
+        let text = std::fs::read_to_string(&dockerfile).expect("Dockerfile");
+        self.context.write("Dockerfile", &format!("{text}RUN busybox wget -q -O /step http://127.0.0.1:{port}/\n"));
+        rig.build_while(&rig.cached(&self.context, "app"), |running| {
+            // A build that fails or hangs before does not come here.
+            let asking = within(HANGS, || self.listener.accept().map(Some).ok().or_else(|| running.has_ended().then_some(None)));
+            if let Some(Some((mut asking, _))) = asking {
+                at_step(rig);
+                // What is not read would be answered with a reset.
+                let read = asking.read(&mut [0; 1024]).expect("the request");
+                assert!(read > 0, "the step went away");
+                asking.write_all(b"HTTP/1.0 200 OK\r\n\r\n").expect("answer");
+            }
+        })
+    }
+}
