@@ -87,10 +87,13 @@ impl Steps {
         let text = std::fs::read_to_string(&dockerfile).expect("Dockerfile");
         self.context.write("Dockerfile", &format!("{text}RUN busybox wget -q -O /step http://127.0.0.1:{port}/\n"));
         rig.build_while(&rig.cached(&self.context, "app"), |running| {
-            // A build that fails or hangs before does not come here.
-            let asking = within(HANGS, || self.listener.accept().map(Some).ok().or_else(|| running.has_ended().then_some(None)));
-            if let Some(Some((mut asking, _))) = asking {
-                at_step(rig);
+            // Where the import fails, earlier steps ask again. A build that fails or hangs before does not ask.
+            let mut at_step = Some(at_step);
+            let mut asked = || self.listener.accept().map(Some).ok().or_else(|| running.has_ended().then_some(None));
+            while let Some(Some((mut asking, _))) = within(HANGS, &mut asked) {
+                if let Some(at_step) = at_step.take() {
+                    at_step(rig);
+                }
                 // What is not read would be answered with a reset.
                 let read = asking.read(&mut [0; 1024]).expect("the request");
                 assert!(read > 0, "the step went away");
