@@ -1,7 +1,8 @@
 //! The ranges of one object that are under way at once, delivered in order.
 //!
 //! Nothing runs by itself: a reader that polls moves all of its ranges, and one that does not keeps what
-//! it has. The window grows while the reader waits for the store, and shrinks while it does not.
+//! it has. The window grows while the reader waits for the store and each connection brings little, as
+//! those of S3 do; it shrinks while either is not so, down to one long range at a time.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -27,6 +28,11 @@ const MAX_WIDTH: usize = 12;
 const STEP_BYTES: u64 = 1 << 20;
 /// The window grows while the reader waits for more than one part in so many of its time.
 const WAITS_MUCH: u32 = 8;
+/// Bytes a second from which on a connection is no bottleneck: one to S3 brings about 90 MB/s. More
+/// requests to a store nearby cost more than they gain.
+const FAST: u128 = 150_000_000;
+/// How many ranges are asked for in one request when that is the only one.
+const LONE_RANGES: u64 = 4;
 /// It shrinks, once a range, while the reader waits for less than one part in so many.
 const WAITS_LITTLE: u32 = 64;
 /// A reader that has not asked for so long may do without what was fetched ahead, if others need the room.
@@ -137,7 +143,8 @@ impl Window {
     fn open(&mut self, shares: &Shares) {
         while self.ranges.len() < self.width {
             let start = self.ranges.back().map_or(self.position, |range| range.end);
-            let Some(range) = ByteRange::new(start, range_end(start).min(self.end)) else { return };
+            let more = if self.width == 1 { (LONE_RANGES - 1) * RANGE_BYTES } else { 0 };
+            let Some(range) = ByteRange::new(start, range_end(start).saturating_add(more).min(self.end)) else { return };
             let room = if self.ranges.is_empty() {
                 None
             } else {
@@ -188,9 +195,10 @@ impl Window {
         }
         let time = now.duration_since(self.pace.since);
         let steady = self.pace.steady + self.pace.delivered;
+        let fast = u128::from(self.pace.delivered) * 1_000_000_000 > FAST * time.as_nanos() * self.width as u128;
         let width = match self.pace.waited {
-            waited if waited * WAITS_MUCH > time => (self.width + 1).min(MAX_WIDTH),
-            waited if waited * WAITS_LITTLE < time && steady >= RANGE_BYTES => (self.width - 1).max(1),
+            waited if waited * WAITS_MUCH > time && !fast => (self.width + 1).min(MAX_WIDTH),
+            waited if (fast || waited * WAITS_LITTLE < time) && steady >= RANGE_BYTES => (self.width - 1).max(1),
             _ => self.width,
         };
         let steady = if width == self.width { steady } else { 0 };

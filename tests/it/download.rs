@@ -108,7 +108,7 @@ async fn what_breaks_off_goes_on_where_it_broke() {
             assert!(read(&downloads, &store, None).await.unwrap() == bytes, "seed {seed}");
             let seen = store.seen();
             assert_eq!(seen.sent, bytes.len() as u64, "seed {seed}: bytes were fetched twice");
-            seen.gets.len() - 7
+            seen.gets.iter().filter(|(range, _)| range.unwrap().start() % RANGE_BYTES > 0).count()
         }
     };
     let resumed: Vec<usize> = stream::iter(0..10).map(read_with_faults).buffer_unordered(10).collect().await;
@@ -164,7 +164,7 @@ async fn what_never_comes_is_given_up() {
 #[tokio::test]
 async fn versions_are_never_mixed() {
     let downloads = Downloads::new(MEMORY);
-    let (before, after) = (content(5 * RANGE_BYTES, 6), content(5 * RANGE_BYTES, 7));
+    let (before, after) = (content(8 * RANGE_BYTES, 6), content(8 * RANGE_BYTES, 7));
     for taken in [0, 1, 200, 400] {
         let store = RangedStore::new(before.clone());
         let mut body = get(&downloads, &store, None).await.unwrap().body;
