@@ -125,19 +125,23 @@ impl Remora {
         values.map(|(_, value)| value.parse::<u64>().expect("a count")).sum()
     }
 
-    /// What it occupies now. It has looked at buildkitd before, so that its own connection there is open.
+    /// What it occupies while it does nothing. Its own connection to buildkitd is a part of that.
     pub fn footprint(&self) -> Footprint {
-        self.get("/readyz");
+        eventually("remora is ready", READY_LIMIT, || self.get("/readyz").contains("200 OK").then_some(()));
+        self.occupied()
+    }
+
+    fn occupied(&self) -> Footprint {
         let daemon = self.daemon.as_ref().expect("it runs");
         Footprint::of(daemon.pid(), &self.dir.path().join("data/spool"), self.metric("remora_tasks "))
     }
 
     /// Waits until nothing is left of what came after `before`.
     pub fn returns_to(&self, before: &Footprint) {
-        let (started, mut now) = (Instant::now(), self.footprint());
+        let (started, mut now) = (Instant::now(), self.occupied());
         while !now.is_no_more_than(before) {
             assert!(started.elapsed() < READY_LIMIT, "left behind:\n{now:#?}\nbefore: {before:#?}");
-            now = self.footprint();
+            now = self.occupied();
         }
     }
 
