@@ -57,11 +57,11 @@ cases! {
     deleted_layers: "3 of 10 layers are deleted from the bucket", losses::three_of_ten_layers_are_deleted;
     flipped_byte: "one byte of a stored blob is another", losses::one_byte_of_a_blob_is_flipped, "waits for reads that are verified on their way";
     slow_down: "30 % of requests: `503 SlowDown`", requests::slow_down;
-    resets: "30 %: connection reset in the middle of the body", requests::resets, "waits for resumed reads and patient retries";
+    resets: "30 %: connection reset in the middle of the body", requests::resets;
     stalls: "30 %: the body stalls for 60 s", requests::stalls;
-    truncated_bodies: "30 %: the body ends early", requests::truncated_bodies, "waits for resumed reads and patient retries";
+    truncated_bodies: "30 %: the body ends early", requests::truncated_bodies;
     wrong_etags: "30 %: a wrong `ETag`", requests::wrong_etags;
-    all_kinds: "30 %: all of these together", requests::all_kinds, "waits for resumed reads and patient retries";
+    all_kinds: "30 %: all of these together", requests::all_kinds;
     dark_before: "the store says nothing: before the build", darkness::before_the_build;
     dark_import: "… from the import on", darkness::during_the_import, "waits for builds that outlive a store lost between a manifest and its layers";
     dark_between: "… from between import and export on", darkness::between_import_and_export;
