@@ -100,8 +100,16 @@ impl Cache {
         })?;
         self.0.presence.saw(grant.scope(), digest, object.meta.clone());
         grant.usage().blob_served();
-        let counted = grant.clone();
+        let (counted, reader) = (grant.clone(), grant.clone());
         let body = object.body.map_err(Error::from).inspect_ok(move |piece| counted.usage().sent(piece.len() as u64));
+        // Whoever reads has waited for its store already.
+        let body = body.inspect_err(move |error| {
+            if error.is_outage()
+                && let Some(losses) = reader.losses()
+            {
+                losses.break_promise();
+            }
+        });
         Ok(BlobRead { info: BlobInfo::new(*digest, object.meta), range: object.range, body: Box::pin(body) })
     }
 

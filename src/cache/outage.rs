@@ -46,20 +46,29 @@ impl Cache {
     where
         F: Future<Output = Result<T>>,
     {
-        let deadline = Instant::now() + PROMISE;
-        loop {
-            let error = match look().await {
-                Err(error) if error.is_outage() && grant.losses().is_some() && grant.check(Right::Read).is_ok() => error,
-                other => return other,
-            };
-            tracing::warn!(%error, "a build needs blob {digest} and the store fails; it is asked for again: {error}");
-            let store = self.store(grant)?;
-            let back = async {
+        let Some(losses) = grant.losses().filter(|_| grant.check(Right::Read).is_ok()) else { return look().await };
+        if losses.has_broken_promise() {
+            return look().await;
+        }
+        let (deadline, mut last) = (Instant::now() + PROMISE, None);
+        let tries = async {
+            loop {
+                let error = match look().await {
+                    Err(error) if error.is_outage() => error,
+                    other => return other,
+                };
+                tracing::warn!(%error, "a build needs blob {digest} and the store fails; it is asked for again: {error}");
+                last = Some(error);
+                let store = self.store(grant)?;
                 tokio::time::sleep(PAUSE).await;
                 store.answering().await;
-            };
-            if timeout_at(deadline, back).await.is_err() {
-                return Err(error);
+            }
+        };
+        match timeout_at(deadline, tries).await {
+            Ok(found) => found,
+            Err(_) => {
+                losses.break_promise();
+                Err(last.unwrap_or_else(|| Error::Unavailable(format!("blob {digest}: no answer from the store in {PROMISE:?}"))))
             }
         }
     }

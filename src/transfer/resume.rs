@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
+use tokio::time::Instant;
 
 use crate::store::{ByteStream, Error, Result, Store};
 use crate::types::{ByteRange, ETag, Key};
@@ -16,8 +17,8 @@ const RESUMES: u32 = 6;
 /// The first wait before that; each is twice the one before.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const MAX_WAIT: Duration = Duration::from_secs(2);
-/// How long a store that has gone silent is waited for: who reads has decided to use these bytes, and
-/// gains nothing by giving up sooner.
+/// How long the next byte is waited for in all: who reads has decided to use these bytes, and gains
+/// nothing by giving up sooner.
 const MAX_OUTAGE: Duration = Duration::from_secs(60);
 
 /// What is read.
@@ -30,7 +31,7 @@ pub(super) struct Source {
 
 /// The bytes of `range`, exactly, or an error; `begun` is their stream where there is one already.
 pub(super) fn read(source: Arc<Source>, range: ByteRange, begun: Option<ByteStream>) -> ByteStream {
-    let reading = Reading { source, at: range.start(), end: range.end(), body: begun, resumes: 0 };
+    let reading = Reading { source, at: range.start(), end: range.end(), body: begun, resumes: 0, stuck: None };
     stream::try_unfold(reading, |mut reading| async move {
         loop {
             let Some(rest) = ByteRange::new(reading.at, reading.end) else { return Ok(None) };
@@ -45,6 +46,7 @@ pub(super) fn read(source: Arc<Source>, range: ByteRange, begun: Option<ByteStre
                 Some(body) => match body.next().await {
                     Some(Ok(piece)) => {
                         reading.at += piece.len() as u64;
+                        reading.stuck = None;
                         return Ok(Some((piece, reading)));
                     }
                     Some(Err(failure)) => failure,
@@ -65,13 +67,16 @@ struct Reading {
     end: u64,
     body: Option<ByteStream>,
     resumes: u32,
+    /// Since when no byte has come.
+    stuck: Option<Instant>,
 }
 
 impl Reading {
     /// Waits until it is time to try again, or gives up.
     async fn recover(&mut self, failure: Error) -> Result<()> {
         let passing = matches!(failure, Error::Unavailable(_) | Error::Exhausted(_));
-        if !passing || self.resumes == RESUMES {
+        let deadline = *self.stuck.get_or_insert_with(Instant::now) + MAX_OUTAGE;
+        if !passing || self.resumes == RESUMES || Instant::now() >= deadline {
             return Err(failure);
         }
         let wait = wait(self.resumes);
@@ -79,8 +84,7 @@ impl Reading {
         let (key, attempt) = (self.source.key.as_str(), self.resumes);
         tracing::debug!(object.key = key, offset = self.at, attempt, ?wait, error = %failure, "a read broke off; it goes on there");
         tokio::time::sleep(wait).await;
-        let answering = tokio::time::timeout(MAX_OUTAGE, self.source.store.answering()).await;
-        answering.map_err(|_| failure)
+        tokio::time::timeout_at(deadline, self.source.store.answering()).await.map_err(|_| failure)
     }
 }
 

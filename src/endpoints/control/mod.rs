@@ -6,6 +6,7 @@
 //! place of the client's credentials ([`relay`]), and everything else in them keeps its bytes ([`wire`]).
 //! Whether buildkitd reaches the s3 endpoint is asked of buildkitd itself ([`probe`]). Where it does not,
 //! the cache goes through the build's session ([`local`]), and its progress is put right ([`progress`]).
+//! Traces lose the credentials of the command line that they quote ([`traces`]).
 
 mod attrs;
 mod batched;
@@ -26,6 +27,7 @@ mod route;
 mod session;
 mod solve;
 mod status;
+mod traces;
 mod tunnel;
 mod upstream;
 mod vertex;
@@ -201,6 +203,7 @@ impl Client {
             _ if is_session && control.joins_sessions().await => self.session(request, call).await,
             Some(solve) => control.solve(&self.upstream, request, solve, call).await,
             None if path == progress::STATUS => control.status(&self.upstream, request, call).await,
+            None if path == traces::EXPORT => control.traces(&self.upstream, request, call).await,
             None => forward::forward(&self.upstream, request.map(RequestBody::Streamed), control.config.connect_timeout, call).await,
         }
     }
