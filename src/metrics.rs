@@ -154,6 +154,7 @@ struct Families {
     retries: Family<RetryLabels, Counter>,
     allowed: Family<StoreLabels, Gauge>,
     exports_dropped: Counter,
+    corrupt_blobs: Counter,
 }
 
 /// The metrics of one store. Cheap to clone.
@@ -202,6 +203,8 @@ impl Default for Metrics {
             "Manifests of builds that were not published, as the store failed",
             Counter::clone(&exports_dropped),
         );
+        let corrupt_blobs = Counter::default();
+        registry.register("blobs_corrupt", "Stored blobs whose bytes are not those of their digest", Counter::clone(&corrupt_blobs));
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
         let info = prometheus_client::metrics::info::Info::new(version);
         registry.register("build", "The version of remora", info);
@@ -227,6 +230,7 @@ impl Default for Metrics {
             retries,
             allowed,
             exports_dropped,
+            corrupt_blobs,
         }))
     }
 }
@@ -293,6 +297,11 @@ impl Metrics {
     /// A build's manifest was not published, as the store failed.
     pub fn export_dropped(&self) {
         self.0.exports_dropped.inc();
+    }
+
+    /// A stored blob turned out not to have its digest.
+    pub fn blob_corrupt(&self) {
+        self.0.corrupt_blobs.inc();
     }
 
     /// How many builds run now.

@@ -1,11 +1,14 @@
 //! Blobs: looked up, read, stored whole, touched, listed, deleted.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use time::OffsetDateTime;
 
+use super::versions::Standing;
 use super::{Cache, Error, Incoming, Outgoing, Result, layout};
-use crate::store::{self, Condition};
+use crate::store::{self, Condition, Object, Store};
 use crate::transfer::{Piece, SINGLE_PUT_BYTES};
 use crate::types::{ByteRange, Digest, ETag, Grant, Hasher, Right, Scope};
 
@@ -72,36 +75,36 @@ impl Cache {
     /// Remembers what the store said of a blob.
     fn noted(&self, scope: &Scope, digest: &Digest, found: store::Result<store::Meta>) -> store::Result<store::Meta> {
         match &found {
-            Ok(meta) => self.0.presence.saw(scope, digest, meta.clone()),
+            Ok(meta) if self.seen(scope, digest, meta.clone()) => {}
+            Ok(_) => return Err(store::Error::NotFound(quarantined(digest))),
             Err(store::Error::NotFound(_)) => self.0.presence.forget(scope, digest),
             Err(_) => {}
         }
         found
     }
 
-    /// Reads a blob, or a part of it. A range that ends behind the blob is cut to it.
+    /// Reads a blob, or a part of it. A range that ends behind the blob is cut to it. All of a blob's bytes
+    /// are verified: the last of them come when its digest is right.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::OutOfRange`] for a range that begins behind the blob,
-    /// [`Error::Denied`], or the store's.
+    /// [`Error::Denied`], or the store's. In the body also [`Error::Corrupt`] where the digest is wrong.
     pub async fn read_blob(&self, grant: &Grant, digest: &Digest, range: Option<ByteRange>) -> Result<BlobRead> {
         if let Some(document) = document(grant, digest) {
             return read_document(*digest, &document, range);
         }
         grant.check_blob(Right::Read, digest)?;
-        let key = layout::blob_key(grant.scope(), digest);
-        let object = self.0.downloads.get(&self.store(grant)?, &key, range).await.map_err(|error| match error {
-            store::Error::Invalid(what) => Error::OutOfRange(what),
-            store::Error::NotFound(what) => {
-                self.0.presence.forget(grant.scope(), digest);
-                Error::NotFound(what)
-            }
-            other => other.into(),
-        })?;
-        self.0.presence.saw(grant.scope(), digest, object.meta.clone());
+        let object = self.stored_blob(grant.scope(), &self.store(grant)?, digest, range).await?;
+        if !self.seen(grant.scope(), digest, object.meta.clone()) {
+            return Err(Error::NotFound(quarantined(digest)));
+        }
         grant.usage().blob_served();
+        let mut body: Outgoing = Box::pin(object.body.map_err(Error::from));
+        if object.range.is_none_or(|range| range.len() == object.meta.size) {
+            body = self.hashed(grant.scope(), digest, &object.meta, body);
+        }
         let (counted, reader) = (grant.clone(), grant.clone());
-        let body = object.body.map_err(Error::from).inspect_ok(move |piece| counted.usage().sent(piece.len() as u64));
+        let body = body.inspect_ok(move |piece| counted.usage().sent(piece.len() as u64));
         // Whoever reads has waited for its store already.
         let body = body.inspect_err(move |error| {
             if error.is_outage()
@@ -111,6 +114,34 @@ impl Cache {
             }
         });
         Ok(BlobRead { info: BlobInfo::new(*digest, object.meta), range: object.range, body: Box::pin(body) })
+    }
+
+    /// Reads a blob as it is stored: nothing is verified, and one in quarantine is read too. For a look at it.
+    ///
+    /// # Errors
+    /// As [`Cache::read_blob`].
+    pub async fn read_stored_blob(&self, grant: &Grant, digest: &Digest) -> Result<BlobRead> {
+        grant.check_blob(Right::Read, digest)?;
+        let object = self.stored_blob(grant.scope(), &self.store(grant)?, digest, None).await?;
+        let body = Box::pin(object.body.map_err(Error::from));
+        Ok(BlobRead { info: BlobInfo::new(*digest, object.meta), range: object.range, body })
+    }
+
+    pub(super) async fn stored_blob(
+        &self,
+        scope: &Scope,
+        store: &Arc<dyn Store>,
+        digest: &Digest,
+        range: Option<ByteRange>,
+    ) -> Result<Object> {
+        self.0.downloads.get(store, &layout::blob_key(scope, digest), range).await.map_err(|error| match error {
+            store::Error::Invalid(what) => Error::OutOfRange(what),
+            store::Error::NotFound(what) => {
+                self.0.presence.forget(scope, digest);
+                Error::NotFound(what)
+            }
+            other => other.into(),
+        })
     }
 
     /// Stores a blob that arrives whole; `size` is what the caller announced.
@@ -138,9 +169,10 @@ impl Cache {
         Ok(self.blob_written(grant, digest, size, etag))
     }
 
-    /// Takes note of a blob that was just stored.
+    /// Takes note of a blob that was just stored: whatever was there before it is so no more.
     pub(super) fn blob_written(&self, grant: &Grant, digest: &Digest, size: u64, etag: ETag) -> BlobInfo {
         grant.usage().blob_written(size);
+        self.0.versions.found(grant.scope(), digest, &etag, Standing::Verified);
         let meta = store::Meta { size, etag, modified: OffsetDateTime::now_utc() };
         self.0.presence.saw(grant.scope(), digest, meta.clone());
         BlobInfo::new(*digest, meta)
@@ -153,7 +185,7 @@ impl Cache {
     pub async fn touch_blob(&self, grant: &Grant, digest: &Digest) -> Result<BlobInfo> {
         grant.check_blob(Right::Write, digest)?;
         let (store, key) = (self.store(grant)?, layout::blob_key(grant.scope(), digest));
-        store.touch(&key).await?;
+        self.touch_stored(grant.scope(), store.as_ref(), digest).await?;
         let touched = store.head(&key).await;
         Ok(BlobInfo::new(*digest, self.noted(grant.scope(), digest, touched)?))
     }
@@ -165,8 +197,8 @@ impl Cache {
     pub async fn delete_blob(&self, grant: &Grant, digest: &Digest) -> Result<()> {
         grant.check_blob(Right::Delete, digest)?;
         let (store, key) = (self.store(grant)?, layout::blob_key(grant.scope(), digest));
-        let found = store.head(&key).await;
-        self.noted(grant.scope(), digest, found)?;
+        // Also one in quarantine.
+        store.head(&key).await?;
         store.delete(&key).await?;
         self.0.presence.forget(grant.scope(), digest);
         Ok(store.delete(&layout::labels_key(grant.scope(), digest)).await?)
@@ -183,8 +215,7 @@ impl Cache {
         let (store, mut after) = (self.store(grant)?, after.map(|digest| format!("{prefix}{digest}")));
         let info = |(key, meta): (String, store::Meta)| {
             let digest = key.strip_prefix(&prefix)?.parse().ok()?;
-            self.0.presence.saw(grant.scope(), &digest, meta.clone());
-            Some(BlobInfo::new(digest, meta))
+            self.seen(grant.scope(), &digest, meta.clone()).then(|| BlobInfo::new(digest, meta))
         };
         loop {
             let page = store.list(&prefix, after.as_deref(), limit).await?;
@@ -201,6 +232,10 @@ impl Cache {
 /// A document of the session that the grant was made for.
 fn document(grant: &Grant, digest: &Digest) -> Option<Bytes> {
     grant.documents()?.get(digest)
+}
+
+fn quarantined(digest: &Digest) -> String {
+    format!("blob {digest}: what is stored is corrupt")
 }
 
 fn read_document(digest: Digest, document: &Bytes, range: Option<ByteRange>) -> Result<BlobRead> {

@@ -38,6 +38,12 @@ pub fn qualified(scope: &Scope) -> String {
     format!("{}/{}", scope.bucket(), blobs_prefix(scope))
 }
 
+/// A blob with the bucket that it is in.
+#[must_use]
+pub fn place(scope: &Scope, digest: &Digest) -> String {
+    format!("{}{digest}", qualified(scope))
+}
+
 /// What the keys of all manifests of a scope begin with.
 #[must_use]
 pub fn manifests_prefix(scope: &Scope) -> String {

@@ -29,7 +29,7 @@ const JUST_NOW: Duration = Duration::from_millis(500);
 /// What was asked for and is not there.
 #[derive(Debug, Default)]
 pub(super) struct Absent {
-    /// Not stored, or with another size than the one that the asker named.
+    /// Not stored, corrupt, or with another size than the one that the asker named.
     pub(super) missing: BTreeSet<Digest>,
     /// The store did not say, and why.
     pub(super) unknown: Option<(BTreeSet<Digest>, store::Error)>,
@@ -100,11 +100,13 @@ impl Open<'_> {
 
     fn take(&mut self, prefix: &str, start: Digest, page: store::Page) {
         let presence = &self.cache.0.presence;
-        let mut listed: BTreeSet<Digest> = BTreeSet::new();
+        let (mut listed, mut corrupt): (BTreeSet<Digest>, BTreeSet<Digest>) = Default::default();
         for (key, meta) in page.entries {
             let Some(digest) = key.strip_prefix(prefix).and_then(|digest| digest.parse().ok()) else { continue };
-            presence.saw(self.scope, &digest, meta);
             listed.insert(digest);
+            if !self.cache.seen(self.scope, &digest, meta) {
+                corrupt.insert(digest);
+            }
         }
         let end = match listed.last() {
             Some(last) if page.more => Some(*last),
@@ -117,7 +119,7 @@ impl Open<'_> {
         };
         let told = |digest: &Digest| *digest >= start && end.is_none_or(|end| *digest <= end);
         for digest in self.digests.extract_if(.., told) {
-            if !listed.contains(&digest) {
+            if !listed.contains(&digest) || corrupt.contains(&digest) {
                 presence.forget(self.scope, &digest);
                 self.missing.insert(digest);
             }
@@ -127,16 +129,16 @@ impl Open<'_> {
     }
 
     async fn ask_one_by_one(&mut self) -> store::Result<()> {
-        let (store, presence, scope) = (self.store, &self.cache.0.presence, self.scope);
+        let (store, cache, scope) = (self.store, self.cache, self.scope);
         let key = |digest: &Digest| layout::blob_key(scope, digest);
         // Collected first: a lazy iterator of futures that borrow is not `Send`.
         let asked: Vec<_> = self.digests.iter().map(|digest| head(store, *digest, key(digest))).collect();
         let mut answers = stream::iter(asked).buffer_unordered(HEADS_AT_ONCE);
         while let Some((digest, answer)) = answers.next().await {
             match answer {
-                Ok(meta) => presence.saw(scope, &digest, meta),
-                Err(store::Error::NotFound(_)) => {
-                    presence.forget(scope, &digest);
+                Ok(meta) if cache.seen(scope, &digest, meta.clone()) => {}
+                Ok(_) | Err(store::Error::NotFound(_)) => {
+                    cache.0.presence.forget(scope, &digest);
                     self.missing.insert(digest);
                 }
                 Err(fault) => return Err(fault),

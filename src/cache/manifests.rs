@@ -59,8 +59,9 @@ impl Cache {
         Ok(Self::shown(grant, manifest))
     }
 
-    /// Reads a manifest for a build: without the results that need a blob which is gone or has another
-    /// size, so that the build makes them again. BuildKit reads blobs when it has already decided to use
+    /// Reads a manifest for a build: without the results that need a blob which is gone, corrupt or of
+    /// another size, so that the build makes them again. A blob that has changed since it was verified is
+    /// read before the answer, which takes a few seconds at most. BuildKit reads blobs when it has already decided to use
     /// them, and one that is missing then fails the build.
     ///
     /// # Errors
@@ -71,10 +72,12 @@ impl Cache {
         let mut manifest = self.read_manifest(store.as_ref(), &layout::manifest_key(grant.scope(), name), name).await?;
         self.0.presence.looks_ahead(grant.scope(), layout::manifest_key(grant.scope(), name).as_str());
         let absent = self.absent(grant.scope(), store.as_ref(), &manifest.config.blobs()).await;
-        if let Some(pruned) = manifest.config.without(&unusable(name, absent)) {
+        let mut unusable = unusable(name, absent);
+        unusable.extend(self.changed(grant, name, &manifest.config).await?);
+        if let Some(pruned) = manifest.config.without(&unusable) {
             tracing::warn!(
                 manifest.name = %name,
-                "manifest {name}: {} of {} layers, {} of {} records are left out, as blobs are gone from the store",
+                "manifest {name}: {} of {} layers, {} of {} records are left out, as blobs are gone from the store or corrupt",
                 pruned.layers,
                 manifest.config.layers().len(),
                 pruned.records,

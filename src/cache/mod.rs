@@ -24,10 +24,14 @@ mod presence;
 mod prune;
 mod publish;
 mod receive;
+mod recent;
 mod reuse;
 mod sequence;
 mod spool;
 mod uploads;
+mod verify;
+mod versions;
+mod vouch;
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -93,6 +97,7 @@ struct Inner {
     settings: Settings,
     metrics: Metrics,
     presence: presence::Presence,
+    versions: versions::Versions,
     publishing: publish::Publishing,
     touches: reuse::Touches,
     /// Manifests whose blobs are being looked up for an exporter.
@@ -122,6 +127,7 @@ impl Cache {
             settings,
             metrics,
             presence,
+            versions: versions::Versions::default(),
             publishing: publish::Publishing::default(),
             touches: reuse::Touches::default(),
             ahead: locks::Locks::default(),

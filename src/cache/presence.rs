@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 use super::layout;
+use super::recent::Recent;
 use crate::store::Meta;
 use crate::types::{Digest, Scope};
 
@@ -18,6 +19,7 @@ use crate::types::{Digest, Scope};
 const MAX_BLOBS: usize = 1 << 16;
 /// Scopes and manifests that are remembered.
 const MAX_SCOPES: usize = 1 << 10;
+
 /// What is known of blobs. Bounded: the least recently used are forgotten.
 #[derive(Debug)]
 pub(super) struct Presence {
@@ -25,12 +27,9 @@ pub(super) struct Presence {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    /// Two generations stand in for an order of use: who is asked for in the old one moves to the young
-    /// one, and a full young one becomes the old one.
-    young: HashMap<String, Seen>,
-    old: HashMap<String, Seen>,
+    blobs: Recent<Seen>,
     /// About how many blobs each scope has.
     sizes: HashMap<String, (f64, Instant)>,
     /// Manifests whose blobs were looked up, and when.
@@ -46,26 +45,23 @@ struct Seen {
 impl Presence {
     /// Nothing is known yet; later, nothing for longer than `max_age`.
     pub(super) fn new(max_age: Duration) -> Self {
-        Self { max_age, state: Mutex::default() }
+        let state = State { blobs: Recent::new(MAX_BLOBS), sizes: HashMap::new(), ahead: HashMap::new() };
+        Self { max_age, state: Mutex::new(state) }
     }
 
     /// A blob is there.
     pub(super) fn saw(&self, scope: &Scope, digest: &Digest, meta: Meta) {
-        self.state().insert(place(scope, digest), Seen { meta, at: Instant::now() });
+        self.state().blobs.insert(layout::place(scope, digest), Seen { meta, at: Instant::now() });
     }
 
     /// A blob is not there, or may not be.
     pub(super) fn forget(&self, scope: &Scope, digest: &Digest) {
-        let (mut state, place) = (self.state(), place(scope, digest));
-        state.young.remove(&place);
-        state.old.remove(&place);
+        self.state().blobs.remove(&layout::place(scope, digest));
     }
 
     /// A blob is young again. That it is there is not seen by that.
     pub(super) fn renewed(&self, scope: &Scope, digest: &Digest, modified: OffsetDateTime) {
-        let (mut state, place) = (self.state(), place(scope, digest));
-        let State { young, old, .. } = &mut *state;
-        if let Some(seen) = young.get_mut(&place).or_else(|| old.get_mut(&place)) {
+        if let Some(seen) = self.state().blobs.get_mut(&layout::place(scope, digest)) {
             seen.meta.modified = modified;
         }
     }
@@ -77,16 +73,13 @@ impl Presence {
 
     /// The same, where it was seen within `age`.
     pub(super) fn recall_within(&self, scope: &Scope, digest: &Digest, age: Duration) -> Option<Meta> {
-        let (mut state, place) = (self.state(), place(scope, digest));
-        let seen = match state.young.get(&place) {
-            Some(seen) => seen.clone(),
-            None => {
-                let seen = state.old.remove(&place)?;
-                state.insert(place, seen.clone());
-                seen
-            }
-        };
+        let seen = self.state().blobs.get(&layout::place(scope, digest))?;
         (seen.at.elapsed() < age.min(self.max_age)).then_some(seen.meta)
+    }
+
+    /// What was last seen of a blob, however long ago: for what was looked up just now.
+    pub(super) fn last(&self, scope: &Scope, digest: &Digest) -> Option<Meta> {
+        self.state().blobs.get(&layout::place(scope, digest)).map(|seen| seen.meta)
     }
 
     /// About how many blobs the scope has, as a listing shows it.
@@ -119,20 +112,6 @@ impl Presence {
     }
 }
 
-impl State {
-    fn insert(&mut self, place: String, seen: Seen) {
-        self.old.remove(&place);
-        if self.young.len() >= MAX_BLOBS / 2 && !self.young.contains_key(&place) {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(place, seen);
-    }
-}
-
-fn place(scope: &Scope, digest: &Digest) -> String {
-    format!("{}{digest}", layout::qualified(scope))
-}
-
 #[cfg(test)]
 mod tests {
     use time::OffsetDateTime;
@@ -160,19 +139,5 @@ mod tests {
         let forgetful = Presence::new(Duration::ZERO);
         forgetful.saw(&scope(""), &digest, meta(1));
         assert_eq!(forgetful.recall(&scope(""), &digest), None);
-    }
-
-    #[test]
-    fn the_least_recently_used_are_forgotten() {
-        let presence = Presence::new(Duration::from_secs(600));
-        let digests: Vec<Digest> = (0..MAX_BLOBS + 10).map(|index| Digest::of(&index.to_le_bytes())).collect();
-        for digest in &digests {
-            presence.saw(&scope(""), digest, meta(1));
-            assert!(presence.recall(&scope(""), &digests[0]).is_some());
-        }
-        assert_eq!(presence.recall(&scope(""), &digests[1]), None);
-        assert!(presence.recall(&scope(""), &digests[MAX_BLOBS]).is_some());
-        let state = presence.state();
-        assert!(state.young.len() + state.old.len() <= MAX_BLOBS);
     }
 }

@@ -5,6 +5,7 @@
 //! united with what is stored (see `merge`), under the condition that this is what is replaced; where
 //! another exporter was faster, from the start. A put with a condition replaces, or fails.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -70,7 +71,7 @@ impl Cache {
     ///
     /// With [`Condition::None`] it is united with what is stored under that name, if
     /// [`Settings::merge`](super::Settings::merge) is set; where nothing is, or nothing of it is worth
-    /// keeping, the document is stored byte for byte as given. A blob that was there when its writer asked
+    /// keeping, the document is stored as given, but for the versions of verified blobs (see `vouch`). A blob that was there when its writer asked
     /// and is gone now is no error then: the results that need it are left out.
     ///
     /// # Errors
@@ -142,6 +143,9 @@ impl Cache {
         self.refuse(sent, &missing.difference(promised).copied().collect())?;
 
         let mut document = sent.document.clone();
+        if let Some(stored) = stored {
+            self.take_word(sent.grant.scope(), &stored.config);
+        }
         let pruned = sent.config.without(&missing);
         if let Some(pruned) = &pruned {
             document = pruned.config.to_json().into();
@@ -153,7 +157,7 @@ impl Cache {
                 pruned.results
             );
         }
-        let config = pruned.as_ref().map_or(&sent.config, |pruned| &pruned.config);
+        let mut config = pruned.map_or(Cow::Borrowed(&sent.config), |pruned| Cow::Owned(pruned.config));
         if let (Some(rules), Some(stored)) = (&self.0.settings.merge, stored) {
             let limits = MergeLimits {
                 max_records: rules.max_records,
@@ -171,14 +175,23 @@ impl Cache {
                     merged.inherited,
                     merged.dropped
                 );
+                config = Cow::Owned(merged.config);
             }
         }
+        document = self.vouched_document(sent.grant, &config).unwrap_or(document);
         let condition = match (self.0.settings.merge, base) {
             (None, _) => Condition::None,
             (Some(_), None) => Condition::Absent,
             (Some(_), Some((etag, _))) => Condition::Matches(etag),
         };
         Ok((document, condition))
+    }
+
+    /// The document with the versions of its verified blobs, where there are any and it has room for them.
+    fn vouched_document(&self, grant: &Grant, config: &CacheConfig) -> Option<Bytes> {
+        let document = self.vouching(grant.scope(), config)?.to_json();
+        self.check_manifest_size(document.len() as u64).ok()?;
+        Some(document.into())
     }
 
     /// The version that is stored, with the manifest where it can be read as one.

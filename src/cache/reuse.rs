@@ -1,8 +1,8 @@
 //! Blobs that a writer need not send: found without a call of the store where that can be, and kept young
 //! for lifecycle rules off the build's path.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -30,12 +30,25 @@ pub(super) struct Touches {
     queue: mpsc::Sender<(Grant, Digest)>,
     /// Until somebody works on it.
     waiting: Mutex<Option<mpsc::Receiver<(Grant, Digest)>>>,
+    /// The blobs of those that wait or are under way.
+    places: Mutex<HashSet<String>>,
+}
+
+impl Touches {
+    /// Whether a blob is to be touched, or just being touched.
+    pub(super) fn is_waiting(&self, scope: &Scope, digest: &Digest) -> bool {
+        self.places().contains(&layout::place(scope, digest))
+    }
+
+    fn places(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Default for Touches {
     fn default() -> Self {
         let (queue, waiting) = mpsc::channel(MAX_WAITING);
-        Self { queue, waiting: Mutex::new(Some(waiting)) }
+        Self { queue, waiting: Mutex::new(Some(waiting)), places: Mutex::default() }
     }
 }
 
@@ -56,7 +69,12 @@ impl Cache {
     /// [`Error::Denied`](super::Error::Denied).
     pub fn touch_later(&self, grant: &Grant, blob: BlobInfo) -> Result<BlobInfo> {
         grant.check_blob(Right::Write, &blob.digest)?;
+        let place = layout::place(grant.scope(), &blob.digest);
+        let is_new = self.0.touches.places().insert(place.clone());
         if self.0.touches.queue.try_send((grant.clone(), blob.digest)).is_err() {
+            if is_new {
+                self.0.touches.places().remove(&place);
+            }
             self.0.metrics.touch_dropped();
         }
         let modified = OffsetDateTime::now_utc();
@@ -79,11 +97,11 @@ impl Cache {
     }
 
     async fn touch_now(&self, grant: Grant, digest: Digest) {
-        let key = layout::blob_key(grant.scope(), &digest);
         let touched = match self.store(&grant) {
-            Ok(store) => store.touch(&key).await,
+            Ok(store) => self.touch_stored(grant.scope(), store.as_ref(), &digest).await,
             Err(_) => return,
         };
+        self.0.touches.places().remove(&layout::place(grant.scope(), &digest));
         match touched {
             Ok(()) => self.0.metrics.touched(),
             Err(error) => {

@@ -109,7 +109,7 @@ async fn check(opened: &Opened, digest: Digest, claims: Claims, progress: &Progr
 }
 
 async fn inspect(opened: &Opened, digest: &Digest, claims: &Claims, progress: &ProgressBar) -> Result<Finding, Error> {
-    let mut read = match opened.cache.read_blob(&opened.grant, digest, None).await {
+    let mut read = match opened.cache.read_stored_blob(&opened.grant, digest).await {
         Ok(read) => read,
         Err(Error::NotFound(_)) => return Ok(Finding::Missing),
         Err(error) => return Err(error),

@@ -29,3 +29,4 @@ mod store_directory;
 mod store_s3;
 mod support;
 mod uploads;
+mod verified;

@@ -84,7 +84,7 @@ impl Operations {
         };
         if stored.is_none() {
             // What it has in the spool is of no use; it may not have got that far.
-            let _ = self.cache.abort_upload(grant, item, &id);
+            let _ = self.cache.abort_upload(grant, item, &id).await;
         }
         let etag = self.stored_or_dropped(&target, stored);
         Ok(CompleteMultipartUploadOutput {

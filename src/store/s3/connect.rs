@@ -60,9 +60,7 @@ impl S3 {
         let mut client = aws_sdk_s3::config::Builder::from(&shared)
             .retry_config(RetryConfig::disabled())
             // The deadlines of a call are the guard's; what is not disabled here comes from `shared`.
-            .timeout_config(
-                TimeoutConfig::builder().connect_timeout(config.deadlines.connect).disable_operation_attempt_timeout().build(),
-            )
+            .timeout_config(TimeoutConfig::builder().connect_timeout(config.deadlines.connect).disable_operation_attempt_timeout().build())
             // What is read is watched by whoever reads: a reader that pauses is no stall.
             .stalled_stream_protection(
                 StalledStreamProtectionConfig::enabled().download_enabled(false).grace_period(config.deadlines.stall).build(),

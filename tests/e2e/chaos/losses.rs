@@ -76,13 +76,20 @@ pub fn one_byte_of_a_blob_is_flipped(contestant: Contestant, _: Scale) -> Verdic
     let put = rig.minio().client().put_object().bucket(BUCKET).key(key).body(ByteStream::from(bytes));
     block_on(put.send()).expect("put");
     let mut verdict = Verdict::default();
+    if contestant != Contestant::Native {
+        let report = rig.verify().err().unwrap_or_default();
+        let reported = report.contains(&chain[FLIPPED]) && report.matches("wrong digest").count() == 1;
+        verdict.check(reported, || format!("`remora verify` does not report the blob: {report}"));
+    }
     let built = verdict.add(rig.build(&rig.cached(&context, "app")));
     if contestant != Contestant::Native {
         let metrics = rig.remora().metrics();
         let counted = metrics.lines().any(|line| line == "remora_blobs_corrupt_total 1");
         verdict.check(counted, || "remora_blobs_corrupt_total is not 1".to_owned());
     }
-    if built.is_some() {
+    if let Some(outcome) = built {
+        let (again, expected) = (executed(&outcome), (FLIPPED..=LAYERS).collect());
+        verdict.check(again == expected, || format!("steps {again:?} ran again, not {expected:?}"));
         // What was rebuilt has another digest, so the blob stays what it is: the manifest must not name it.
         verdict.check(rig.verify().is_ok(), || "the cache has holes".to_owned());
     }

@@ -55,7 +55,7 @@ macro_rules! cases {
 
 cases! {
     deleted_layers: "3 of 10 layers are deleted from the bucket", losses::three_of_ten_layers_are_deleted;
-    flipped_byte: "one byte of a stored blob is another", losses::one_byte_of_a_blob_is_flipped, "waits for reads that are verified on their way";
+    flipped_byte: "one byte of a stored blob is another", losses::one_byte_of_a_blob_is_flipped;
     slow_down: "30 % of requests: `503 SlowDown`", requests::slow_down;
     resets: "30 %: connection reset in the middle of the body", requests::resets;
     stalls: "30 %: the body stalls for 60 s", requests::stalls;

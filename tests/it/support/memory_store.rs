@@ -26,6 +26,10 @@ struct Inner {
     /// Set for a store that knows no conditional writes.
     unconditional: bool,
     parts: Mutex<Parts>,
+    /// The version that an object becomes when it is touched; `None`: it stays the same.
+    touched: Mutex<Option<String>>,
+    /// Objects whose bodies never come.
+    stalled: Mutex<BTreeSet<String>>,
     /// A part was stored, or an upload ended.
     changed: Notify,
 }
@@ -71,8 +75,8 @@ impl Default for MemoryStore {
 impl MemoryStore {
     fn new(unconditional: bool) -> Self {
         let (objects, reads, calls) = (Mutex::default(), watch::Sender::new(Reads::default()), Mutex::default());
-        let (parts, changed) = (Mutex::default(), Notify::new());
-        Self(Arc::new(Inner { objects, reads, calls, unconditional, parts, changed }))
+        let (parts, touched, stalled, changed) = (Mutex::default(), Mutex::default(), Mutex::default(), Notify::new());
+        Self(Arc::new(Inner { objects, reads, calls, unconditional, parts, touched, stalled, changed }))
     }
 
     /// A store that answers conditional writes as some S3-compatible ones do.
@@ -101,9 +105,25 @@ impl MemoryStore {
 
     /// Stores an object past remora.
     pub(crate) fn plant(&self, key: &str, bytes: Bytes, modified: OffsetDateTime) {
-        let etag = ETag::new(&Digest::of(&bytes).to_string()[7..39]);
+        let etag = Digest::of(&bytes).to_string();
+        self.plant_version(key, bytes, modified, &etag[7..39]);
+    }
+
+    /// The same, as the version `etag`.
+    pub(crate) fn plant_version(&self, key: &str, bytes: Bytes, modified: OffsetDateTime, etag: &str) {
+        let etag = ETag::new(etag);
         let meta = Meta { size: bytes.len() as u64, etag, modified };
         self.0.objects.lock().unwrap().insert(key.to_owned(), (bytes, meta));
+    }
+
+    /// A touch makes an object this version from now on, as a copy in S3 does with what came in parts.
+    pub(crate) fn rename_when_touched(&self, etag: &str) {
+        *self.0.touched.lock().unwrap() = Some(etag.to_owned());
+    }
+
+    /// The bodies of an object never come from now on.
+    pub(crate) fn stall(&self, key: &str) {
+        self.0.stalled.lock().unwrap().insert(key.to_owned());
     }
 
     /// Deletes an object past remora.
@@ -206,6 +226,9 @@ impl Store for MemoryStore {
         let range = range.transpose().map_err(|start| Error::Invalid(format!("range begins at {start} of {} bytes", meta.size)))?;
         let part = range.map_or(Bytes::new(), |range| bytes.slice(range.start() as usize..range.end() as usize));
         let read = OpenRead::new(&self.0);
+        if self.0.stalled.lock().unwrap().contains(key.as_str()) {
+            return Ok(Object { meta, range, body: stream::pending().boxed() });
+        }
         let body = stream::unfold((part, read), |(mut rest, read)| async move {
             if rest.is_empty() {
                 return None;
@@ -279,8 +302,9 @@ impl Store for MemoryStore {
 
     async fn touch(&self, key: &Key) -> Result<()> {
         self.count(|calls| calls.touches += 1);
-        let (bytes, _) = self.find(key)?;
-        self.plant(key.as_str(), bytes, OffsetDateTime::now_utc());
+        let (bytes, meta) = self.find(key)?;
+        let touched = self.0.touched.lock().unwrap().clone();
+        self.plant_version(key.as_str(), bytes, OffsetDateTime::now_utc(), touched.as_deref().unwrap_or(meta.etag.as_str()));
         Ok(())
     }
 

@@ -1,0 +1,145 @@
+//! Which version of each blob was verified, written into manifests for whoever imports them.
+//!
+//! BuildKit decides by the manifest which layers to use and reads them later, when it is too late to find
+//! that one is corrupt. So a manifest says beside each layer which ETag its object had when a remora wrote
+//! or verified it: a lookup then tells that the bytes are still those. A blob that was changed since is read
+//! before the manifest is served. BuildKit's own client writes no such field and skips it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde_json::Value;
+
+use super::versions::Standing;
+use super::{Cache, CacheConfig, Error, Outgoing, Result, layout};
+use crate::store::{self, Store};
+use crate::types::{Digest, ETag, Grant, ManifestName, Scope};
+
+/// The object's ETag when it was verified, among a layer's annotations.
+const ETAG: &str = "remoraETag";
+/// Blobs that are verified at once before a manifest is served.
+const READS_AT_ONCE: usize = 4;
+/// How long the build waits for that, all together.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl CacheConfig {
+    /// The versions that it vouches for. A blob may be there with several.
+    fn vouched(&self) -> BTreeMap<Digest, BTreeSet<&str>> {
+        let mut vouched: BTreeMap<Digest, BTreeSet<&str>> = BTreeMap::new();
+        for layer in self.layers() {
+            let etag = layer.annotations.as_ref().and_then(|annotations| annotations.extra.get(ETAG)?.as_str());
+            if let (Ok(digest), Some(etag)) = (layer.blob.parse(), etag) {
+                vouched.entry(digest).or_default().insert(etag);
+            }
+        }
+        vouched
+    }
+}
+
+impl Cache {
+    /// Those of the blobs of `config` that are not what they were when they were verified, and cannot be
+    /// found good in time. All that are stored must have been looked up just now.
+    pub(super) async fn changed(&self, grant: &Grant, name: &ManifestName, config: &CacheConfig) -> Result<BTreeSet<Digest>> {
+        let (scope, store) = (grant.scope(), self.store(grant)?);
+        let suspects = self.take_word(scope, config);
+        if suspects.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let mut bad: BTreeSet<Digest> = suspects.keys().copied().collect();
+        // Collected first: a lazy iterator of futures that borrow is not `Send`.
+        let checks: Vec<_> = suspects.iter().map(|(digest, vouched)| self.is_good(scope, &store, *digest, vouched)).collect();
+        let mut checks = stream::iter(checks).buffer_unordered(READS_AT_ONCE);
+        let in_time = tokio::time::timeout(PATIENCE, async {
+            while let Some(good) = checks.next().await {
+                if let Some(digest) = good {
+                    bad.remove(&digest);
+                }
+            }
+        });
+        if in_time.await.is_err() {
+            tracing::warn!(manifest.name = %name, "manifest {name}: changed blobs could not all be verified in {PATIENCE:?}");
+        }
+        tracing::info!(
+            manifest.name = %name,
+            "manifest {name}: {} blobs have changed since they were verified, {} of them were found good",
+            suspects.len(),
+            suspects.len() - bad.len()
+        );
+        Ok(bad)
+    }
+
+    /// Takes a stored manifest's word for the blobs that are still the version that it vouches for. Returns
+    /// those that are another one, of which nothing good is known, with what the manifest says of them.
+    pub(super) fn take_word<'a>(&self, scope: &Scope, config: &'a CacheConfig) -> BTreeMap<Digest, BTreeSet<&'a str>> {
+        let mut vouched = config.vouched();
+        vouched.retain(|digest, etags| {
+            let Some(stored) = self.0.presence.last(scope, digest) else { return false };
+            if etags.contains(stored.etag.as_str()) {
+                self.0.versions.found(scope, digest, &stored.etag, Standing::Vouched);
+            }
+            !self.is_known_good(scope, digest, &stored.etag)
+        });
+        vouched
+    }
+
+    /// The digest, where the blob is what it should be.
+    async fn is_good(&self, scope: &Scope, store: &Arc<dyn Store>, digest: Digest, vouched: &BTreeSet<&str>) -> Option<Digest> {
+        let object = self.stored_blob(scope, store, &digest, None).await.ok()?;
+        if vouched.contains(object.meta.etag.as_str()) {
+            // The lookup told of another version than is there.
+            return self.seen(scope, &digest, object.meta).then_some(digest);
+        }
+        let body: Outgoing = Box::pin(object.body.map_err(Error::from));
+        let mut body = self.hashed(scope, &digest, &object.meta, body);
+        loop {
+            match body.try_next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return Some(digest),
+                Err(error) => {
+                    tracing::debug!(blob.digest = %digest, %error, "blob {digest} cannot be verified: {error}");
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// The config with the version of each blob that is known to be good; `None`: there is nothing to add.
+    /// What it says of other blobs is left to be checked at import.
+    pub(super) fn vouching(&self, scope: &Scope, config: &CacheConfig) -> Option<CacheConfig> {
+        let mut vouching = config.clone();
+        for layer in vouching.layers.iter_mut().flatten() {
+            let (Ok(digest), Some(annotations)) = (layer.blob.parse::<Digest>(), layer.annotations.as_mut()) else { continue };
+            if self.0.touches.is_waiting(scope, &digest) {
+                // It will be another version in a moment.
+                annotations.extra.remove(ETAG);
+            } else if let Some(stored) = self.0.presence.last(scope, &digest)
+                && self.is_known_good(scope, &digest, &stored.etag)
+            {
+                annotations.extra.insert(ETAG.to_owned(), Value::from(stored.etag.as_str()));
+            }
+        }
+        (vouching != *config).then_some(vouching)
+    }
+
+    fn is_known_good(&self, scope: &Scope, digest: &Digest, etag: &ETag) -> bool {
+        matches!(self.0.versions.standing(scope, digest, etag), Some(Standing::Vouched | Standing::Verified))
+    }
+
+    /// Makes a blob young in the store. That gives some objects another ETag: what is known of the bytes
+    /// goes with them.
+    pub(super) async fn touch_stored(&self, scope: &Scope, store: &dyn Store, digest: &Digest) -> store::Result<()> {
+        let key = layout::blob_key(scope, digest);
+        let standing = |etag: &ETag| self.0.versions.standing(scope, digest, etag);
+        let worth_a_look = self.0.presence.last(scope, digest).is_some_and(|seen| standing(&seen.etag).is_some());
+        let known = if worth_a_look { standing(&store.head(&key).await?.etag) } else { None };
+        store.touch(&key).await?;
+        if let Some(standing) = known {
+            let touched = store.head(&key).await?;
+            self.0.versions.found(scope, digest, &touched.etag, standing);
+            self.seen(scope, digest, touched);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,282 @@
+//! Blobs whose stored bytes are not those of their digest: never read whole, and not promised to a build.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use remora::cache::{BlobRead, CacheConfig, Condition, Error};
+use remora::shutdown::Shutdown;
+use remora::types::{ByteRange, Digest, Grant, ManifestName, Rights, Scope};
+use time::OffsetDateTime;
+
+use crate::manifests::{Bench, document};
+use crate::support::memory_store::MemoryStore;
+
+const AGE: Duration = Duration::from_secs(600);
+/// Longer than a lookup that was just made stands for the next one.
+const MOMENT: Duration = Duration::from_millis(501);
+
+fn scope() -> Scope {
+    Scope::new("bucket".parse().unwrap(), "").unwrap()
+}
+
+fn operator() -> Grant {
+    Grant::operator(scope())
+}
+
+fn name() -> ManifestName {
+    "app".parse().unwrap()
+}
+
+fn key(digest: &Digest) -> String {
+    format!("blobs/{digest}")
+}
+
+/// Some pieces of the store, the last of them short.
+fn bytes(seed: u8) -> Bytes {
+    (0..200_000_u32).map(|index| index as u8 ^ seed).collect()
+}
+
+fn flipped(bytes: &Bytes) -> Bytes {
+    let mut flipped = bytes.to_vec();
+    flipped[100_000] ^= 1;
+    flipped.into()
+}
+
+async fn write(bench: &Bench, bytes: &Bytes) -> Digest {
+    let digest = Digest::of(bytes);
+    let body = stream::iter([Ok(bytes.clone())]).boxed();
+    bench.cache.put_blob(&operator(), &digest, bytes.len() as u64, body).await.unwrap();
+    digest
+}
+
+/// What comes of a blob, and how it ends.
+async fn read(bench: &Bench, digest: &Digest, range: Option<ByteRange>) -> (Vec<u8>, Result<(), Error>) {
+    let BlobRead { mut body, .. } = match bench.cache.read_blob(&operator(), digest, range).await {
+        Ok(read) => read,
+        Err(error) => return (Vec::new(), Err(error)),
+    };
+    let mut bytes = Vec::new();
+    loop {
+        match body.try_next().await {
+            Ok(Some(piece)) => bytes.extend_from_slice(&piece),
+            Ok(None) => return (bytes, Ok(())),
+            Err(error) => return (bytes, Err(error)),
+        }
+    }
+}
+
+/// The names of a manifest's layers, as a build is served it by a process that knows nothing yet.
+async fn imported(store: &MemoryStore) -> (Bench, CacheConfig) {
+    let bench = Bench::over(store.clone(), AGE).await;
+    let grant = Grant::builder(scope(), Rights::IMPORT).names(&[name()]).build();
+    let config = bench.cache.import_manifest(&grant, &name()).await.unwrap().config;
+    (bench, config)
+}
+
+fn blobs(config: &CacheConfig) -> Vec<Digest> {
+    config.layers().iter().map(|layer| layer.blob.parse().unwrap()).collect()
+}
+
+/// The versions that a manifest vouches for, in the order of its layers.
+fn versions(config: &CacheConfig) -> Vec<Option<String>> {
+    let of = |annotations: &remora::cache::LayerAnnotations| Some(annotations.extra.get("remoraETag")?.as_str()?.to_owned());
+    config.layers().iter().map(|layer| of(layer.annotations.as_ref()?)).collect()
+}
+
+fn stored(store: &MemoryStore) -> CacheConfig {
+    CacheConfig::parse(&store.bytes("manifests/app").unwrap()).unwrap()
+}
+
+/// A manifest whose every layer is the result of a record of its own, of the size that the blobs have.
+fn manifest(digests: &[Digest]) -> Bytes {
+    let records = (0..).zip(digests).map(|(layer, digest)| {
+        serde_json::json!({ "layers": [{ "layer": layer, "createdAt": "2026-01-01T00:00:00Z" }], "digest": digest.to_string() })
+    });
+    let text = String::from_utf8(document(digests, &records.collect::<Vec<_>>()).to_vec()).unwrap();
+    text.replace("\"size\":5", "\"size\":200000").into()
+}
+
+async fn publish(bench: &Bench, digests: &[Digest]) {
+    bench.cache.put_manifest(&operator(), &name(), manifest(digests), Condition::None).await.unwrap();
+}
+
+fn corrupt(bench: &Bench) -> usize {
+    let metrics = bench.metrics.encode();
+    let line = metrics.lines().find_map(|line| line.strip_prefix("remora_blobs_corrupt_total ")).unwrap();
+    line.parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_corrupt_blob_is_not_read_to_its_end_and_is_missing_until_it_is_written_anew() {
+    let bench = Bench::new(AGE).await;
+    let good = bytes(0);
+    let digest = Digest::of(&good);
+    bench.store.plant(&key(&digest), flipped(&good), OffsetDateTime::now_utc());
+    bench.cache.stat_blob(&operator(), &digest).await.expect("nobody knows yet");
+
+    let (came, end) = read(&bench, &digest, None).await;
+    assert!(matches!(&end, Err(Error::Corrupt(text)) if text.contains(&Digest::of(&flipped(&good)).to_string())), "{end:?}");
+    assert!(came.len() < good.len(), "the last piece is held back");
+    assert_eq!(corrupt(&bench), 1);
+
+    for range in [None, ByteRange::new(0, 200_000), ByteRange::new(5, 10)] {
+        assert!(matches!(read(&bench, &digest, range).await.1, Err(Error::NotFound(_))), "{range:?}");
+    }
+    assert!(matches!(bench.cache.stat_blob(&operator(), &digest).await, Err(Error::NotFound(_))));
+    assert!(bench.cache.list_blobs(&operator(), None, 10).await.unwrap().0.is_empty());
+    let put = bench.cache.put_manifest(&operator(), &name(), manifest(&[digest]), Condition::None).await;
+    assert!(matches!(put, Err(Error::Precondition(_))), "{put:?}");
+    assert_eq!(bench.store.bytes(&key(&digest)).unwrap(), flipped(&good), "it stays for inspection");
+    let mut inspected = bench.cache.read_stored_blob(&operator(), &digest).await.unwrap().body;
+    assert!(inspected.next().await.unwrap().is_ok());
+    assert_eq!(corrupt(&bench), 1, "one blob, however often it is asked for");
+
+    write(&bench, &good).await;
+    bench.cache.stat_blob(&operator(), &digest).await.unwrap();
+    let (came, end) = read(&bench, &digest, None).await;
+    assert!(end.is_ok() && came == good, "{end:?}");
+    publish(&bench, &[digest]).await;
+    // Corrupt again, otherwise.
+    bench.store.plant(&key(&digest), bytes(1), OffsetDateTime::now_utc());
+    assert!(matches!(read(&bench, &digest, None).await.1, Err(Error::Corrupt(_))));
+    assert_eq!(corrupt(&bench), 2);
+    bench.cache.delete_blob(&operator(), &digest).await.unwrap();
+    assert_eq!(bench.store.bytes(&key(&digest)), None, "also one in quarantine can be deleted");
+}
+
+#[tokio::test]
+async fn a_quarantined_blob_is_missing_among_many() {
+    let bench = Bench::new(AGE).await;
+    let good: Vec<Bytes> = (0..60).map(bytes).collect();
+    let digests: Vec<Digest> = good.iter().map(|bytes| Digest::of(bytes)).collect();
+    for (digest, bytes) in digests.iter().zip(&good) {
+        bench.store.plant(&key(digest), bytes.clone(), OffsetDateTime::now_utc());
+    }
+    let last = digests.iter().max().unwrap();
+    bench.store.plant(&key(last), flipped(&good[0]), OffsetDateTime::now_utc());
+    assert!(read(&bench, last, None).await.1.is_err());
+    bench.store.calls();
+    let put = bench.cache.put_manifest(&operator(), &name(), manifest(&digests), Condition::None).await;
+    assert!(matches!(&put, Err(Error::Precondition(text)) if text.contains("1 blobs") && text.contains(&last.to_string())), "{put:?}");
+    assert_eq!(bench.store.calls().lists, 1, "they were listed");
+}
+
+#[tokio::test]
+async fn a_truncated_blob_is_corrupt_and_an_empty_one_is_what_it_is() {
+    let bench = Bench::new(AGE).await;
+    let good = bytes(0);
+    let digest = Digest::of(&good);
+    for len in [0, 1, 150_000, 199_999] {
+        bench.store.plant(&key(&digest), good.slice(..len), OffsetDateTime::now_utc());
+        let (came, end) = read(&bench, &digest, None).await;
+        assert!(matches!(end, Err(Error::Corrupt(_))), "{len}: {end:?}");
+        assert!(came.len() < len.max(1), "{len}");
+    }
+    assert_eq!(corrupt(&bench), 4);
+    let empty = Digest::of(b"");
+    bench.store.plant(&key(&empty), Bytes::new(), OffsetDateTime::now_utc());
+    let (came, end) = read(&bench, &empty, None).await;
+    assert!(end.is_ok() && came.is_empty(), "{end:?}");
+}
+
+#[tokio::test]
+async fn an_import_leaves_out_a_blob_that_was_changed_into_something_else() {
+    let bench = Bench::new(AGE).await;
+    let (a, b, c) = (bytes(1), bytes(2), bytes(3));
+    let digests = [write(&bench, &a).await, write(&bench, &b).await, write(&bench, &c).await];
+    publish(&bench, &digests).await;
+    assert_eq!(versions(&stored(&bench.store)).iter().flatten().count(), 3);
+    let (_, whole) = imported(&bench.store).await;
+    assert_eq!(blobs(&whole), blobs(&stored(&bench.store)));
+
+    // The second has another byte, the third is another version of the same bytes.
+    bench.store.plant(&key(&digests[1]), flipped(&b), OffsetDateTime::now_utc());
+    bench.store.plant_version(&key(&digests[2]), c.clone(), OffsetDateTime::now_utc(), "copied");
+    bench.store.calls();
+    let (other, pruned) = imported(&bench.store).await;
+    let mut left = blobs(&pruned);
+    left.sort_unstable();
+    let mut expected = vec![digests[0], digests[2]];
+    expected.sort_unstable();
+    assert_eq!((left, pruned.records().len()), (expected, 2));
+    assert_eq!(corrupt(&other), 1);
+    assert_eq!(bench.store.calls().gets, 3, "the manifest, and the two that were changed");
+    assert!(matches!(other.cache.stat_blob(&operator(), &digests[1]).await, Err(Error::NotFound(_))));
+
+    // What was found out is remembered, and the next export says so.
+    let grant = Grant::builder(scope(), Rights::IMPORT).names(&[name()]).build();
+    other.cache.import_manifest(&grant, &name()).await.unwrap();
+    assert_eq!(bench.store.calls().gets, 1);
+    let new = write(&other, &bytes(4)).await;
+    publish(&other, &[new]).await;
+    let merged = stored(&bench.store);
+    assert!(!blobs(&merged).contains(&digests[1]));
+    let at = blobs(&merged).iter().position(|digest| *digest == digests[2]).unwrap();
+    assert_eq!(versions(&merged)[at].as_deref(), Some("copied"));
+    assert_eq!(versions(&merged).iter().flatten().count(), 3, "the first is inherited with its version");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_blob_that_cannot_be_verified_in_time_is_left_out() {
+    let bench = Bench::new(AGE).await;
+    let (a, b) = (bytes(1), bytes(2));
+    let digests = [write(&bench, &a).await, write(&bench, &b).await];
+    publish(&bench, &digests).await;
+    for (digest, bytes) in digests.iter().zip([a, b]) {
+        bench.store.plant_version(&key(digest), bytes, OffsetDateTime::now_utc(), "copied");
+    }
+    bench.store.stall(&key(&digests[0]));
+    let (other, served) = imported(&bench.store).await;
+    assert_eq!(blobs(&served), digests[1..]);
+    assert_eq!(corrupt(&other), 0);
+    other.cache.stat_blob(&operator(), &digests[0]).await.expect("it is there: nobody knows anything bad of it");
+}
+
+#[tokio::test]
+async fn a_native_manifest_is_trusted_until_its_blobs_are_read() {
+    let store = MemoryStore::default();
+    let (a, b) = (bytes(1), bytes(2));
+    let digests = [Digest::of(&a), Digest::of(&b)];
+    store.plant(&key(&digests[0]), a.clone(), OffsetDateTime::now_utc());
+    store.plant(&key(&digests[1]), flipped(&b), OffsetDateTime::now_utc());
+    store.plant("manifests/app", manifest(&digests), OffsetDateTime::now_utc());
+    let (bench, served) = imported(&store).await;
+    assert_eq!(blobs(&served), digests);
+    assert_eq!(store.calls().gets, 1, "the manifest alone");
+    assert!(read(&bench, &digests[0], None).await.1.is_ok());
+    assert!(read(&bench, &digests[1], None).await.1.is_err());
+    tokio::time::sleep(MOMENT).await;
+    let grant = Grant::builder(scope(), Rights::IMPORT).names(&[name()]).build();
+    let served = bench.cache.import_manifest(&grant, &name()).await.unwrap();
+    assert_eq!(blobs(&served.config), digests[..1]);
+    // Stored as it was sent where nothing was verified.
+    let fresh = Bench::over(MemoryStore::default(), AGE).await;
+    fresh.store.plant(&key(&digests[0]), a, OffsetDateTime::now_utc());
+    publish(&fresh, &digests[..1]).await;
+    assert_eq!(fresh.store.bytes("manifests/app").unwrap(), manifest(&digests[..1]));
+}
+
+#[tokio::test]
+async fn a_touch_does_not_cost_a_blob_its_good_name() {
+    let bench = Bench::new(AGE).await;
+    let digest = write(&bench, &bytes(1)).await;
+    let before = bench.cache.stat_blob(&operator(), &digest).await.unwrap();
+    // As the store's own copy of an object that came in parts.
+    bench.store.rename_when_touched("touched");
+    bench.cache.touch_later(&operator(), before.clone()).unwrap();
+    publish(&bench, &[digest]).await;
+    assert_eq!(versions(&stored(&bench.store)), [None], "it is about to be another version");
+    let shutdown = Shutdown::default();
+    shutdown.spawn(bench.cache.clone().touch_in_background(shutdown.clone()));
+    let touched = async {
+        while !bench.metrics.encode().contains("remora_touches_total 1") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), touched).await.unwrap();
+    shutdown.drain();
+    assert!(shutdown.finish(Duration::from_secs(10)).await);
+    publish(&bench, &[digest]).await;
+    assert_eq!(versions(&stored(&bench.store)), [Some("touched".to_owned())]);
+}
