@@ -228,7 +228,7 @@ impl Worker {
         let found = match self.clients.manifests.get(GetRequest { name: name.to_owned() }).await {
             Ok(answer) => {
                 let config: CacheConfig = serde_json::from_slice(&answer.into_inner().document).unwrap();
-                Some(config.blobs().into_iter().map(|(blob, _)| blob).collect())
+                Some(config.blobs().into_keys().collect())
             }
             Err(status) if content_end(&status) == End::Missing => None,
             Err(_) => return tokio::time::sleep(PAUSE).await,
