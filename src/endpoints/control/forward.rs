@@ -9,11 +9,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::request::Parts;
 use http::{HeaderMap, Request, Response, header};
+use hyper::body::Incoming;
 use tonic::Status;
 
 use super::body::{RequestBody, ResponseBody};
 use super::call::Call;
+use super::message::{ReadError, Unary};
 use super::status;
 use super::upstream::{SendError, Upstream};
 
@@ -39,6 +42,20 @@ pub(super) async fn forward(
             call.ends_with(tonic::Code::Unknown);
             Err(error)
         }
+    }
+}
+
+/// Reads a unary call's one message. The error is what its caller gets instead.
+pub(super) async fn read_whole(
+    request: Request<Incoming>,
+    max_bytes: u64,
+    call: Call,
+) -> Result<(Parts, Unary, Call), Result<Response<ResponseBody>, hyper::Error>> {
+    let (head, body) = request.into_parts();
+    match Unary::read(&head.headers, body, max_bytes).await {
+        Ok(unary) => Ok((head, unary, call)),
+        Err(ReadError::Refused(status)) => Err(Ok(refuse(call, status))),
+        Err(ReadError::Gone(error)) => Err(Err(error)),
     }
 }
 

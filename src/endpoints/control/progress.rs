@@ -21,8 +21,8 @@ use super::attrs::Target;
 use super::body::{BodyError, RequestBody, ResponseBody};
 use super::builds::Build;
 use super::call::Call;
-use super::forward::{forward, refuse};
-use super::message::{self, Messages, ReadError, Unary};
+use super::forward::{forward, read_whole};
+use super::message::{self, Messages};
 use super::rewrite::{self, Entry};
 use super::upstream::Upstream;
 use super::vertex;
@@ -127,11 +127,9 @@ impl Control {
         request: Request<Incoming>,
         call: Call,
     ) -> Result<Response<ResponseBody>, hyper::Error> {
-        let (mut head, body) = request.into_parts();
-        let unary = match Unary::read(&head.headers, body, self.config.max_message_bytes).await {
-            Ok(unary) => unary,
-            Err(ReadError::Refused(status)) => return Ok(refuse(call, status)),
-            Err(ReadError::Gone(error)) => return Err(error),
+        let (mut head, unary, call) = match read_whole(request, self.config.max_message_bytes, call).await {
+            Ok(read) => read,
+            Err(ended) => return ended,
         };
         // What is malformed here is refused by buildkitd.
         let reference = rewrite::reference(&unary.message).unwrap_or_default();

@@ -11,8 +11,8 @@ use tonic::Status;
 use super::body::{RequestBody, ResponseBody};
 use super::builds::Build;
 use super::call::Call;
-use super::forward::{forward, refuse};
-use super::message::{self, ReadError, Unary};
+use super::forward::{forward, read_whole, refuse};
+use super::message;
 use super::rewrite::{self, Entry, Solve};
 use super::route::Route;
 use super::upstream::Upstream;
@@ -33,13 +33,11 @@ impl Control {
         upstream: &Arc<Upstream>,
         request: Request<Incoming>,
         solve: Solve,
-        mut call: Call,
+        call: Call,
     ) -> Result<Response<ResponseBody>, hyper::Error> {
-        let (mut head, body) = request.into_parts();
-        let unary = match Unary::read(&head.headers, body, self.config.max_message_bytes).await {
-            Ok(unary) => unary,
-            Err(ReadError::Refused(status)) => return Ok(refuse(call, status)),
-            Err(ReadError::Gone(error)) => return Err(error),
+        let (mut head, unary, mut call) = match read_whole(request, self.config.max_message_bytes, call).await {
+            Ok(read) => read,
+            Err(ended) => return ended,
         };
         let build = match self.build_of(&head.headers, &unary.message, solve, &mut call) {
             Ok(build) => build,

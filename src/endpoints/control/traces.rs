@@ -12,8 +12,8 @@ use hyper::body::Incoming;
 use super::Control;
 use super::body::{RequestBody, ResponseBody};
 use super::call::Call;
-use super::forward::{forward, refuse};
-use super::message::{self, ReadError, Unary};
+use super::forward::{forward, read_whole};
+use super::message;
 use super::upstream::Upstream;
 use super::wire::{self, Edit, Malformed};
 
@@ -46,11 +46,9 @@ impl Control {
         request: Request<Incoming>,
         call: Call,
     ) -> Result<Response<ResponseBody>, hyper::Error> {
-        let (mut head, body) = request.into_parts();
-        let unary = match Unary::read(&head.headers, body, self.config.max_message_bytes).await {
-            Ok(unary) => unary,
-            Err(ReadError::Refused(status)) => return Ok(refuse(call, status)),
-            Err(ReadError::Gone(error)) => return Err(error),
+        let (mut head, unary, call) = match read_whole(request, self.config.max_message_bytes, call).await {
+            Ok(read) => read,
+            Err(ended) => return ended,
         };
         let body = match without_secrets(&unary.message).and_then(|message| message::frame(&message)) {
             Some(frame) => {
