@@ -7,7 +7,7 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEn
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 /// A closed set of label values, each printed as the text beside it.
 macro_rules! label_values {
@@ -167,47 +167,30 @@ pub struct StoreMetrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("remora");
-        let (requests, hits, misses) = (Family::default(), Family::default(), Family::default());
-        let (sent, received, builds) = (Family::default(), Family::default(), Family::default());
-        let (running, tasks) = (Gauge::default(), Gauge::default());
-        registry.register("requests", "Requests by endpoint, operation and how they ended", Family::clone(&requests));
-        registry.register("hits", "Blobs and manifests that were asked for and found", Family::clone(&hits));
-        registry.register("misses", "Blobs and manifests that were asked for and not there", Family::clone(&misses));
-        registry.register("sent_bytes", "Bytes of blobs and manifests sent to callers", Family::clone(&sent));
-        registry.register("received_bytes", "Bytes of blobs and manifests received from callers", Family::clone(&received));
-        registry.register("builds", "Builds with an s3 cache, by transport", Family::clone(&builds));
-        registry.register("builds_running", "Builds that run now", Gauge::clone(&running));
-        let from_memory = Counter::default();
-        registry.register("memory_answers", "Lookups of blobs that were answered without asking the store", Counter::clone(&from_memory));
-        let [pruned_manifests, pruned_layers, pruned_records, merged_manifests, manifest_conflicts, touches, dropped_touches] =
-            Default::default();
-        for (name, help, counter) in [
-            ("pruned_manifests", "Manifests served or published without results that need a lost blob", &pruned_manifests),
-            ("pruned_layers", "Layers that were left out of manifests", &pruned_layers),
-            ("pruned_records", "Records that were left out of manifests", &pruned_records),
-            ("merged_manifests", "Manifests published with results of other exports", &merged_manifests),
-            ("manifest_conflicts", "Publications that met another one of the same name", &manifest_conflicts),
-            ("touches", "Blobs that were made young again in the background", &touches),
-            ("dropped_touches", "Blobs that were not made young again as too many waited", &dropped_touches),
-        ] {
-            registry.register(name, help, Counter::clone(counter));
-        }
-        registry.register("tasks", "Tasks of the async runtime that have not ended", Gauge::clone(&tasks));
-        let (breakers, retries, allowed) = (Family::default(), Family::default(), Family::default());
-        registry.register("store_breaker", "Whether calls to a store are made: 0 closed, 1 half open, 2 open", Family::clone(&breakers));
-        registry.register("store_retries", "Calls to a store that were made again, by reason", Family::clone(&retries));
-        registry.register("store_allowed_requests", "Requests to a store that may be out at once now", Family::clone(&allowed));
-        let exports_dropped = Counter::default();
-        registry.register(
-            "exports_dropped",
-            "Manifests of builds that were not published, as the store failed",
-            Counter::clone(&exports_dropped),
-        );
-        let corrupt_blobs = Counter::default();
-        registry.register("blobs_corrupt", "Stored blobs whose bytes are not those of their digest", Counter::clone(&corrupt_blobs));
+        let all = &mut registry;
+        let requests = added(all, "requests", "Requests by endpoint, operation and how they ended");
+        let hits = added(all, "hits", "Blobs and manifests that were asked for and found");
+        let misses = added(all, "misses", "Blobs and manifests that were asked for and not there");
+        let sent = added(all, "sent_bytes", "Bytes of blobs and manifests sent to callers");
+        let received = added(all, "received_bytes", "Bytes of blobs and manifests received from callers");
+        let builds = added(all, "builds", "Builds with an s3 cache, by transport");
+        let running = added(all, "builds_running", "Builds that run now");
+        let from_memory = added(all, "memory_answers", "Lookups of blobs that were answered without asking the store");
+        let pruned_manifests = added(all, "pruned_manifests", "Manifests served or published without results that need a lost blob");
+        let pruned_layers = added(all, "pruned_layers", "Layers that were left out of manifests");
+        let pruned_records = added(all, "pruned_records", "Records that were left out of manifests");
+        let merged_manifests = added(all, "merged_manifests", "Manifests published with results of other exports");
+        let manifest_conflicts = added(all, "manifest_conflicts", "Publications that met another one of the same name");
+        let touches = added(all, "touches", "Blobs that were made young again in the background");
+        let dropped_touches = added(all, "dropped_touches", "Blobs that were not made young again as too many waited");
+        let tasks = added(all, "tasks", "Tasks of the async runtime that have not ended");
+        let breakers = added(all, "store_breaker", "Whether calls to a store are made: 0 closed, 1 half open, 2 open");
+        let retries = added(all, "store_retries", "Calls to a store that were made again, by reason");
+        let allowed = added(all, "store_allowed_requests", "Requests to a store that may be out at once now");
+        let exports_dropped = added(all, "exports_dropped", "Manifests of builds that were not published, as the store failed");
+        let corrupt_blobs = added(all, "blobs_corrupt", "Stored blobs whose bytes are not those of their digest");
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
-        let info = prometheus_client::metrics::info::Info::new(version);
-        registry.register("build", "The version of remora", info);
+        registry.register("build", "The version of remora", prometheus_client::metrics::info::Info::new(version));
         Self(Arc::new(Families {
             registry,
             requests,
@@ -233,6 +216,13 @@ impl Default for Metrics {
             corrupt_blobs,
         }))
     }
+}
+
+/// A metric of the registry, at its beginning.
+fn added<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
 }
 
 impl Metrics {

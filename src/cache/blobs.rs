@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use time::OffsetDateTime;
 
+use super::receive::check_digest;
 use super::versions::Standing;
 use super::{Cache, Error, Incoming, Outgoing, Result, layout};
 use crate::store::{self, Condition, Object, Store};
 use crate::transfer::{Piece, SINGLE_PUT_BYTES};
-use crate::types::{ByteRange, Digest, ETag, Grant, Hasher, Right, Scope};
+use crate::types::{ByteRange, Digest, ETag, Grant, Hasher, Losses, Right, Scope};
 
 /// What is known of a stored blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,15 +104,12 @@ impl Cache {
         if object.range.is_none_or(|range| range.len() == object.meta.size) {
             body = self.hashed(grant.scope(), digest, &object.meta, body);
         }
-        let (counted, reader) = (grant.clone(), grant.clone());
-        let body = body.inspect_ok(move |piece| counted.usage().sent(piece.len() as u64));
-        // Whoever reads has waited for its store already.
-        let body = body.inspect_err(move |error| {
-            if error.is_outage()
-                && let Some(losses) = reader.losses()
-            {
-                losses.break_promise();
-            }
+        let reader = grant.clone();
+        let body = body.inspect(move |piece| match piece {
+            Ok(piece) => reader.usage().sent(piece.len() as u64),
+            // Whoever reads has waited for its store already.
+            Err(error) if error.is_outage() => reader.losses().into_iter().for_each(Losses::break_promise),
+            Err(_) => {}
         });
         Ok(BlobRead { info: BlobInfo::new(*digest, object.meta), range: object.range, body: Box::pin(body) })
     }
@@ -153,7 +151,7 @@ impl Cache {
         grant.check_blob(Right::Write, digest)?;
         let mut hasher = Hasher::default();
         let piece = self.receive(&format!("blob {digest}"), size, &mut body, |bytes| hasher.update(bytes)).await?;
-        check_content(digest, size, &hasher.finish(), piece.body().len())?;
+        check_digest(digest, &hasher.finish())?;
         self.publish_blob(grant, digest, &piece).await
     }
 
@@ -184,10 +182,12 @@ impl Cache {
     /// [`Error::NotFound`], [`Error::Denied`], or the store's.
     pub async fn touch_blob(&self, grant: &Grant, digest: &Digest) -> Result<BlobInfo> {
         grant.check_blob(Right::Write, digest)?;
-        let (store, key) = (self.store(grant)?, layout::blob_key(grant.scope(), digest));
-        self.touch_stored(grant.scope(), store.as_ref(), digest).await?;
-        let touched = store.head(&key).await;
-        Ok(BlobInfo::new(*digest, self.noted(grant.scope(), digest, touched)?))
+        let (store, scope) = (self.store(grant)?, grant.scope());
+        let touched = match self.touch_stored(scope, store.as_ref(), digest).await? {
+            Some(touched) => Ok(touched),
+            None => store.head(&layout::blob_key(scope, digest)).await,
+        };
+        Ok(BlobInfo::new(*digest, self.noted(scope, digest, touched)?))
     }
 
     /// Deletes a blob and its labels.
@@ -251,17 +251,4 @@ fn read_document(digest: Digest, document: &Bytes, range: Option<ByteRange>) -> 
     let part = range.map_or_else(Bytes::new, |range| document.slice(index(range.start())..index(range.end())));
     let body = futures_util::stream::once(async { Ok(part) });
     Ok(BlobRead { info: BlobInfo::of_document(digest, document), range, body: Box::pin(body) })
-}
-
-/// Whether what arrived is what was announced.
-pub(super) fn check_content(digest: &Digest, size: u64, actual: &Digest, len: u64) -> Result<()> {
-    if len > size {
-        Err(Error::Precondition(format!("blob {digest}: more than the announced {size} bytes arrived")))
-    } else if len < size {
-        Err(Error::Precondition(format!("blob {digest}: {len} of the announced {size} bytes arrived")))
-    } else if actual != digest {
-        Err(Error::Precondition(format!("blob {digest}: the bytes that arrived have the digest {actual}")))
-    } else {
-        Ok(())
-    }
 }

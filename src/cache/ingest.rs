@@ -11,9 +11,9 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 
 use super::ahead::Ahead;
-use super::blobs::check_content;
 use super::ingests::{Name, Writing, blocking};
 use super::labels::check_labels;
+use super::receive::check_content;
 use super::{Cache, Error, Result, outage};
 use crate::types::{Digest, Grant, Right};
 
@@ -103,10 +103,7 @@ impl Cache {
     }
 
     async fn has_blob(&self, grant: &Grant, digest: &Digest) -> Result<bool> {
-        if outage::is_dropped(grant) {
-            return Ok(false);
-        }
-        match outage::or_dropped(grant, self.find_to_reuse(grant, digest).await) {
+        match outage::unless_dropped(grant, self.find_to_reuse(grant, digest)).await {
             Ok(found) => Ok(found.is_some()),
             Err(Error::NotFound(_)) => Ok(false),
             Err(error) => Err(error),
@@ -213,13 +210,13 @@ impl Ingest {
         }
         let piece = lock.piece(offset);
         let ahead = std::mem::take(&mut self.ahead).for_blob(&digest);
-        if !outage::is_dropped(&self.grant) {
-            let published = match ahead {
+        let published = async {
+            match ahead {
                 Some(sent) => self.cache.publish_sent(&self.grant, &digest, &piece, sent).await,
                 None => self.cache.publish_blob(&self.grant, &digest, &piece).await,
-            };
-            outage::or_dropped(&self.grant, published)?;
-        }
+            }
+        };
+        outage::unless_dropped(&self.grant, published).await?;
         self.writing()?.lock.forget().await?;
         Ok((digest, offset))
     }

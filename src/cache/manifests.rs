@@ -68,9 +68,10 @@ impl Cache {
     /// As [`Cache::get_manifest`].
     pub async fn import_manifest(&self, grant: &Grant, name: &ManifestName) -> Result<Manifest> {
         grant.check_manifest(Right::Read, name)?;
-        let store = self.store(grant)?;
-        let mut manifest = self.read_manifest(store.as_ref(), &layout::manifest_key(grant.scope(), name), name).await?;
-        self.0.presence.looks_ahead(grant.scope(), layout::manifest_key(grant.scope(), name).as_str());
+        let (store, key) = (self.store(grant)?, layout::manifest_key(grant.scope(), name));
+        let mut manifest = self.read_manifest(store.as_ref(), &key, name).await?;
+        // All of its blobs are looked up here: the export that follows need not.
+        self.0.presence.looks_ahead(grant.scope(), key.as_str());
         let absent = self.absent(grant.scope(), store.as_ref(), &manifest.config.blobs()).await;
         let mut unusable = unusable(name, absent);
         unusable.extend(self.changed(grant, name, &manifest.config).await?);

@@ -88,6 +88,14 @@ pub fn or_miss<T>(grant: &Grant, what: &str, result: Result<T>) -> Result<T> {
     }
 }
 
+/// Does a step of an export, unless that is dropped; `None`: it is, before this step or by it.
+///
+/// # Errors
+/// As [`or_dropped`].
+pub async fn unless_dropped<T>(grant: &Grant, step: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+    if is_dropped(grant) { Ok(None) } else { or_dropped(grant, step.await) }
+}
+
 /// Drops the export of a build when a step of it fails by an outage; the step then came to `None`.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! Bodies on their way in: in memory where there is room for them, else in the spool.
 
+use std::cmp::Ordering;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::spool::SpoolFile;
 use super::{Cache, Error, Incoming, Result};
 use crate::store::Body;
 use crate::transfer::{Hold, Piece, SINGLE_PUT_BYTES};
+use crate::types::Digest;
 
 /// How long a body waits for memory. Meanwhile its client waits too; after that the spool takes it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -67,6 +69,26 @@ fn too_many(what: &str, size: u64) -> Error {
     Error::Precondition(format!("{what}: more than the announced {size} bytes arrived"))
 }
 
+/// Whether as many bytes arrived as were announced.
 fn check_size(what: &str, size: u64, len: u64) -> Result<()> {
-    if len == size { Ok(()) } else { Err(Error::Precondition(format!("{what}: {len} of the announced {size} bytes arrived"))) }
+    match len.cmp(&size) {
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(too_many(what, size)),
+        Ordering::Less => Err(Error::Precondition(format!("{what}: {len} of the announced {size} bytes arrived"))),
+    }
+}
+
+/// Whether what arrived is the blob that was announced.
+pub(super) fn check_digest(digest: &Digest, actual: &Digest) -> Result<()> {
+    if actual == digest {
+        Ok(())
+    } else {
+        Err(Error::Precondition(format!("blob {digest}: the bytes that arrived have the digest {actual}")))
+    }
+}
+
+/// Both.
+pub(super) fn check_content(digest: &Digest, size: u64, actual: &Digest, len: u64) -> Result<()> {
+    check_size(&format!("blob {digest}"), size, len)?;
+    check_digest(digest, actual)
 }

@@ -1,7 +1,7 @@
 //! Blobs that a writer need not send: found without a call of the store where that can be, and kept young
 //! for lifecycle rules off the build's path.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -103,7 +103,7 @@ impl Cache {
         };
         self.0.touches.places().remove(&layout::place(grant.scope(), &digest));
         match touched {
-            Ok(()) => self.0.metrics.touched(),
+            Ok(_) => self.0.metrics.touched(),
             Err(error) => {
                 // Perhaps it is gone: whoever asks next asks the store.
                 self.0.presence.forget(grant.scope(), &digest);
@@ -127,14 +127,10 @@ impl Cache {
         {
             let blobs = manifest.config.blobs();
             if blobs.len() <= MAX_AHEAD {
-                self.look_ahead(scope, store, &blobs).await;
+                // What it finds is remembered; what it does not find is asked for again.
+                let _absent = self.absent(scope, store, &blobs).await;
             }
         }
         self.0.presence.recall(scope, digest)
-    }
-
-    async fn look_ahead(&self, scope: &Scope, store: &dyn Store, blobs: &BTreeMap<Digest, u64>) {
-        // What it finds is remembered; what it does not find is asked for again.
-        let _absent = self.absent(scope, store, blobs).await;
     }
 }

@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::ingests::blocking;
 use super::layout::{self, Item};
+use super::receive::check_digest;
 use super::sequence::Sequence;
 use super::spool::SpoolFile;
 use super::{Cache, Condition, Error, Incoming, Result};
@@ -302,14 +303,12 @@ impl Cache {
         let etag = match (item, &upload.store) {
             (Item::Blob(digest), _) if copies => self.touch_blob(grant, digest).await?.etag,
             (Item::Blob(digest), Some(store)) => {
-                let actual = digest_of(&upload, numbers.clone()).await?;
-                if actual != *digest {
-                    if numbers.len() == upload.state().parts.len() {
-                        self.0.uploads.remove(id);
-                        store.abort().await;
-                    }
-                    return Err(Error::Precondition(format!("blob {digest}: the bytes that arrived have the digest {actual}")));
+                let checked = check_digest(digest, &digest_of(&upload, numbers.clone()).await?);
+                if checked.is_err() && numbers.len() == upload.state().parts.len() {
+                    self.0.uploads.remove(id);
+                    store.abort().await;
                 }
+                checked?;
                 let size = upload.size(&numbers);
                 // The name is the content, so whoever comes second writes the same bytes.
                 let etag = store.finish(numbers, Condition::None).await?;

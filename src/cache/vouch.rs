@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::versions::Standing;
 use super::{Cache, CacheConfig, Error, Outgoing, Result, layout};
-use crate::store::{self, Store};
+use crate::store::{self, Meta, Store};
 use crate::types::{Digest, ETag, Grant, ManifestName, Scope};
 
 /// The object's ETag when it was verified, among a layer's annotations.
@@ -128,18 +128,17 @@ impl Cache {
     }
 
     /// Makes a blob young in the store. That gives some objects another ETag: what is known of the bytes
-    /// goes with them.
-    pub(super) async fn touch_stored(&self, scope: &Scope, store: &dyn Store, digest: &Digest) -> store::Result<()> {
+    /// goes with them, for which the touched object is looked at.
+    pub(super) async fn touch_stored(&self, scope: &Scope, store: &dyn Store, digest: &Digest) -> store::Result<Option<Meta>> {
         let key = layout::blob_key(scope, digest);
         let standing = |etag: &ETag| self.0.versions.standing(scope, digest, etag);
         let worth_a_look = self.0.presence.last(scope, digest).is_some_and(|seen| standing(&seen.etag).is_some());
         let known = if worth_a_look { standing(&store.head(&key).await?.etag) } else { None };
         store.touch(&key).await?;
-        if let Some(standing) = known {
-            let touched = store.head(&key).await?;
-            self.0.versions.found(scope, digest, &touched.etag, standing);
-            self.seen(scope, digest, touched);
-        }
-        Ok(())
+        let Some(standing) = known else { return Ok(None) };
+        let touched = store.head(&key).await?;
+        self.0.versions.found(scope, digest, &touched.etag, standing);
+        self.seen(scope, digest, touched.clone());
+        Ok(Some(touched))
     }
 }

@@ -20,6 +20,8 @@ const ADDED: Duration = Duration::from_secs(20);
 /// A step that says when it begins and then takes its time.
 const SLOW_STEP: &str = "RUN echo begun-$((40+2)) && busybox sleep 4";
 const BEGUN: &str = "begun-42";
+/// How long a store is away that is to come back.
+const OUTAGE: Duration = Duration::from_secs(12);
 
 fn host(transport: Transport) -> Host {
     Host::start(Setting { via: Via::Buildctl, store: Kind::Minio, transport }, &BUCKETS)
@@ -29,18 +31,8 @@ fn plain(build: Build) -> Build {
     Build { plain: true, ..build }
 }
 
-/// How long a store is away that is to come back.
-fn outage() -> Duration {
-    Duration::from_secs(12)
-}
-
 fn manifests(storage: &Storage) -> usize {
     storage.objects(BUCKETS[0]).keys().filter(|key| key.starts_with("manifests/")).count()
-}
-
-fn metric(host: &Host, name: &str) -> f64 {
-    let text = host.remora.metrics();
-    text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
 }
 
 /// The end of a build that passes, and how long it took.
@@ -51,7 +43,7 @@ fn passes(host: &Host, begun: Instant, build: Running) -> (Outcome, Duration) {
 
 /// The same build again when the store is back: exported, and then cached.
 fn recovers(host: &mut Host, build: &Build) {
-    eventually("the breaker closes", LIMIT, || (metric(host, "remora_store_breaker") == 0.0).then_some(()));
+    eventually("the breaker closes", LIMIT, || (host.remora.metric("remora_store_breaker") == 0).then_some(()));
     host.client.build(build).expect_success();
     assert_eq!(manifests(&host.storage), 1, "{}", host.remora.log());
     host.buildkitd.wipe();
@@ -75,7 +67,7 @@ fn a_store_that_is_silent_before_the_build_costs_seconds() {
         outcome.assert_executed();
         eprintln!("{transport:?}: {took:?} with a silent store, {usual:?} without a cache");
         assert!(took < usual + ADDED, "{took:?}, usually {usual:?}: {}", host.remora.log());
-        assert!(metric(&host, "remora_exports_dropped_total") >= 1.0, "{}", host.remora.metrics());
+        assert!(host.remora.metric("remora_exports_dropped_total") >= 1, "{}", host.remora.metrics());
         let dropped = host.remora.log().matches("is dropped, and the build goes on").count();
         assert_eq!(dropped, 1, "{}", host.remora.log());
         host.storage.minio().thaw();
@@ -129,7 +121,7 @@ fn a_store_that_goes_silent_during_the_export_costs_seconds() {
         let build = Build::of(context.path()).cached(CACHE);
         let begun = Instant::now();
         let running = host.client.start(&plain(build.clone()));
-        eventually("the export begins", LIMIT, || (metric(&host, "remora_received_bytes_total") > 1e6).then_some(()));
+        eventually("the export begins", LIMIT, || (host.remora.metric("remora_received_bytes_total") > 1_000_000).then_some(()));
         host.storage.minio().freeze();
         let (_, took) = passes(&host, begun, running);
         eprintln!("{transport:?}: {took:?} with a store that goes silent during the export");
@@ -154,13 +146,13 @@ fn a_store_that_is_silent_for_a_while_before_a_promised_layer_makes_the_build_wa
         host.client.build(&build).expect_success();
         host.buildkitd.wipe();
         context.write("changed", "after");
-        let sent = metric(&host, "remora_sent_bytes_total");
+        let sent = host.remora.metric("remora_sent_bytes_total");
         let running = host.client.start(&plain(build.clone()));
         eventually("the manifest is served", LIMIT, || {
-            (metric(&host, "remora_hits_total") + metric(&host, "remora_sent_bytes_total") > sent).then_some(())
+            (host.remora.metric("remora_hits_total") + host.remora.metric("remora_sent_bytes_total") > sent).then_some(())
         });
         host.storage.minio().freeze();
-        let until = Instant::now() + outage();
+        let until = Instant::now() + OUTAGE;
         eventually("the outage is over", LIMIT, || (Instant::now() > until).then_some(()));
         host.storage.minio().thaw();
         let outcome = host.client.outcome(running);

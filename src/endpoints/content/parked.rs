@@ -30,6 +30,7 @@ pub(super) struct Read {
     pub(super) offset: u64,
     pub(super) ready: Bytes,
     pub(super) rest: Outgoing,
+    /// When it last stopped.
     since: Instant,
 }
 
@@ -48,7 +49,8 @@ impl Parked {
     }
 
     /// Keeps a read.
-    pub(super) fn park(&self, read: Read) {
+    pub(super) fn park(&self, mut read: Read) {
+        read.since = Instant::now();
         let mut reads = self.fresh();
         if reads.len() >= MAX_PARKED {
             reads.pop_front();
@@ -68,5 +70,20 @@ impl Parked {
 impl std::fmt::Debug for Parked {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Parked").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_is_kept_from_when_it_stopped_not_from_when_it_began() {
+        let (parked, scope, digest) = (Parked::default(), Scope::new("bucket".parse().unwrap(), "").unwrap(), Digest::of(b"x"));
+        let mut read = Read::new(scope.clone(), digest, 7, Bytes::new(), Box::pin(futures_util::stream::empty()));
+        read.since = Instant::now().checked_sub(2 * KEPT).unwrap();
+        parked.park(read);
+        assert!(parked.take(&scope, &digest, 8).is_none());
+        assert!(parked.take(&scope, &digest, 7).is_some());
     }
 }

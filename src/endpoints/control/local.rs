@@ -125,14 +125,8 @@ impl Control {
             let Some(config) = export.grant.documents().and_then(|documents| documents.get(&digest)) else { continue };
             let json = OciForm { manifest, config }.into_config()?.to_json();
             for name in &export.names {
-                let published = match outage::is_dropped(&export.grant) {
-                    true => None,
-                    false => {
-                        let put = self.cache.put_manifest(&export.grant, name, json.clone().into(), Condition::None).await;
-                        outage::or_dropped(&export.grant, put)?
-                    }
-                };
-                if published.is_none() {
+                let put = self.cache.put_manifest(&export.grant, name, json.clone().into(), Condition::None);
+                if outage::unless_dropped(&export.grant, put).await?.is_none() {
                     self.metrics.export_dropped();
                 }
             }

@@ -17,12 +17,9 @@ use super::target::Target;
 const MAX_PARTS: i32 = 10_000;
 
 impl Operations {
-    pub(super) fn create_upload(&self, grant: &Grant, input: CreateMultipartUploadInput) -> S3Result<CreateMultipartUploadOutput> {
+    pub(super) async fn create_upload(&self, grant: &Grant, input: CreateMultipartUploadInput) -> S3Result<CreateMultipartUploadOutput> {
         let target = Target::to_write(grant, &input.key)?;
-        let begun = match outage::is_dropped(&target.grant) {
-            true => None,
-            false => outage::or_dropped(&target.grant, self.cache.begin_upload(&target.grant, target.item))?,
-        };
+        let begun = outage::unless_dropped(&target.grant, async { self.cache.begin_upload(&target.grant, target.item) }).await?;
         let id = begun.unwrap_or_else(|| UploadId::new("dropped"));
         Ok(CreateMultipartUploadOutput {
             bucket: Some(input.bucket),
@@ -78,10 +75,8 @@ impl Operations {
             let named = sent.iter().filter(|sent| parts.iter().any(|(number, _)| *number == sent.number));
             self.check_manifest_size(named.map(|part| part.size).sum())?;
         }
-        let stored = match outage::is_dropped(grant) {
-            true => None,
-            false => outage::or_dropped(grant, self.cache.complete_upload(grant, item, &id, &parts, condition).await).map_err(of_upload)?,
-        };
+        let stored = self.cache.complete_upload(grant, item, &id, &parts, condition);
+        let stored = outage::unless_dropped(grant, stored).await.map_err(of_upload)?;
         if stored.is_none() {
             // What it has in the spool is of no use; it may not have got that far.
             let _ = self.cache.abort_upload(grant, item, &id).await;

@@ -41,13 +41,8 @@ impl Operations {
             // An exporter asks first, and sends what is not there. Touched here, BuildKit need not: a round
             // trip less, and s3s refuses its copy of an object in a bucket with a `_` in its name.
             Item::Blob(digest) if target.grant.check(Right::Write).is_ok() => {
-                let found = match outage::is_dropped(&target.grant) {
-                    true => None,
-                    false => {
-                        let found = outage::or_dropped(&target.grant, self.cache.find_to_reuse(&target.grant, digest).await);
-                        self.looked_up(&target.item, found)?
-                    }
-                };
+                let found = outage::unless_dropped(&target.grant, self.cache.find_to_reuse(&target.grant, digest)).await;
+                let found = self.looked_up(&target.item, found)?;
                 target.grant.usage().blob_reused();
                 // Of an export that is dropped, nothing needs to be sent.
                 let dropped = || Stat { size: 0, etag: dropped_etag(), modified: OffsetDateTime::now_utc() };

@@ -100,7 +100,7 @@ impl s3s::S3 for Operations {
         &self,
         request: S3Request<CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
-        self.create_upload(&grant(&request)?, request.input).map(S3Response::new)
+        self.create_upload(&grant(&request)?, request.input).await.map(S3Response::new)
     }
 
     async fn upload_part(&self, mut request: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
