@@ -1,0 +1,82 @@
+//! buildkitd comes, goes and comes back; remora drains.
+
+use super::*;
+
+#[tokio::test]
+async fn a_call_waits_for_buildkitd_to_be_there() {
+    let sidecar = Sidecar::start(|_| {}).await;
+    let mut client = sidecar.client().await;
+    let mut waiting = std::pin::pin!(client.send_request(unary(SOLVE, &solve_request("ref", CacheOptions::default()))));
+    tokio::select! {
+        early = &mut waiting => panic!("{early:?}"),
+        () = tokio::time::sleep(Duration::from_millis(200)) => {}
+    }
+    assert!(sidecar.control.check_buildkitd().await.unwrap_err().contains("buildkitd.sock"));
+    let _peer = recording(&sidecar.buildkitd).await;
+    assert_eq!(Ended::of(waiting.await.unwrap()).await.unwrap().status().code(), Code::Ok);
+    assert_eq!(sidecar.control.check_buildkitd().await, Ok(()));
+}
+
+#[tokio::test]
+async fn an_absent_buildkitd_is_unavailable_by_name() {
+    let sidecar = Sidecar::start(|config| config.connect_timeout = Duration::from_millis(50)).await;
+    for path in [ANY, SOLVE] {
+        let ended = sidecar.call(call(path, whole([data(message(b""))]))).await;
+        assert_eq!(ended.status().code(), Code::Unavailable);
+        assert!(ended.status().message().contains(&format!("buildkitd at {}", sidecar.buildkitd)), "{}", ended.status().message());
+    }
+    assert!(sidecar.metrics.encode().contains(r#"operation="Control/Solve",class="failed"} 1"#), "{}", sidecar.metrics.encode());
+}
+
+#[tokio::test]
+async fn a_buildkitd_that_dies_ends_its_calls_and_the_next_one_finds_its_successor() {
+    let sidecar = Sidecar::start(|_| {}).await;
+    let begun = |_| async {
+        let (frames, response) = body();
+        frames.send(Ok(data("begun"))).await.unwrap();
+        let shutdown = Shutdown::default();
+        shutdown.spawn(async move { frames.closed().await });
+        grpc(response)
+    };
+    let first = FakeBuildkitd::start(&sidecar.buildkitd, begun).await;
+    let mut client = sidecar.client().await;
+    let mut streaming = client.send_request(call(ANY, whole([]))).await.unwrap().into_body();
+    streaming.frame().await.unwrap().unwrap();
+    first.kill().await;
+    let end = streaming.frame().await.unwrap().unwrap().into_trailers().unwrap();
+    assert_eq!(end["grpc-status"], "14");
+    assert!(end["grpc-message"].to_str().unwrap().contains(&sidecar.buildkitd.to_string()), "{end:?}");
+    // The client may still have something to say before it ends: it does not wait for the successor.
+    let lost = tokio::time::timeout(Duration::from_secs(10), client.send_request(call(ANY, whole([])))).await;
+    assert_eq!(Ended::of(lost.expect("at once").unwrap()).await.unwrap().status().code(), Code::Unavailable);
+    let _second = recording(&sidecar.buildkitd).await;
+    let ended = Ended::of(client.send_request(call(ANY, whole([]))).await.unwrap()).await.unwrap();
+    assert_eq!(ended.status().code(), Code::Ok);
+}
+
+#[tokio::test]
+async fn a_drain_lets_builds_finish_and_refuses_new_clients() {
+    let sidecar = Sidecar::start(|_| {}).await;
+    let mut peer = Building::start(&sidecar.buildkitd).await;
+    assert_eq!(sidecar.control.check_buildkitd().await, Ok(()));
+    peer.next::<GatewayRequest>("/moby.buildkit.v1.Control/Info").await;
+    let idle = sidecar.client().await;
+    let mut client = sidecar.client().await;
+    let build = client.clone().send_request(unary(SOLVE, &cached_build("ref")));
+    let mut build = std::pin::pin!(build);
+    tokio::select! {
+        _ = &mut build => panic!("answered"),
+        _ = peer.next::<SolveRequest>(SOLVE) => {}
+    }
+    sidecar.shutdown.drain();
+    let Address::Unix(path) = &sidecar.address else { panic!() };
+    until(|| std::os::unix::net::UnixStream::connect(path).is_err()).await;
+    until(|| idle.is_closed()).await;
+    // A build in flight may go on making calls.
+    assert_eq!(Ended::of(client.send_request(call(ANY, whole([]))).await.unwrap()).await.unwrap().status().code(), Code::Ok);
+    peer.end.notify_one();
+    assert_eq!(Ended::of(build.await.unwrap()).await.unwrap().status().code(), Code::Ok);
+    until(|| client.is_closed()).await;
+    drop((idle, client));
+    assert!(sidecar.shutdown.finish(Duration::from_secs(30)).await, "{} tasks are left", sidecar.shutdown.tasks());
+}
