@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use time::OffsetDateTime;
+use tokio::task::JoinHandle;
 
 use super::ahead::Ahead;
 use super::ingests::{Name, Writing, blocking};
@@ -37,8 +38,8 @@ pub struct IngestStatus {
     pub updated: OffsetDateTime,
 }
 
-/// The one writer of an ingest. The ingest is free for another one when this is dropped; what was
-/// written stays.
+/// The one writer of an ingest. The ingest is free for another one when this is dropped, or a moment later
+/// where a write still goes on; what was written stays.
 #[derive(Debug)]
 pub struct Ingest {
     cache: Cache,
@@ -46,8 +47,18 @@ pub struct Ingest {
     name: Name,
     /// `None` while a call is under way, and for good after one that was cut off.
     writing: Option<Writing>,
+    /// A write that was not waited for.
+    behind: Option<Behind>,
     /// What goes into the store while more arrives.
     ahead: Ahead,
+}
+
+/// A write that goes on after its call has returned.
+#[derive(Debug)]
+struct Behind {
+    done: JoinHandle<(Writing, Result<()>)>,
+    /// What will be when it is done.
+    status: IngestStatus,
 }
 
 impl Cache {
@@ -70,7 +81,7 @@ impl Cache {
         }
         let name = Name::new(grant, reference);
         let writing = self.0.ingests.begin(&name, total, expected, &self.0.settings).await?;
-        Ok(Ingest { cache: self.clone(), grant: grant.clone(), name, writing: Some(writing), ahead: Ahead::default() })
+        Ok(Ingest { cache: self.clone(), grant: grant.clone(), name, writing: Some(writing), behind: None, ahead: Ahead::default() })
     }
 
     /// How far an ingest is.
@@ -117,23 +128,29 @@ impl Ingest {
     /// # Errors
     /// [`Error::NotFound`] where it was aborted meanwhile.
     pub fn status(&self) -> Result<IngestStatus> {
-        self.writing()?.lock.update(|_| ())
+        match &self.behind {
+            Some(behind) => Ok(behind.status.clone()),
+            None => self.writing()?.lock.update(|_| ()),
+        }
     }
 
-    /// The digest of what was received so far.
+    /// The digest of what was received so far; `None` while the last of it is being written.
     ///
     /// # Errors
     /// [`Error::Internal`] after a call that was cut off.
-    pub fn digest(&self) -> Result<Digest> {
-        Ok(self.writing()?.digest())
+    pub fn digest(&self) -> Result<Option<Digest>> {
+        if self.behind.is_some() { Ok(None) } else { Ok(Some(self.writing()?.digest())) }
     }
 
-    /// Appends; the bytes are in the spool when this returns. `offset` must be where the ingest is.
+    /// Appends. `offset` must be where the ingest is. The bytes are in the spool when this returns; those of
+    /// a build's session, which no other writer takes up again, when the next call does, and that one has
+    /// the errors.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] for another offset, [`Error::Exhausted`] with the disk full,
     /// [`Error::NotFound`] where it was aborted meanwhile.
     pub async fn write(&mut self, offset: u64, data: Bytes) -> Result<()> {
+        self.settle().await?;
         let at = self.writing()?.offset();
         if offset != at {
             return Err(Error::OutOfRange(format!("write at {offset}; ingest {} is at {at}", self.name.reference)));
@@ -141,7 +158,32 @@ impl Ingest {
         if data.is_empty() {
             return Ok(());
         }
+        if self.grant.documents().is_some() {
+            return self.write_behind(data);
+        }
         self.run(move |writing| writing.append(&data)).await?;
+        self.send_ahead().await
+    }
+
+    /// Begins to append. The client sends its next message meanwhile.
+    fn write_behind(&mut self, data: Bytes) -> Result<()> {
+        let status = self.status()?;
+        let status = IngestStatus { offset: status.offset + data.len() as u64, updated: OffsetDateTime::now_utc(), ..status };
+        let mut writing = self.writing.take().ok_or_else(cut_off)?;
+        let done = tokio::task::spawn_blocking(move || {
+            let done = writing.append(&data);
+            (writing, done)
+        });
+        self.behind = Some(Behind { done, status });
+        Ok(())
+    }
+
+    /// Waits for the write that was not waited for.
+    async fn settle(&mut self) -> Result<()> {
+        let Some(Behind { done, .. }) = self.behind.take() else { return Ok(()) };
+        let (writing, done) = done.await.map_err(|error| Error::Internal(error.to_string()))?;
+        self.writing = Some(writing);
+        done?;
         self.send_ahead().await
     }
 
@@ -150,6 +192,7 @@ impl Ingest {
     /// # Errors
     /// As [`Ingest::write`].
     pub async fn restart(&mut self) -> Result<()> {
+        self.settle().await?;
         self.ahead = Ahead::default();
         self.run(Writing::truncate).await
     }
@@ -158,7 +201,8 @@ impl Ingest {
     ///
     /// # Errors
     /// [`Error::NotFound`] where it was aborted meanwhile.
-    pub fn announce(&mut self, total: u64) -> Result<()> {
+    pub async fn announce(&mut self, total: u64) -> Result<()> {
+        self.settle().await?;
         self.writing()?.lock.update(|status| status.total = total)?;
         Ok(())
     }
@@ -168,12 +212,19 @@ impl Ingest {
     /// # Errors
     /// [`Error::AlreadyExists`], after which the ingest is gone; [`Error::Denied`], or the store's.
     pub async fn expect(&mut self, digest: &Digest) -> Result<()> {
+        self.settle().await?;
         if self.cache.has_blob(&self.grant, digest).await? {
             self.writing()?.lock.forget().await?;
             return Err(Error::AlreadyExists(format!("blob {digest}")));
         }
         self.writing()?.lock.update(|status| status.expected = Some(*digest))?;
         Ok(())
+    }
+
+    /// Ends without a blob: the ingest is free for another writer when this returns.
+    pub async fn close(mut self) {
+        // What could not be written is not part of the ingest, and nobody is told.
+        let _ = self.settle().await;
     }
 
     /// Makes the bytes visible as a blob, if they have the `size` and digest `expected` (where given).
@@ -183,7 +234,8 @@ impl Ingest {
     /// or digest, [`Error::Invalid`] for labels above containerd's bounds, [`Error::NotFound`] where it was
     /// aborted meanwhile, or the store's, after which the ingest is as it was.
     pub async fn commit(mut self, size: Option<u64>, expected: Option<Digest>, labels: BTreeMap<String, String>) -> Result<(Digest, u64)> {
-        let (digest, offset) = (self.digest()?, self.writing()?.offset());
+        self.settle().await?;
+        let (digest, offset) = (self.writing()?.digest(), self.writing()?.offset());
         let checked = check_content(&expected.unwrap_or(digest), size.unwrap_or(offset), &digest, offset);
         // Like containerd: that the expected blob exists counts more than that this one is another.
         if expected.is_some() || checked.is_ok() {

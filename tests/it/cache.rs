@@ -236,7 +236,7 @@ async fn an_ingest_is_taken_up_by_the_next_writer_and_the_next_process() {
 
     let reopened = open(&fixture.dir).await;
     let mut writer = reopened.open_ingest(grant, "ref", 0, None).await.unwrap();
-    assert_eq!((writer.status().unwrap().offset, writer.digest().unwrap()), (40_000, Digest::of(&first)));
+    assert_eq!((writer.status().unwrap().offset, writer.digest().unwrap()), (40_000, Some(Digest::of(&first))));
     writer.write(40_000, rest).await.unwrap();
     let labels = BTreeMap::from([("k".to_owned(), "v".to_owned())]);
     assert_eq!(writer.commit(Some(100_000), None, labels.clone()).await.unwrap(), (Digest::of(&bytes), 100_000));
@@ -290,8 +290,22 @@ async fn an_ingest_of_a_session_ends_with_its_writer() {
         let mut ingest = fixture.cache.open_ingest(grant, "layer", 0, None).await.unwrap();
         ingest.write(0, Bytes::from_static(b"half")).await.unwrap();
         assert_eq!(fixture.spool_files(), files);
-        drop(ingest);
+        ingest.close().await;
         assert_eq!(fixture.spool_files(), left);
         assert_eq!(fixture.cache.ingest_status(grant, "layer").is_ok(), left > 0);
     }
+}
+
+#[tokio::test]
+async fn a_session_learns_at_its_next_call_that_a_write_failed() {
+    let fixture = Fixture::new().await;
+    let grant = Grant::builder(scope(""), Rights::EXPORT).documents(Arc::new(Documents::new(1 << 20))).build();
+    let mut ingest = fixture.cache.open_ingest(&grant, "layer", 0, None).await.unwrap();
+    ingest.write(0, Bytes::from_static(b"first")).await.unwrap();
+    assert_eq!((ingest.status().unwrap().offset, ingest.digest().unwrap()), (5, None));
+    let gap = ingest.write(6, Bytes::from_static(b"gap")).await;
+    assert!(matches!(gap, Err(Error::OutOfRange(_))), "{gap:?}");
+    assert_eq!(ingest.digest().unwrap(), Some(Digest::of(b"first")));
+    fixture.cache.abort_ingest(&grant, "layer").await.unwrap();
+    ingest.write(5, Bytes::from_static(b"nobody's")).await.unwrap_err();
 }

@@ -57,7 +57,9 @@ impl Writer {
             return Ok(None);
         }
         let Some(request) = self.requests.message().await.map_err(|status| super::name_the_bound(&status).unwrap_or(status))? else {
-            self.open = None;
+            if let Some(open) = self.open.take() {
+                open.ingest.close().await;
+            }
             return Ok(None);
         };
         let expected = if request.expected.is_empty() { None } else { Some(parse_digest(&request.expected)?) };
@@ -77,11 +79,12 @@ impl Writer {
             self.call.received(request.data.len());
             open.append(&request).await?;
         }
-        let answer = open.answer(action)?;
+        let mut answer = open.answer(action)?;
         if action == WriteAction::Commit {
             let size = (open.total > 0).then_some(open.total);
             let labels = request.labels.into_iter().collect();
-            open.ingest.commit(size, open.expected, labels).await.map_err(|error| from_error(&error))?;
+            let (digest, _) = open.ingest.commit(size, open.expected, labels).await.map_err(|error| from_error(&error))?;
+            answer.digest = digest.to_string();
             self.committed = true;
         } else {
             self.open = Some(open);
@@ -106,7 +109,7 @@ impl Open {
             return Err(Status::invalid_argument(format!("the stream writes ref {:?}; another needs a stream of its own", self.reference)));
         }
         if total > 0 && total != self.total {
-            self.ingest.announce(total).map_err(|error| from_error(&error))?;
+            self.ingest.announce(total).await.map_err(|error| from_error(&error))?;
             self.total = total;
         }
         if let Some(expected) = expected {
@@ -129,6 +132,8 @@ impl Open {
         self.ingest.write(offset, request.data.clone()).await.map_err(|error| from_error(&error))
     }
 
+    /// Without a digest while the bytes of a build are being written: containerd's client
+    /// (`core/content/proxy`, v2.4) then keeps the one that it had.
     fn answer(&self, action: WriteAction) -> Result<WriteContentResponse, Status> {
         let status = self.ingest.status().map_err(|error| from_error(&error))?;
         let digest = self.ingest.digest().map_err(|error| from_error(&error))?;
@@ -138,7 +143,7 @@ impl Open {
             updated_at: Some(timestamp(status.updated)),
             offset: bytes(status.offset),
             total: bytes(self.total),
-            digest: digest.to_string(),
+            digest: digest.map(|digest| digest.to_string()).unwrap_or_default(),
         })
     }
 }
