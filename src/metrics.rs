@@ -141,6 +141,7 @@ struct Families {
     received: Family<EndpointLabels, Counter>,
     builds: Family<BuildLabels, Counter>,
     running: Gauge,
+    replayed: Counter,
     from_memory: Counter,
     pruned_manifests: Counter,
     pruned_layers: Counter,
@@ -175,6 +176,7 @@ impl Default for Metrics {
         let received = added(all, "received_bytes", "Bytes of blobs and manifests received from callers");
         let builds = added(all, "builds", "Builds with an s3 cache, by transport");
         let running = added(all, "builds_running", "Builds that run now");
+        let replayed = added(all, "builds_replayed", "Builds that were run again without their cache, as promised layers did not come");
         let from_memory = added(all, "memory_answers", "Lookups of blobs that were answered without asking the store");
         let pruned_manifests = added(all, "pruned_manifests", "Manifests served or published without results that need a lost blob");
         let pruned_layers = added(all, "pruned_layers", "Layers that were left out of manifests");
@@ -200,6 +202,7 @@ impl Default for Metrics {
             received,
             builds,
             running,
+            replayed,
             from_memory,
             pruned_manifests,
             pruned_layers,
@@ -297,6 +300,11 @@ impl Metrics {
     /// How many builds run now.
     pub fn running_builds(&self, change: i64) {
         self.0.running.inc_by(change);
+    }
+
+    /// A build is run again without its cache.
+    pub fn build_replayed(&self) {
+        self.0.replayed.inc();
     }
 
     /// Those of a store, by its URL.

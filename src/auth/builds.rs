@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Keyring;
-use crate::types::Usage;
+use crate::types::{Promises, Usage};
 
 /// One registration of a build. BuildKit's ref alone would not do: a client may use one twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,21 +19,22 @@ pub(super) struct Builds {
 }
 
 #[derive(Debug)]
-struct Running {
+pub(super) struct Running {
     reference: String,
-    usage: Arc<Usage>,
+    pub(super) usage: Arc<Usage>,
+    pub(super) promises: Arc<Promises>,
 }
 
 impl Builds {
     pub(super) fn begin(&mut self, reference: &str) -> BuildId {
         let id = BuildId(self.next);
         self.next += 1;
-        self.running.insert(id, Running { reference: reference.to_owned(), usage: Arc::default() });
+        self.running.insert(id, Running { reference: reference.to_owned(), usage: Arc::default(), promises: Arc::default() });
         id
     }
 
-    pub(super) fn find(&self, reference: &str) -> Option<(BuildId, Arc<Usage>)> {
-        self.running.iter().rfind(|(_, build)| build.reference == reference).map(|(id, build)| (*id, Arc::clone(&build.usage)))
+    pub(super) fn find(&self, reference: &str) -> Option<(BuildId, &Running)> {
+        self.running.iter().rfind(|(_, build)| build.reference == reference).map(|(id, build)| (*id, build))
     }
 
     /// Ends a build and returns the builds whose grants nobody can be using from now on.

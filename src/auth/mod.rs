@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use secrecy::SecretString;
 
-use crate::types::{Documents, Grant, GrantBuilder, ManifestName, Rights, Scope, Usage};
+use crate::types::{Documents, Grant, GrantBuilder, ManifestName, Promises, Rights, Scope, Usage};
 
 pub use builds::BuildGuard;
 
@@ -185,7 +185,8 @@ impl Keyring {
         narrow: impl FnOnce(GrantBuilder) -> GrantBuilder,
     ) -> Option<IssuedGrant> {
         let mut state = self.state();
-        let (build, usage) = state.builds.find(reference)?;
+        let (build, running) = state.builds.find(reference)?;
+        let (usage, promises) = (Arc::clone(&running.usage), Arc::clone(&running.promises));
         let same = |entry: &&Entry| {
             entry.build == build && entry.purpose == purpose && entry.names == names && entry.credential.grant.scope() == scope
         };
@@ -199,7 +200,7 @@ impl Keyring {
         };
         let grant = narrow(Grant::builder(scope.clone(), rights).names(names).usage(usage));
         let grant = if purpose == Purpose::Import { grant.disclosed_blobs_only() } else { grant };
-        let grant = if self.0.tolerant { grant.losses() } else { grant };
+        let grant = if self.0.tolerant { grant.losses(promises) } else { grant };
         let credential = Credential { secret_access_key: issued.secret_access_key.clone().into(), grant: grant.build() };
         let entry = Entry { credential, issued: issued.clone(), build, purpose, names: names.to_vec(), expires: None };
         state.grants.insert(issued.access_key_id.clone(), entry);
@@ -209,7 +210,13 @@ impl Keyring {
     /// The counters of a running build.
     #[must_use]
     pub fn usage(&self, reference: &str) -> Option<Arc<Usage>> {
-        self.state().builds.find(reference).map(|(_, usage)| usage)
+        self.state().builds.find(reference).map(|(_, build)| Arc::clone(&build.usage))
+    }
+
+    /// What became of the layers that a running build was promised.
+    #[must_use]
+    pub fn promises(&self, reference: &str) -> Option<Arc<Promises>> {
+        self.state().builds.find(reference).map(|(_, build)| Arc::clone(&build.promises))
     }
 
     /// How many grants of builds are valid now.

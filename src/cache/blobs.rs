@@ -11,7 +11,7 @@ use super::versions::Standing;
 use super::{Cache, Error, Incoming, Outgoing, Result, layout};
 use crate::store::{self, Condition, Object, Store};
 use crate::transfer::{Piece, SINGLE_PUT_BYTES};
-use crate::types::{ByteRange, Digest, ETag, Grant, Hasher, Losses, Right, Scope};
+use crate::types::{ByteRange, Digest, ETag, Grant, Hasher, Right, Scope};
 
 /// What is known of a stored blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,8 +108,7 @@ impl Cache {
         let body = body.inspect(move |piece| match piece {
             Ok(piece) => reader.usage().sent(piece.len() as u64),
             // Whoever reads has waited for its store already.
-            Err(error) if error.is_outage() => reader.losses().into_iter().for_each(Losses::break_promise),
-            Err(_) => {}
+            Err(_) => reader.losses().into_iter().for_each(|losses| losses.promises().break_one()),
         });
         Ok(BlobRead { info: BlobInfo::new(*digest, object.meta), range: object.range, body: Box::pin(body) })
     }

@@ -17,6 +17,8 @@ use crate::types::{ByteRange, Digest, Grant, ManifestName, Right};
 /// How long a layer that a served manifest names is waited for. BuildKit has decided by then to use it:
 /// without it the build fails, so nothing is gained by giving up sooner.
 const PROMISE: Duration = Duration::from_secs(60);
+/// The same where the build is then run again without its cache.
+const OUTLIVED_PROMISE: Duration = Duration::from_secs(5);
 /// Between two tries of a read whose store is throttling or full, which nothing reports the end of.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -29,12 +31,17 @@ impl Error {
 }
 
 impl Cache {
-    /// As [`Cache::read_blob`]; a build's import waits for its store to be back, up to a minute.
+    /// As [`Cache::read_blob`]; a build's import waits for its store to be back: up to a minute, or for 5 s
+    /// where the build passes without.
     ///
     /// # Errors
     /// Those of [`Cache::read_blob`].
     pub async fn read_promised_blob(&self, grant: &Grant, digest: &Digest, range: Option<ByteRange>) -> Result<BlobRead> {
-        self.promised(grant, digest, || self.read_blob(grant, digest, range)).await
+        let read = self.promised(grant, digest, || self.read_blob(grant, digest, range)).await;
+        if let (Err(Error::NotFound(_) | Error::Corrupt(_)), Some(losses)) = (&read, grant.losses()) {
+            losses.promises().break_one();
+        }
+        read
     }
 
     /// Makes a lookup of a blob that a served manifest names; a build's import waits as
@@ -47,10 +54,16 @@ impl Cache {
         F: Future<Output = Result<T>>,
     {
         let Some(losses) = grant.losses().filter(|_| grant.check(Right::Read).is_ok()) else { return look().await };
-        if losses.has_broken_promise() {
-            return look().await;
+        let promises = losses.promises();
+        // What is not found is not asked for again, neither here nor by BuildKit.
+        let lost = || Error::NotFound(format!("blob {digest}: the build is run again without its cache"));
+        match (promises.is_broken(), promises.is_outlived()) {
+            (true, true) => return Err(lost()),
+            (true, false) => return look().await,
+            (false, _) => {}
         }
-        let (deadline, mut last) = (Instant::now() + PROMISE, None);
+        let patience = if promises.is_outlived() { OUTLIVED_PROMISE } else { PROMISE };
+        let (deadline, mut last) = (Instant::now() + patience, None);
         let tries = async {
             loop {
                 let error = match look().await {
@@ -67,8 +80,11 @@ impl Cache {
         match timeout_at(deadline, tries).await {
             Ok(found) => found,
             Err(_) => {
-                losses.break_promise();
-                Err(last.unwrap_or_else(|| Error::Unavailable(format!("blob {digest}: no answer from the store in {PROMISE:?}"))))
+                promises.break_one();
+                if promises.is_outlived() {
+                    return Err(lost());
+                }
+                Err(last.unwrap_or_else(|| Error::Unavailable(format!("blob {digest}: no answer from the store in {patience:?}"))))
             }
         }
     }

@@ -59,6 +59,9 @@ impl Cache {
     /// # Errors
     /// As [`Cache::stat_blob`].
     pub async fn find_to_reuse(&self, grant: &Grant, digest: &Digest) -> Result<BlobInfo> {
+        if let Some(losses) = grant.losses() {
+            losses.promises().begin_export();
+        }
         let found = self.stat_blob(grant, digest).await?;
         if OffsetDateTime::now_utc() - found.modified > TOUCH_AFTER { self.touch_later(grant, found) } else { Ok(found) }
     }

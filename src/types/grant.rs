@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Digest, Documents, Losses, ManifestName, Scope, Usage};
+use super::{Digest, Documents, Losses, ManifestName, Promises, Scope, Usage};
 
 /// One thing that a caller may do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,10 +113,10 @@ impl GrantBuilder {
         self
     }
 
-    /// An outage of the store is a loss, and no error.
+    /// An outage of the store is a loss, and no error. `promises` are those to the grant's build.
     #[must_use]
-    pub fn losses(mut self) -> Self {
-        self.0.losses = Some(Arc::default());
+    pub fn losses(mut self, promises: Arc<Promises>) -> Self {
+        self.0.losses = Some(Arc::new(Losses::of(promises)));
         self
     }
 

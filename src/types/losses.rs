@@ -1,36 +1,81 @@
 //! What a build may lose of its cache, and what it has lost.
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Comes with a grant whose caller is to go on when the store fails: a lookup is then a miss, and an
 /// export is taken and dropped as a whole.
 #[derive(Debug, Default)]
 pub struct Losses {
     export: OnceLock<String>,
-    promise: OnceLock<()>,
+    promises: Arc<Promises>,
+}
+
+/// What became of the layers that manifests promised to a build. All grants of the build share it.
+#[derive(Debug, Default)]
+pub struct Promises {
+    broken: AtomicBool,
+    outlived: AtomicBool,
+    export_begun: AtomicBool,
 }
 
 impl Losses {
+    /// For a grant of the build that these promises were made to.
+    #[must_use]
+    pub fn of(promises: Arc<Promises>) -> Self {
+        Self { export: OnceLock::new(), promises }
+    }
+
     /// Drops the export. Returns whether this is news.
     pub fn drop_export(&self, reason: &str) -> bool {
         self.export.set(reason.to_owned()).is_ok()
-    }
-
-    /// A layer that was promised did not come in the time that a build waits for one. It fails by that, and
-    /// nothing else is waited for any more.
-    pub fn break_promise(&self) {
-        self.promise.get_or_init(|| ());
-    }
-
-    /// Whether a promised layer did not come.
-    #[must_use]
-    pub fn has_broken_promise(&self) -> bool {
-        self.promise.get().is_some()
     }
 
     /// Whether the export is dropped.
     #[must_use]
     pub fn has_dropped_export(&self) -> bool {
         self.export.get().is_some()
+    }
+
+    /// The promises to the build.
+    #[must_use]
+    pub fn promises(&self) -> &Promises {
+        &self.promises
+    }
+}
+
+impl Promises {
+    /// A layer that was promised did not come, or not in the time that a build waits for one. What builds on
+    /// it fails, and nothing else is waited for any more.
+    pub fn break_one(&self) {
+        self.broken.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a promised layer did not come.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    /// Says whether the build will be run again without its cache when a promise is broken.
+    pub fn set_outlived(&self, outlived: bool) {
+        self.outlived.store(outlived, Ordering::Relaxed);
+    }
+
+    /// Whether the build passes without what it was promised.
+    #[must_use]
+    pub fn is_outlived(&self) -> bool {
+        self.outlived.load(Ordering::Relaxed)
+    }
+
+    /// The export of the build's cache asked for the first layer: all else that the build exports is written.
+    pub fn begin_export(&self) {
+        self.export_begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the export of the build's cache has begun.
+    #[must_use]
+    pub fn has_begun_export(&self) -> bool {
+        self.export_begun.load(Ordering::Relaxed)
     }
 }

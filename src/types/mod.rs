@@ -23,7 +23,7 @@ pub use etag::ETag;
 pub use grant::{Denied, Grant, GrantBuilder, Right, Rights};
 pub use invalid::Invalid;
 pub use key::Key;
-pub use losses::Losses;
+pub use losses::{Losses, Promises};
 pub use manifest_name::ManifestName;
 pub use scope::Scope;
 pub use usage::Usage;

@@ -55,18 +55,23 @@ pub(super) struct Call {
     code: Option<Code>,
     metrics: Metrics,
     build: Option<Arc<Build>>,
-    _busy: Option<TaskTrackerToken>,
+    busy: Option<TaskTrackerToken>,
 }
 
 impl Call {
     /// A call begins; `busy` keeps its connection from being drained.
     pub(super) fn begin(path: &str, metrics: Metrics, busy: Option<TaskTrackerToken>) -> Self {
-        Self { path: path.to_owned(), started: Instant::now(), code: None, metrics, build: None, _busy: busy }
+        Self { path: path.to_owned(), started: Instant::now(), code: None, metrics, build: None, busy }
     }
 
     /// The call is this build: the build ends with it.
     pub(super) fn is_build(&mut self, build: Arc<Build>) {
         self.build = Some(build);
+    }
+
+    /// What keeps its connection from being drained, for a call that takes its place.
+    pub(super) fn busy(&self) -> Option<TaskTrackerToken> {
+        self.busy.clone()
     }
 
     /// Takes the status out of headers or trailers, where there is one.

@@ -9,16 +9,62 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use http::request::Parts;
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, Request, Response, header, response};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::body::{RequestBody, ResponseBody};
 use super::call::Call;
-use super::message::{ReadError, Unary};
+use super::message::{self, ReadError, Unary};
 use super::status;
 use super::upstream::{SendError, Upstream};
+
+/// The answer to a unary call, read whole.
+#[derive(Debug)]
+pub(super) struct Answer {
+    head: response::Parts,
+    data: Bytes,
+    end: Option<HeaderMap>,
+}
+
+impl Answer {
+    /// Reads an answer of at most `max_bytes`. The error is what the caller gets instead.
+    pub(super) async fn read(response: Response<ResponseBody>, max_bytes: u64) -> Result<Self, Status> {
+        let (head, mut body) = response.into_parts();
+        let (mut data, mut end) = (BytesMut::new(), None);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| Status::unavailable(format!("buildkitd's answer broke off: {error}")))?;
+            match frame.into_data() {
+                Ok(piece) if (data.len() + piece.len()) as u64 <= max_bytes => data.extend_from_slice(&piece),
+                Ok(_) => return Err(Status::resource_exhausted("buildkitd's answer is larger than control.max_message_bytes")),
+                Err(frame) => end = frame.into_trailers().ok(),
+            }
+        }
+        Ok(Self { head, data: data.freeze(), end })
+    }
+
+    /// The status, wherever it stands.
+    pub(super) fn code(&self) -> Option<Code> {
+        self.end.as_ref().and_then(status::code).or_else(|| status::code(&self.head.headers))
+    }
+
+    /// Its message, if it is whole and not compressed.
+    pub(super) fn message(&self) -> Option<&[u8]> {
+        message::payload(&self.data)
+    }
+
+    /// The same answer with another message, already framed.
+    pub(super) fn with_message(self, data: Bytes) -> Self {
+        Self { data, ..self }
+    }
+
+    pub(super) fn into_response(self) -> Response<ResponseBody> {
+        Response::from_parts(self.head, ResponseBody::Whole(self.data, self.end))
+    }
+}
 
 /// Sends the request to buildkitd and returns its response, which goes on to stream.
 ///

@@ -9,12 +9,12 @@
 
 use futures_util::FutureExt as _;
 use http::Response;
-use http_body_util::BodyExt as _;
 use tonic::{Code, Status};
 
 use super::attrs::{Attrs, Target};
 use super::body::ResponseBody;
 use super::builds::{Build, SessionExport};
+use super::forward::Answer;
 use super::message;
 use super::oci::{self, OciForm};
 use super::rewrite::Entry;
@@ -85,37 +85,26 @@ impl Control {
         if exports.is_empty() {
             return response;
         }
-        let (head, mut body) = response.into_parts();
-        let (mut data, mut end) = (bytes::BytesMut::new(), None);
-        while let Some(frame) = body.frame().await {
-            match frame {
-                Err(error) => {
-                    return status::response(Status::unavailable(format!("the build's answer broke off: {error}")));
+        let answer = match Answer::read(response, self.config.max_message_bytes).await {
+            Ok(answer) => answer,
+            Err(broken) => return status::response(broken),
+        };
+        if answer.code() != Some(Code::Ok) {
+            return answer.into_response();
+        }
+        for export in &exports {
+            if let Err(error) = self.publish_export(export).await {
+                let names = joined(&export.names);
+                if !export.ignore_error {
+                    return status::response(Status::unknown(format!("exporting cache {names} through remora: {error}")));
                 }
-                Ok(frame) => match frame.into_data() {
-                    Ok(piece) if (data.len() + piece.len()) as u64 <= self.config.max_message_bytes => data.extend_from_slice(&piece),
-                    Ok(_) => {
-                        return status::response(Status::resource_exhausted("the build's answer is larger than control.max_message_bytes"));
-                    }
-                    Err(frame) => end = frame.into_trailers().ok(),
-                },
+                tracing::warn!(%error, "exporting cache {names} failed, and the build ignores it: {error}");
             }
         }
-        let code = end.as_ref().and_then(status::code).or_else(|| status::code(&head.headers));
-        let mut data = data.freeze();
-        if code == Some(Code::Ok) {
-            for export in &exports {
-                if let Err(error) = self.publish_export(export).await {
-                    let names = joined(&export.names);
-                    if !export.ignore_error {
-                        return status::response(Status::unknown(format!("exporting cache {names} through remora: {error}")));
-                    }
-                    tracing::warn!(%error, "exporting cache {names} failed, and the build ignores it: {error}");
-                }
-            }
-            data = message::payload(&data).and_then(|answer| without_documents(answer, &exports)).unwrap_or(data);
+        match answer.message().and_then(|message| without_documents(message, &exports)) {
+            Some(edited) => answer.with_message(edited).into_response(),
+            None => answer.into_response(),
         }
-        Response::from_parts(head, ResponseBody::Whole(data, end))
     }
 
     async fn publish_export(&self, export: &SessionExport) -> Result<(), Problem> {

@@ -6,6 +6,7 @@
 //! place of the client's credentials ([`relay`]), and everything else in them keeps its bytes ([`wire`]).
 //! Whether buildkitd reaches the s3 endpoint is asked of buildkitd itself ([`probe`]). Where it does not,
 //! the cache goes through the build's session ([`local`]), and its progress is put right ([`progress`]).
+//! A build that fails because the cache lost layers that were promised to it is run again without ([`replay`]).
 //! Traces lose the credentials of the command line that they quote ([`traces`]).
 
 mod attrs;
@@ -21,7 +22,9 @@ mod message;
 mod oci;
 mod probe;
 mod progress;
+mod recording;
 mod relay;
+mod replay;
 mod rewrite;
 mod route;
 mod session;
@@ -63,6 +66,9 @@ use upstream::Upstream;
 
 /// How long a check of buildkitd may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A gateway call with which a client does more than to build.
+const NEW_CONTAINER: &str = "/moby.buildkit.v1.frontend.LLBBridge/NewContainer";
 
 /// After the last build of a connection its client may ask for the build's record; then the drain
 /// closes the connection.
@@ -202,6 +208,12 @@ impl Client {
         match solve {
             _ if is_session && control.joins_sessions().await => self.session(request, call).await,
             Some(solve) => control.solve(&self.upstream, request, solve, call).await,
+            None if path == NEW_CONTAINER => {
+                if let Some(build) = control.build_in(request.headers()) {
+                    build.cannot_be_repeated();
+                }
+                forward::forward(&self.upstream, request.map(RequestBody::Streamed), control.config.connect_timeout, call).await
+            }
             None if path == progress::STATUS => control.status(&self.upstream, request, call).await,
             None if path == traces::EXPORT => control.traces(&self.upstream, request, call).await,
             None => forward::forward(&self.upstream, request.map(RequestBody::Streamed), control.config.connect_timeout, call).await,

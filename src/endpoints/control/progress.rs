@@ -7,6 +7,7 @@
 //! are kept.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -23,6 +24,7 @@ use super::builds::Build;
 use super::call::Call;
 use super::forward::{forward, read_whole};
 use super::message::{self, Messages};
+use super::replay;
 use super::rewrite::{self, Entry};
 use super::upstream::Upstream;
 use super::vertex;
@@ -61,6 +63,27 @@ pub(super) struct Named {
     last: Option<Frame<Bytes>>,
     progress: Arc<Progress>,
     reference: String,
+    sequel: Sequel,
+}
+
+/// What may follow the messages.
+enum Sequel {
+    /// Nothing.
+    No,
+    /// What [`super::replay`] finds when they are over.
+    Later(replay::Sequel),
+    /// It is looked for; they ended with this.
+    Now(replay::Sequel, Option<Frame<Bytes>>),
+}
+
+impl fmt::Debug for Sequel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::No => "No",
+            Self::Later(_) => "Later",
+            Self::Now(..) => "Now",
+        })
+    }
 }
 
 impl Progress {
@@ -138,10 +161,12 @@ impl Control {
             head.headers.remove(name);
         }
         head.headers.remove(header::CONTENT_LENGTH);
+        let asked = head.clone();
         let request = Request::from_parts(head, RequestBody::Whole(body));
         let response = forward(upstream, request, self.config.connect_timeout, call).await?;
+        let sequel = self.sequel(upstream, &asked, &reference, &response).map_or(Sequel::No, Sequel::Later);
         let progress = Arc::clone(&self.progress);
-        let name = |inner| Named { inner, messages: Messages::default(), last: None, progress, reference };
+        let name = |inner| Named { inner, messages: Messages::default(), last: None, progress, reference, sequel };
         Ok(response.map(|inner| ResponseBody::Named(Box::new(name(inner)))))
     }
 }
@@ -156,6 +181,14 @@ impl Body for Named {
             return Poll::Ready(Some(Ok(last)));
         }
         loop {
+            if let Sequel::Now(sequel, ended) = &mut this.sequel {
+                let found = ready!(sequel.as_mut().poll(cx));
+                let ended = ended.take();
+                this.sequel = Sequel::No;
+                let Some((notice, inner)) = found else { return Poll::Ready(ended.map(Ok)) };
+                this.inner = inner;
+                return Poll::Ready(Some(Ok(Frame::data(notice))));
+            }
             let trailers = match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
@@ -172,6 +205,10 @@ impl Body for Named {
             };
             let partial = this.messages.take_partial();
             if partial.is_empty() {
+                if let Sequel::Later(sequel) = std::mem::replace(&mut this.sequel, Sequel::No) {
+                    this.sequel = Sequel::Now(sequel, trailers);
+                    continue;
+                }
                 return Poll::Ready(trailers.map(Ok));
             }
             this.last = trailers;
@@ -180,7 +217,8 @@ impl Body for Named {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.last.is_none() && self.messages.is_empty() && self.inner.is_end_stream()
+        let over = self.last.is_none() && self.messages.is_empty() && self.inner.is_end_stream();
+        over && matches!(self.sequel, Sequel::No)
     }
 }
 

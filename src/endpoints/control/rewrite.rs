@@ -22,6 +22,8 @@ pub(super) enum Solve {
     Build,
     /// `moby.buildkit.v1.frontend.LLBBridge/Solve`: a step of a build that runs.
     Gateway,
+    /// `moby.buildkit.v1.frontend.LLBBridge/Return`: the last step. Without options, but a replay needs it.
+    Return,
 }
 
 /// Why a message was not rewritten.
@@ -60,6 +62,7 @@ impl Solve {
         match path {
             "/moby.buildkit.v1.Control/Solve" => Some(Self::Build),
             "/moby.buildkit.v1.frontend.LLBBridge/Solve" => Some(Self::Gateway),
+            "/moby.buildkit.v1.frontend.LLBBridge/Return" => Some(Self::Return),
             _ => None,
         }
     }
@@ -99,6 +102,11 @@ pub(super) fn exports(message: &[u8]) -> Result<Vec<Attrs>, Malformed> {
         }
     }
     Ok(exports)
+}
+
+/// Whether a `ReturnRequest` has an error (2) in place of a result.
+pub(super) fn is_failure(message: &[u8]) -> bool {
+    wire::fields(message).any(|field| field.is_ok_and(|field| field.number == 2))
 }
 
 fn cache_options(options: &[u8], decide: &mut impl Decide) -> Result<Option<Vec<u8>>, Error> {

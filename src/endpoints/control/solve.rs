@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -13,6 +15,8 @@ use super::builds::Build;
 use super::call::Call;
 use super::forward::{forward, read_whole, refuse};
 use super::message;
+use super::recording::{Asked, Outputs};
+use super::replay::BUILD_ID;
 use super::rewrite::{self, Entry, Solve};
 use super::route::Route;
 use super::upstream::Upstream;
@@ -23,8 +27,13 @@ use crate::auth::Purpose;
 /// How long a call is held back for its cache at the most. buildkitd gives a build's other calls 3 s (of
 /// the gateway) or 6 s (`Status`) until its `Control/Solve` is there, then fails them with "no such job".
 const HELD_BACK: Duration = Duration::from_millis(2500);
-/// The metadata in which gateway calls name their build (`client/buildid` of BuildKit v0.33).
-const BUILD_ID: &str = "buildkit-controlapi-buildid";
+/// A message with its s3 entries rewritten. `None`: it stays as it is.
+#[derive(Debug, Default)]
+struct Patched {
+    cached: Option<Vec<u8>>,
+    /// The same without the imports; `None` where there are none.
+    uncached: Option<Vec<u8>>,
+}
 
 impl Control {
     /// Serves a call that may carry cache options.
@@ -53,7 +62,8 @@ impl Control {
                 return Ok(refuse(call, status));
             }
         };
-        let body = match patched.as_deref().map(message::frame) {
+        let asked = self.to_record(&head, &unary.message, &patched, solve, build.as_deref());
+        let body = match patched.cached.as_deref().map(message::frame) {
             None => unary.frame,
             Some(Some(frame)) => {
                 head.headers.remove(header::CONTENT_LENGTH);
@@ -62,11 +72,44 @@ impl Control {
             Some(None) => return Ok(refuse(call, Status::resource_exhausted("message over 4 GiB"))),
         };
         drop(unary.message);
+        let busy = call.busy();
         let request = Request::from_parts(head, RequestBody::Whole(body));
         let response = forward(upstream, request, self.config.connect_timeout, call).await?;
-        match build.filter(|_| solve == Solve::Build) {
-            Some(build) => Ok(self.publish(&build, response).await),
-            None => Ok(response),
+        Ok(match (solve, build, asked) {
+            (Solve::Build, Some(build), _) => {
+                let response = self.outlive(upstream, &build, response, busy).await;
+                self.publish(&build, response).await
+            }
+            (_, Some(build), Some(asked)) => self.record(&build, asked, response).await,
+            _ => response,
+        })
+    }
+
+    /// The call without the imports, where the build may have to be run again. One that begins such a build
+    /// is noted by it at once: what is asked for beside it must find it.
+    fn to_record(&self, head: &Parts, message: &Bytes, patched: &Patched, solve: Solve, build: Option<&Build>) -> Option<Asked> {
+        let build = build?;
+        let uncached = patched.uncached.clone().map_or_else(|| message.clone(), Bytes::from);
+        match solve {
+            Solve::Build => {
+                // Without an import there is nothing that a second run would do without.
+                if patched.uncached.is_some()
+                    && let Ok(outputs) = Outputs::of(message)
+                {
+                    build.begins_with(Asked::new(head, uncached), outputs);
+                }
+                None
+            }
+            Solve::Gateway => build.recording().is_on().then(|| Asked::new(head, uncached)),
+            // Its answer says nothing, and the build may be over before that is here.
+            Solve::Return if rewrite::is_failure(message) => {
+                build.cannot_be_repeated();
+                None
+            }
+            Solve::Return => {
+                build.goes_on_with(Asked::new(head, uncached));
+                None
+            }
         }
     }
 
@@ -78,26 +121,31 @@ impl Control {
                 call.is_build(Arc::clone(&build));
                 Some(build)
             }
-            Solve::Gateway => headers.get(BUILD_ID).and_then(|id| self.builds.find(id.to_str().ok()?)),
+            Solve::Gateway | Solve::Return => self.build_in(headers),
         })
     }
 
-    /// The message with its s3 entries rewritten, or `None` where it has none.
-    async fn patch(&self, message: &[u8], solve: Solve, build: Option<&Build>) -> Result<Option<Vec<u8>>, rewrite::Error> {
+    /// The running build that a gateway call belongs to.
+    pub(super) fn build_in(&self, headers: &HeaderMap) -> Option<Arc<Build>> {
+        self.builds.find(headers.get(BUILD_ID)?.to_str().ok()?)
+    }
+
+    /// The message with its s3 entries rewritten.
+    async fn patch(&self, message: &[u8], solve: Solve, build: Option<&Build>) -> Result<Patched, rewrite::Error> {
         let mut given = Vec::new();
         solve.rewrite(message, |purpose, attrs| {
             given.push((purpose, attrs.clone()));
             None
         })?;
         if given.is_empty() {
-            return Ok(None);
+            return Ok(Patched::default());
         }
         if build.is_none() {
             // buildkitd knows no such build either. Whatever happens next, it happens without a cache.
             tracing::warn!("a gateway call of a build that does not run here: its s3 cache is left out");
         }
         let deadline = Instant::now() + HELD_BACK;
-        let mut decided = Vec::new();
+        let (mut decided, mut imports) = (Vec::new(), false);
         for (purpose, attrs) in given {
             let target = attrs::Target::read(&attrs, purpose, self.cache.stores())?;
             let entry = match build {
@@ -110,14 +158,17 @@ impl Control {
                 }
                 None => None,
             };
+            imports |= purpose == Purpose::Import;
             decided.push((target, entry));
         }
         let mut entries = decided.iter().map(|(_, entry)| entry.clone());
-        let rewritten = solve.rewrite(message, |_, _| entries.next().flatten())?;
-        if let (Some(build), Some(rewritten)) = (build, &rewritten) {
-            self.progress.name_entries(build, &decided, rewritten)?;
+        let cached = solve.rewrite(message, |_, _| entries.next().flatten())?;
+        if let (Some(build), Some(cached)) = (build, &cached) {
+            self.progress.name_entries(build, &decided, cached)?;
         }
-        Ok(rewritten)
+        let mut entries = decided.into_iter().map(|(_, entry)| entry);
+        let uncached = solve.rewrite(message, |purpose, _| entries.next().flatten().filter(|_| purpose == Purpose::Export));
+        Ok(Patched { cached, uncached: if imports { uncached? } else { None } })
     }
 
     /// What an entry becomes on the way that the build's cache goes.

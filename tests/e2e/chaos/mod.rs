@@ -63,7 +63,7 @@ cases! {
     wrong_etags: "30 %: a wrong `ETag`", requests::wrong_etags;
     all_kinds: "30 %: all of these together", requests::all_kinds;
     dark_before: "the store says nothing: before the build", darkness::before_the_build;
-    dark_import: "… from the import on", darkness::during_the_import, "waits for builds that outlive a store lost between a manifest and its layers";
+    dark_import: "… from the import on", darkness::during_the_import;
     dark_between: "… from between import and export on", darkness::between_import_and_export;
     dark_export: "… from the export on", darkness::during_the_export;
     exporters: "8 builds export to one name at once", exporters::eight_at_once;

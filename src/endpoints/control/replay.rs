@@ -1,0 +1,174 @@
+//! The second run of a build that failed because layers that a manifest had promised did not come.
+//!
+//! BuildKit cannot go back: it has left steps out by then, and what it lacks fails the build. So remora makes
+//! the build's calls ([`recording`](super::recording)) once more, under a reference of their own and without
+//! the cache imports, while the client waits for the answer to its first. (*Ran*: buildkitd drops the
+//! layers that nobody can provide any more, and runs their steps.) The session, and so the context and the
+//! secrets, are the client's, and the second run's progress follows the first one's on the same stream.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Request, Response};
+use http_body::Body as _;
+use prost::Message as _;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tonic::Code;
+
+use super::body::{RequestBody, ResponseBody};
+use super::builds::{Build, Fate};
+use super::call::Call;
+use super::forward::{Answer, forward};
+use super::recording::Asked;
+use super::upstream::Upstream;
+use super::{Control, message, status, wire};
+use crate::types::Digest;
+
+/// The metadata in which gateway calls name their build (`client/buildid` of BuildKit v0.33).
+pub(super) const BUILD_ID: &str = "buildkit-controlapi-buildid";
+/// What the progress says between the two runs.
+const NOTICE: &str = "[remora] layers of the imported cache are gone: building again without it";
+/// How long the progress of a run that is over is held open for what becomes of the build.
+const UNDECIDED: Duration = Duration::from_secs(5);
+
+/// What follows on a stream of progress: a message, and the stream of the second run.
+pub(super) type Sequel = BoxFuture<'static, Option<(Bytes, ResponseBody)>>;
+
+impl Control {
+    /// The answer to a build that ended with `response`: where it failed for want of promised layers, that of
+    /// its second run. `busy` keeps the client's connection from being drained meanwhile.
+    pub(super) async fn outlive(
+        &self,
+        upstream: &Arc<Upstream>,
+        build: &Arc<Build>,
+        response: Response<ResponseBody>,
+        busy: Option<TaskTrackerToken>,
+    ) -> Response<ResponseBody> {
+        if !build.recording().is_on() {
+            return response;
+        }
+        let answer = match Answer::read(response, self.config.max_message_bytes).await {
+            Ok(answer) => answer,
+            Err(broken) => return status::response(broken),
+        };
+        let failed = !matches!(answer.code(), None | Some(Code::Ok | Code::Cancelled));
+        let Some(calls) = build.calls_to_repeat(failed) else { return answer.into_response() };
+        let reference = format!("{}-again", build.reference());
+        tracing::warn!(
+            build.ref = build.reference(),
+            "layers that build {} was promised did not come: it is run again without its cache, as {reference}",
+            build.reference()
+        );
+        self.metrics.build_replayed();
+        build.decide(Fate::Again(reference.clone()));
+        self.repeat(upstream, build, &reference, &calls, busy).await.unwrap_or_else(|why| {
+            tracing::warn!(build.ref = build.reference(), "build {} cannot be run again: {why}", build.reference());
+            answer.into_response()
+        })
+    }
+
+    /// Makes the calls of a build under another reference. The error says why it came to nothing.
+    async fn repeat(
+        &self,
+        upstream: &Arc<Upstream>,
+        build: &Arc<Build>,
+        reference: &str,
+        calls: &[Asked],
+        busy: Option<TaskTrackerToken>,
+    ) -> Result<Response<ResponseBody>, String> {
+        let [begin, gateway @ ..] = calls else { return Err("it has no calls".to_owned()) };
+        let begin = begin.as_build(reference).ok().flatten().ok_or("its request is malformed")?;
+        let mut call = Call::begin(begin.uri().path(), self.metrics.clone(), busy);
+        call.is_build(Arc::clone(build));
+        let mut solved = std::pin::pin!(forward(upstream, begin, self.config.connect_timeout, call));
+        tokio::select! {
+            biased;
+            ended = &mut solved => return ended.map_err(|error| error.to_string()),
+            asked = self.repeat_gateway_calls(upstream, reference, gateway) => asked?,
+        }
+        solved.await.map_err(|error| error.to_string())
+    }
+
+    async fn repeat_gateway_calls(&self, upstream: &Arc<Upstream>, reference: &str, calls: &[Asked]) -> Result<(), String> {
+        let build = HeaderValue::from_str(reference).map_err(|error| error.to_string())?;
+        let mut ids = Vec::new();
+        for asked in calls {
+            let request = asked.in_build((HeaderName::from_static(BUILD_ID), build.clone()), &ids).ok_or("a message over 4 GiB")?;
+            let path = request.uri().path().to_owned();
+            let call = Call::begin(&path, self.metrics.clone(), None);
+            let response = forward(upstream, request, self.config.connect_timeout, call).await.map_err(|error| error.to_string())?;
+            let answer = Answer::read(response, self.config.max_message_bytes).await.map_err(|status| status.to_string())?;
+            if answer.code() != Some(Code::Ok) {
+                return Err(format!("{path} was answered {:?}", answer.code()));
+            }
+            let results = asked.paired_results(answer.message().unwrap_or_default());
+            ids.extend(results.ok_or_else(|| format!("{path} was answered otherwise than before"))?);
+        }
+        Ok(())
+    }
+
+    /// Keeps a gateway call of a build and its answer, so that it can be made again.
+    pub(super) async fn record(&self, build: &Build, asked: Asked, response: Response<ResponseBody>) -> Response<ResponseBody> {
+        let answer = match Answer::read(response, self.config.max_message_bytes).await {
+            Ok(answer) => answer,
+            Err(broken) => return status::response(broken),
+        };
+        // What failed is the client's to deal with; it may go on without.
+        if answer.code() == Some(Code::Ok) {
+            match answer.message().map(|message| asked.answered(message)) {
+                Some(Ok(asked)) => build.goes_on_with(asked),
+                _ => build.cannot_be_repeated(),
+            }
+        }
+        answer.into_response()
+    }
+
+    /// What follows on the stream of a build's progress, which `head` asked for and `response` begins.
+    pub(super) fn sequel(
+        &self,
+        upstream: &Arc<Upstream>,
+        head: &Parts,
+        reference: &str,
+        response: &Response<ResponseBody>,
+    ) -> Option<Sequel> {
+        if response.body().is_end_stream() {
+            return None;
+        }
+        let (builds, upstream, reference) = (Arc::clone(&self.builds), Arc::clone(upstream), reference.to_owned());
+        let (uri, headers) = (head.uri.clone(), head.headers.clone());
+        let (metrics, patience) = (self.metrics.clone(), self.config.connect_timeout);
+        let sequel = async move {
+            // The build must be able to end meanwhile.
+            let again = builds.find(&reference)?.runs_again();
+            let again = tokio::time::timeout(UNDECIDED, again).await.ok()??;
+            let mut request = Vec::new();
+            wire::put(&mut request, 1, again.as_bytes());
+            let mut request = Request::new(RequestBody::Whole(message::frame(&request)?));
+            *request.method_mut() = http::Method::POST;
+            *request.version_mut() = http::Version::HTTP_2;
+            let call = Call::begin(uri.path(), metrics, None);
+            (*request.uri_mut(), *request.headers_mut()) = (uri, headers);
+            let response = forward(&upstream, request, patience, call).await.ok()?;
+            let goes_on = status::code(response.headers()).is_none();
+            goes_on.then_some(())?;
+            Some((notice()?, response.into_body()))
+        };
+        Some(sequel.boxed())
+    }
+}
+
+/// A `StatusResponse` with a vertex (1) that says what happens: its digest (1), name (3), start (5), end (6).
+fn notice() -> Option<Bytes> {
+    let now = prost_types::Timestamp::from(SystemTime::now()).encode_to_vec();
+    let (mut vertex, mut progress) = (Vec::new(), Vec::new());
+    wire::put(&mut vertex, 1, Digest::of(NOTICE.as_bytes()).to_string().as_bytes());
+    wire::put(&mut vertex, 3, NOTICE.as_bytes());
+    wire::put(&mut vertex, 5, &now);
+    wire::put(&mut vertex, 6, &now);
+    wire::put(&mut progress, 1, &vertex);
+    message::frame(&progress)
+}
