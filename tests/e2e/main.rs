@@ -19,5 +19,6 @@ mod options;
 mod outage;
 mod progress;
 mod rebuild;
+mod replay;
 mod secrets;
 mod support;

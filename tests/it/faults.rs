@@ -68,6 +68,8 @@ async fn each_fault_is_what_its_name_says() {
     let only = |fault| bench.proxy.set_rules(vec![Rule::on("GET", "/blob", 1.0, fault)]);
     only(Fault::SlowDown);
     assert_eq!(bench.get().await.unwrap_err(), "SlowDown");
+    only(Fault::Gone);
+    assert_eq!(bench.get().await.unwrap_err(), "NoSuchKey");
     for fault in [Fault::Reset, Fault::Truncate] {
         only(fault);
         for _ in 0..5 {
@@ -84,7 +86,7 @@ async fn each_fault_is_what_its_name_says() {
     let started = Instant::now();
     assert!(bench.get().await.unwrap().1 == bench.body);
     assert!(started.elapsed() >= Duration::from_millis(300));
-    assert_eq!(bench.proxy.harmed(), 14);
+    assert_eq!(bench.proxy.harmed(), 15);
     // Uploads, too.
     bench.proxy.set_rules(vec![Rule::on("PUT", "", 1.0, Fault::Reset)]);
     assert_eq!(bench.put("another").await.unwrap_err(), "broken");

@@ -3,6 +3,7 @@
 mod builds;
 mod calls;
 mod connections;
+mod replay;
 mod routes;
 
 use std::collections::HashMap;

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub enum Fault {
     /// `503 SlowDown`; the store never sees the request.
     SlowDown,
+    /// `404 NoSuchKey`; the store never sees the request.
+    Gone,
     /// The connection is reset at a random offset of the body: the request's where it has one, else the answer's.
     Reset,
     /// The body stops at a random offset for so long, then goes on.
@@ -23,11 +25,12 @@ pub enum Fault {
 
 impl Fault {
     /// What each is counted as.
-    pub const NAMES: [&str; 7] = ["slow down", "reset", "stall", "truncate", "flip", "wrong etag", "dark"];
+    pub const NAMES: [&str; 8] = ["slow down", "gone", "reset", "stall", "truncate", "flip", "wrong etag", "dark"];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::SlowDown => "slow down",
+            Self::Gone => "gone",
             Self::Reset => "reset",
             Self::Stall(_) => "stall",
             Self::Truncate => "truncate",

@@ -21,6 +21,8 @@ use super::{Link, Shared, passable};
 /// What S3 says to those who ask too often.
 const SLOW_DOWN: &str =
     r#"<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"#;
+/// What it says to those who ask for what is not there.
+const GONE: &str = r#"<?xml version="1.0" encoding="UTF-8"?><Error><Code>NoSuchKey</Code><Message>It is not there.</Message></Error>"#;
 const WRONG_ETAG: HeaderValue = HeaderValue::from_static("\"00000000000000000000000000000000\"");
 
 /// Ends a connection with a reset in place of an orderly end.
@@ -95,8 +97,10 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>, cut: Cut) -> io
         shared.link.send_replace(Link::Dark);
     }
     passable(&mut link).await;
-    if fault == Some(Fault::SlowDown) {
-        return slow_down(request).await;
+    match fault {
+        Some(Fault::SlowDown) => return refuse(request, StatusCode::SERVICE_UNAVAILABLE, SLOW_DOWN).await,
+        Some(Fault::Gone) => return refuse(request, StatusCode::NOT_FOUND, GONE).await,
+        _ => {}
     }
     let at_body = fault.filter(|fault| matches!(fault, Fault::Reset | Fault::Stall(_) | Fault::Truncate | Fault::Flip));
     let upload = at_body.filter(|fault| matches!(fault, Fault::Reset | Fault::Stall(_)) && !request.body().is_end_stream());
@@ -140,13 +144,13 @@ fn length(body: &Incoming) -> u64 {
 }
 
 /// The request is read to its end: what the client sees is the answer, and no broken connection.
-async fn slow_down(request: Request<Incoming>) -> io::Result<Response<Body>> {
+async fn refuse(request: Request<Incoming>, status: StatusCode, why: &'static str) -> io::Result<Response<Body>> {
     let mut body = request.into_body();
     while let Some(frame) = body.frame().await {
         frame.map_err(io::Error::other)?;
     }
-    let response = Response::builder().status(StatusCode::SERVICE_UNAVAILABLE).header("content-type", "application/xml");
-    response.body(passage::own(SLOW_DOWN)).map_err(io::Error::other)
+    let response = Response::builder().status(status).header("content-type", "application/xml");
+    response.body(passage::own(why)).map_err(io::Error::other)
 }
 
 /// One connection for each request: nothing that was cut short is ever used again.
