@@ -17,8 +17,9 @@ use crate::types::{ByteRange, Digest, Grant, ManifestName, Right};
 /// How long a layer that a served manifest names is waited for. BuildKit has decided by then to use it:
 /// without it the build fails, so nothing is gained by giving up sooner.
 const PROMISE: Duration = Duration::from_secs(60);
-/// The same where the build is then run again without its cache.
-const OUTLIVED_PROMISE: Duration = Duration::from_secs(5);
+/// The same where the build is then run again without its cache. By then two unanswered requests have opened
+/// the breaker (at the default deadlines), so that the export of the second run costs no time on top.
+const OUTLIVED_PROMISE: Duration = Duration::from_secs(7);
 /// Between two tries of a read whose store is throttling or full, which nothing reports the end of.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -31,7 +32,7 @@ impl Error {
 }
 
 impl Cache {
-    /// As [`Cache::read_blob`]; a build's import waits for its store to be back: up to a minute, or for 5 s
+    /// As [`Cache::read_blob`]; a build's import waits for its store to be back: up to a minute, or for 7 s
     /// where the build passes without.
     ///
     /// # Errors

@@ -20,8 +20,8 @@ const ADDED: Duration = Duration::from_secs(20);
 /// A step that says when it begins and then takes its time.
 const SLOW_STEP: &str = "RUN echo begun-$((40+2)) && busybox sleep 4";
 const BEGUN: &str = "begun-42";
-/// How long a store is away that is to come back.
-const OUTAGE: Duration = Duration::from_secs(12);
+/// How long a store is away that is to come back before a build is run again without its cache.
+const OUTAGE: Duration = Duration::from_secs(4);
 
 fn host(transport: Transport) -> Host {
     Host::start(Setting { via: Via::Buildctl, store: Kind::Minio, transport }, &BUCKETS)

@@ -23,6 +23,7 @@ mod faults;
 mod guarded;
 mod manifests;
 mod presence;
+mod promises;
 mod s3;
 mod store_contract;
 mod store_directory;

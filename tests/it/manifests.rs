@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use remora::cache::{Cache, CacheConfig, Condition, Error, MergeLimits, MergeRules, Settings};
 use remora::metrics::Metrics;
 use remora::shutdown::Shutdown;
-use remora::store::{Served, Stores};
+use remora::store::{Served, Store, Stores};
 use remora::types::{Digest, Grant, ManifestName, Rights, Scope};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -34,8 +34,13 @@ impl Bench {
     }
 
     pub(crate) async fn over(store: MemoryStore, presence_max_age: Duration) -> Self {
+        Self::through(Arc::new(store.clone()), store, presence_max_age).await
+    }
+
+    /// What reaches `memory` by way of `store`.
+    pub(crate) async fn through(store: Arc<dyn Store>, memory: MemoryStore, presence_max_age: Duration) -> Self {
         let (metrics, spool) = (Metrics::default(), tempfile::tempdir().unwrap());
-        let served = Served { store: Arc::new(store.clone()), region: None, prefix: String::new() };
+        let served = Served { store, region: None, prefix: String::new() };
         let stores = Stores::Buckets { served: BTreeMap::from([("bucket".parse().unwrap(), served)]), default: "bucket".parse().unwrap() };
         let settings = Settings {
             spool_dir: spool.path().to_owned(),
@@ -47,7 +52,7 @@ impl Bench {
             merge: Some(MergeRules { max_records: MAX_RECORDS, max_age: HOUR }),
         };
         let cache = Cache::open(stores, settings, metrics.clone(), Shutdown::default()).await.unwrap();
-        Self { cache, store, metrics, _spool: spool }
+        Self { cache, store: memory, metrics, _spool: spool }
     }
 
     fn plant(&self, blob: &str) {

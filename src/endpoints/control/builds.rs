@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::OnceCell;
 use tonic::Code;
 
 use super::attrs::Target;
-use super::recording::{Asked, Outputs, Recording};
+use super::replay::Replay;
 use super::route::Route;
 use crate::auth::{BuildGuard, IssuedGrant, Keyring, Purpose};
 use crate::metrics::{Metrics, Transport};
-use crate::types::{Digest, Grant, ManifestName, Promises, Usage};
+use crate::types::{Digest, Grant, ManifestName, Usage};
 
 /// All builds that run now.
 #[derive(Debug)]
@@ -37,22 +37,9 @@ pub(super) struct Build {
     record: Mutex<Record>,
     /// What each import through the session finds.
     imports: Mutex<HashMap<String, Import>>,
-    promises: Arc<Promises>,
-    recording: Recording,
-    fate: watch::Sender<Fate>,
+    replay: Replay,
     builds: Arc<Builds>,
     _grants: BuildGuard,
-}
-
-/// What follows the end of a build's run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// Nothing.
-    Over,
-    /// Another run, perhaps.
-    Open,
-    /// Another run, under this reference.
-    Again(String),
 }
 
 /// The digest of what an import begins with, if there is anything.
@@ -94,9 +81,7 @@ impl Builds {
             route: OnceCell::new(),
             record: Mutex::default(),
             imports: Mutex::default(),
-            promises: self.keyring.promises(reference).unwrap_or_default(),
-            recording: Recording::default(),
-            fate: watch::Sender::new(Fate::Over),
+            replay: Replay::new(self.keyring.promises(reference).unwrap_or_default()),
             builds: Arc::clone(self),
             _grants: grants,
         });
@@ -181,55 +166,9 @@ impl Build {
         &self.session
     }
 
-    /// What it asked of buildkitd.
-    pub(super) fn recording(&self) -> &Recording {
-        &self.recording
-    }
-
-    /// The build begins, with this call, which may have to be made again.
-    pub(super) fn begins_with(&self, call: Asked, outputs: Outputs) {
-        if self.recording.begin(call, outputs) {
-            self.promises.set_outlived(true);
-            self.decide(Fate::Open);
-        }
-    }
-
-    /// The build goes on with this call.
-    pub(super) fn goes_on_with(&self, call: Asked) {
-        if self.recording.is_on() && !self.recording.add(call) {
-            self.cannot_be_repeated();
-        }
-    }
-
-    /// The build does what cannot be made again.
-    pub(super) fn cannot_be_repeated(&self) {
-        self.promises.set_outlived(false);
-        self.recording.give_up();
-        self.decide(Fate::Over);
-    }
-
-    /// The calls of a build that failed for want of promised layers. Else it is over.
-    pub(super) fn calls_to_repeat(&self, failed: bool) -> Option<Vec<Asked>> {
-        let calls = self.recording.take(self.promises.has_begun_export()).filter(|_| failed && self.promises.is_broken());
-        if calls.is_none() {
-            self.decide(Fate::Over);
-        }
-        calls
-    }
-
-    pub(super) fn decide(&self, fate: Fate) {
-        self.fate.send_replace(fate);
-    }
-
-    /// The reference of the second run, if there is one: known when the first is over.
-    pub(super) fn runs_again(&self) -> impl Future<Output = Option<String>> + Send + 'static {
-        let mut fate = self.fate.subscribe();
-        async move {
-            match &*fate.wait_for(|fate| *fate != Fate::Open).await.ok()? {
-                Fate::Again(reference) => Some(reference.clone()),
-                Fate::Over | Fate::Open => None,
-            }
-        }
+    /// What it takes to run it again.
+    pub(super) fn replay(&self) -> &Replay {
+        &self.replay
     }
 
     /// The `Control/Solve` ended.

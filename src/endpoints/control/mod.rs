@@ -210,7 +210,7 @@ impl Client {
             Some(solve) => control.solve(&self.upstream, request, solve, call).await,
             None if path == NEW_CONTAINER => {
                 if let Some(build) = control.build_in(request.headers()) {
-                    build.cannot_be_repeated();
+                    build.replay().give_up();
                 }
                 forward::forward(&self.upstream, request.map(RequestBody::Streamed), control.config.connect_timeout, call).await
             }

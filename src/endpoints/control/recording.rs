@@ -7,6 +7,7 @@
 //! replaced in what comes behind it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -45,13 +46,19 @@ pub(super) struct Outputs {
 }
 
 /// A unary call, without the cache imports.
-#[derive(Debug)]
 pub(super) struct Asked {
     uri: Uri,
     headers: HeaderMap,
     message: Bytes,
     /// The results that its answer named.
     results: Results,
+}
+
+impl fmt::Debug for Asked {
+    /// Without the rest, which has secrets: grants, build arguments, the client's metadata.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asked").field("uri", &self.uri).finish_non_exhaustive()
+    }
 }
 
 /// The ids in the answer of a `LLBBridge/Solve`, by the places where they stand.
@@ -84,6 +91,11 @@ impl Recording {
     /// Whether calls are kept.
     pub(super) fn is_on(&self) -> bool {
         self.calls().is_some()
+    }
+
+    /// Whether there is room for this call.
+    pub(super) fn holds(&self, call: &Asked) -> bool {
+        self.calls().as_ref().is_some_and(|recorded| recorded.bytes + call.bytes() <= MAX_BYTES)
     }
 
     /// The calls, to be repeated once. `None` also where the client has got its files: when the export of the
@@ -134,7 +146,10 @@ impl Outputs {
     }
 
     fn add(&mut self, exporter: &[u8]) {
-        *if exporter == b"image" { &mut self.images } else { &mut self.files } += 1;
+        match exporter {
+            b"image" => self.images += 1,
+            _ => self.files += 1,
+        }
     }
 
     /// Whether nobody gets anything twice. Each of BuildKit's exporters reads all layers before it writes

@@ -16,27 +16,110 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body as _;
 use prost::Message as _;
+use tokio::sync::watch;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Code;
 
 use super::body::{RequestBody, ResponseBody};
-use super::builds::{Build, Fate};
+use super::builds::Build;
 use super::call::Call;
 use super::forward::{Answer, forward};
-use super::recording::Asked;
+use super::recording::{Asked, Outputs, Recording};
 use super::upstream::Upstream;
 use super::{Control, message, status, wire};
-use crate::types::Digest;
+use crate::types::{Digest, Promises};
 
 /// The metadata in which gateway calls name their build (`client/buildid` of BuildKit v0.33).
 pub(super) const BUILD_ID: &str = "buildkit-controlapi-buildid";
 /// What the progress says between the two runs.
 const NOTICE: &str = "[remora] layers of the imported cache are gone: building again without it";
 /// How long the progress of a run that is over is held open for what becomes of the build.
-const UNDECIDED: Duration = Duration::from_secs(5);
+const UNDECIDED: Duration = Duration::from_secs(10);
 
 /// What follows on a stream of progress: a message, and the stream of the second run.
 pub(super) type Sequel = BoxFuture<'static, Option<(Bytes, ResponseBody)>>;
+
+/// What it takes to run one build again.
+#[derive(Debug)]
+pub(super) struct Replay {
+    promises: Arc<Promises>,
+    recording: Recording,
+    fate: watch::Sender<Fate>,
+}
+
+/// What follows the end of a build's run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Fate {
+    /// Nothing.
+    Over,
+    /// Another run, perhaps.
+    Open,
+    /// Another run, under this reference.
+    Again(String),
+}
+
+impl Replay {
+    /// For a build with these promises. Until [`Self::begin`], it is not run again.
+    pub(super) fn new(promises: Arc<Promises>) -> Self {
+        Self { promises, recording: Recording::default(), fate: watch::Sender::new(Fate::Over) }
+    }
+
+    /// The build begins, with this call, which may have to be made again.
+    pub(super) fn begin(&self, call: Asked, outputs: Outputs) {
+        if self.recording.begin(call, outputs) {
+            self.promises.set_outlived(true);
+            self.fate.send_replace(Fate::Open);
+        }
+    }
+
+    /// A call that may have to be made again, to be [added](Self::add) when it is answered; not one that is
+    /// too large to be kept so long.
+    pub(super) fn keep(&self, call: Asked) -> Option<Asked> {
+        let kept = self.recording.holds(&call).then_some(call);
+        if kept.is_none() {
+            self.give_up();
+        }
+        kept
+    }
+
+    /// The build goes on with this call.
+    pub(super) fn add(&self, call: Asked) {
+        if self.recording.is_on() && !self.recording.add(call) {
+            self.give_up();
+        }
+    }
+
+    /// The build does what cannot be made again.
+    pub(super) fn give_up(&self) {
+        self.promises.set_outlived(false);
+        self.recording.give_up();
+        self.fate.send_replace(Fate::Over);
+    }
+
+    /// Whether its calls are recorded.
+    pub(super) fn is_possible(&self) -> bool {
+        self.recording.is_on()
+    }
+
+    /// The build is over; it is run again under `reference` if it failed for want of promised layers. Returns
+    /// the calls to make then.
+    fn decide(&self, failed: bool, reference: &str) -> Option<Vec<Asked>> {
+        let calls = self.recording.take(self.promises.has_begun_export()).filter(|_| failed && self.promises.is_broken());
+        self.fate.send_replace(if calls.is_some() { Fate::Again(reference.to_owned()) } else { Fate::Over });
+        calls
+    }
+
+    /// The reference of the second run, if there is one: known when the first is over.
+    fn reference(&self) -> impl Future<Output = Option<String>> + Send + 'static {
+        let mut fate = self.fate.subscribe();
+        async move {
+            match &*fate.wait_for(|fate| *fate != Fate::Open).await.ok()? {
+                Fate::Again(reference) => Some(reference.clone()),
+                Fate::Over | Fate::Open => None,
+            }
+        }
+    }
+}
 
 impl Control {
     /// The answer to a build that ended with `response`: where it failed for want of promised layers, that of
@@ -48,7 +131,7 @@ impl Control {
         response: Response<ResponseBody>,
         busy: Option<TaskTrackerToken>,
     ) -> Response<ResponseBody> {
-        if !build.recording().is_on() {
+        if !build.replay().is_possible() {
             return response;
         }
         let answer = match Answer::read(response, self.config.max_message_bytes).await {
@@ -56,15 +139,14 @@ impl Control {
             Err(broken) => return status::response(broken),
         };
         let failed = !matches!(answer.code(), None | Some(Code::Ok | Code::Cancelled));
-        let Some(calls) = build.calls_to_repeat(failed) else { return answer.into_response() };
         let reference = format!("{}-again", build.reference());
+        let Some(calls) = build.replay().decide(failed, &reference) else { return answer.into_response() };
         tracing::warn!(
             build.ref = build.reference(),
             "layers that build {} was promised did not come: it is run again without its cache, as {reference}",
             build.reference()
         );
         self.metrics.build_replayed();
-        build.decide(Fate::Again(reference.clone()));
         self.repeat(upstream, build, &reference, &calls, busy).await.unwrap_or_else(|why| {
             tracing::warn!(build.ref = build.reference(), "build {} cannot be run again: {why}", build.reference());
             answer.into_response()
@@ -120,8 +202,8 @@ impl Control {
         // What failed is the client's to deal with; it may go on without.
         if answer.code() == Some(Code::Ok) {
             match answer.message().map(|message| asked.answered(message)) {
-                Some(Ok(asked)) => build.goes_on_with(asked),
-                _ => build.cannot_be_repeated(),
+                Some(Ok(asked)) => build.replay().add(asked),
+                _ => build.replay().give_up(),
             }
         }
         answer.into_response()
@@ -143,7 +225,7 @@ impl Control {
         let (metrics, patience) = (self.metrics.clone(), self.config.connect_timeout);
         let sequel = async move {
             // The build must be able to end meanwhile.
-            let again = builds.find(&reference)?.runs_again();
+            let again = builds.find(&reference)?.replay().reference();
             let again = tokio::time::timeout(UNDECIDED, again).await.ok()??;
             let mut request = Vec::new();
             wire::put(&mut request, 1, again.as_bytes());

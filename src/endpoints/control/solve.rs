@@ -27,6 +27,7 @@ use crate::auth::Purpose;
 /// How long a call is held back for its cache at the most. buildkitd gives a build's other calls 3 s (of
 /// the gateway) or 6 s (`Status`) until its `Control/Solve` is there, then fails them with "no such job".
 const HELD_BACK: Duration = Duration::from_millis(2500);
+
 /// A message with its s3 entries rewritten. `None`: it stays as it is.
 #[derive(Debug, Default)]
 struct Patched {
@@ -62,7 +63,7 @@ impl Control {
                 return Ok(refuse(call, status));
             }
         };
-        let asked = self.to_record(&head, &unary.message, &patched, solve, build.as_deref());
+        let asked = build.as_deref().and_then(|build| Self::note(build, solve, &unary.message, patched.uncached, &head));
         let body = match patched.cached.as_deref().map(message::frame) {
             None => unary.frame,
             Some(Some(frame)) => {
@@ -85,32 +86,29 @@ impl Control {
         })
     }
 
-    /// The call without the imports, where the build may have to be run again. One that begins such a build
-    /// is noted by it at once: what is asked for beside it must find it.
-    fn to_record(&self, head: &Parts, message: &Bytes, patched: &Patched, solve: Solve, build: Option<&Build>) -> Option<Asked> {
-        let build = build?;
-        let uncached = patched.uncached.clone().map_or_else(|| message.clone(), Bytes::from);
-        match solve {
-            Solve::Build => {
-                // Without an import there is nothing that a second run would do without.
-                if patched.uncached.is_some()
-                    && let Ok(outputs) = Outputs::of(message)
-                {
-                    build.begins_with(Asked::new(head, uncached), outputs);
-                }
-                None
+    /// Notes a call by its build, where that may have to be run again. What is to be noted with its answer is
+    /// returned.
+    fn note(build: &Build, solve: Solve, message: &Bytes, uncached: Option<Vec<u8>>, head: &Parts) -> Option<Asked> {
+        let replay = build.replay();
+        // Without an import there is nothing that a second run would do without.
+        if solve == Solve::Build {
+            if let (Some(uncached), Ok(outputs)) = (uncached, Outputs::of(message)) {
+                replay.begin(Asked::new(head, uncached.into()), outputs);
             }
-            Solve::Gateway => build.recording().is_on().then(|| Asked::new(head, uncached)),
-            // Its answer says nothing, and the build may be over before that is here.
-            Solve::Return if rewrite::is_failure(message) => {
-                build.cannot_be_repeated();
-                None
-            }
-            Solve::Return => {
-                build.goes_on_with(Asked::new(head, uncached));
-                None
-            }
+            return None;
         }
+        if !replay.is_possible() {
+            return None;
+        }
+        let asked = Asked::new(head, uncached.map_or_else(|| message.clone(), Bytes::from));
+        match solve {
+            Solve::Gateway => return replay.keep(asked),
+            // The client gave up.
+            _ if rewrite::is_failure(message) => replay.give_up(),
+            // Its answer says nothing, and the build may be over before that is here.
+            _ => replay.add(asked),
+        }
+        None
     }
 
     /// The build that a call begins or belongs to.
