@@ -110,6 +110,34 @@ fn an_image_whose_layers_are_lost_is_whole() {
     });
 }
 
+/// Targets that wait for the same step fail together, though only one of them was promised its layers.
+#[test]
+fn targets_that_share_a_lost_layer_all_pass() {
+    for transport in Transport::BOTH {
+        let rig = Lossy::start(Via::BuildxRemote, transport);
+        let context = Context::after_base("RUN busybox dd if=/dev/urandom of=/first bs=1M count=3\n");
+        rig.passes(&rig.build(&context));
+        rig.lose(Fault::Gone);
+        let dockerfile = std::fs::read_to_string(context.path().join("Dockerfile")).expect("file");
+        let stage = |name: &str| format!("FROM base AS {name}\nRUN busybox sha256sum /first /bin/{name} || true\n");
+        context.write("Dockerfile", &(dockerfile + &stage("one") + &stage("two")));
+        let target = |name: &str| {
+            format!("\"{name}\": {{\"context\": {:?}, \"target\": \"{name}\", \"cache-from\": [\"{CACHE}\"]}}", context.path())
+        };
+        let bake = rig.images.path().join("bake.json");
+        let text = format!(
+            "{{\"group\": {{\"default\": {{\"targets\": [\"one\", \"two\"]}}}}, \"target\": {{{}, {}}}}}",
+            target("one"),
+            target("two")
+        );
+        std::fs::write(&bake, text).expect("bake file");
+        let outcome = rig.host.client.outcome(rig.host.client.start_bake(&bake));
+        assert!(outcome.status.success(), "{outcome:#?}\n{}", rig.host.remora.log());
+        assert!(rig.replayed() >= 1, "{}", rig.host.remora.log());
+        eprintln!("{} replayed", rig.replayed());
+    }
+}
+
 /// A build that fails by itself fails once, and as it did.
 #[test]
 fn a_build_that_loses_nothing_is_not_run_again() {

@@ -99,6 +99,11 @@ impl Builds {
     pub(super) fn find(&self, reference: &str) -> Option<Arc<Build>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).get(reference)?.upgrade()
     }
+
+    /// All that run now.
+    pub(super) fn all(&self) -> Vec<Arc<Build>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).values().filter_map(Weak::upgrade).collect()
+    }
 }
 
 impl Build {

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body as _;
@@ -35,6 +35,9 @@ pub(super) const BUILD_ID: &str = "buildkit-controlapi-buildid";
 const NOTICE: &str = "[remora] layers of the imported cache are gone: building again without it";
 /// How long the progress of a run that is over is held open for what becomes of the build.
 const UNDECIDED: Duration = Duration::from_secs(10);
+
+/// How long other builds are waited for that may fail by the same step.
+const SETTLING: Duration = Duration::from_secs(2);
 
 /// What follows on a stream of progress: a message, and the stream of the second run.
 pub(super) type Sequel = BoxFuture<'static, Option<(Bytes, ResponseBody)>>;
@@ -101,16 +104,21 @@ impl Replay {
         self.recording.is_on()
     }
 
-    /// The build is over; it is run again under `reference` if it failed for want of promised layers. Returns
-    /// the calls to make then.
-    fn decide(&self, failed: bool, reference: &str) -> Option<Vec<Asked>> {
-        let calls = self.recording.take(self.promises.has_begun_export()).filter(|_| failed && self.promises.is_broken());
+    /// Whether a layer that was promised to the build did not come.
+    fn has_lost(&self) -> bool {
+        self.promises.is_broken()
+    }
+
+    /// The build is over; it is run again under `reference` if it failed for want of promised layers: `lost`.
+    /// Returns the calls to make then.
+    fn decide(&self, lost: bool, reference: &str) -> Option<Vec<Asked>> {
+        let calls = self.recording.take(self.promises.has_begun_export()).filter(|_| lost);
         self.fate.send_replace(if calls.is_some() { Fate::Again(reference.to_owned()) } else { Fate::Over });
         calls
     }
 
     /// The reference of the second run, if there is one: known when the first is over.
-    fn reference(&self) -> impl Future<Output = Option<String>> + Send + 'static {
+    fn reference(&self) -> impl Future<Output = Option<String>> + Send + use<> {
         let mut fate = self.fate.subscribe();
         async move {
             match &*fate.wait_for(|fate| *fate != Fate::Open).await.ok()? {
@@ -140,13 +148,18 @@ impl Control {
         };
         let failed = !matches!(answer.code(), None | Some(Code::Ok | Code::Cancelled));
         let reference = format!("{}-again", build.reference());
-        let Some(calls) = build.replay().decide(failed, &reference) else { return answer.into_response() };
+        // Builds share steps, and BuildKit reads a layer for all of them with the grant of one.
+        let lost = failed && self.builds.all().iter().any(|build| build.replay().has_lost());
+        let Some(calls) = build.replay().decide(lost, &reference) else { return answer.into_response() };
         tracing::warn!(
             build.ref = build.reference(),
             "layers that build {} was promised did not come: it is run again without its cache, as {reference}",
             build.reference()
         );
         self.metrics.build_replayed();
+        // A step that failed stays so for as long as any build that waited for it is there.
+        let first_runs = self.builds.all().into_iter().map(|build| build.replay().reference());
+        let _ = tokio::time::timeout(SETTLING, join_all(first_runs)).await;
         self.repeat(upstream, build, &reference, &calls, busy).await.unwrap_or_else(|why| {
             tracing::warn!(build.ref = build.reference(), "build {} cannot be run again: {why}", build.reference());
             answer.into_response()
