@@ -67,20 +67,20 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::Locked`] while another writer has it, [`Error::AlreadyExists`] where the expected blob is
-    /// stored, [`Error::Invalid`] for an empty or very long ref, [`Error::Exhausted`], [`Error::Denied`].
+    /// stored or the export that it belongs to is dropped, [`Error::Invalid`] for an empty or very long ref, [`Error::Exhausted`], [`Error::Denied`].
     pub async fn open_ingest(&self, grant: &Grant, reference: &str, total: u64, expected: Option<Digest>) -> Result<Ingest> {
         grant.check(Right::Write)?;
         if reference.is_empty() || reference.len() > MAX_REF_BYTES {
             return Err(Error::Invalid(format!("an ingest ref has 1 to {MAX_REF_BYTES} bytes")));
         }
         if let Some(digest) = expected
-            && self.has_blob(grant, &digest).await?
+            && self.need_not_have(grant, &digest).await?
         {
-            grant.usage().blob_reused();
             return Err(Error::AlreadyExists(format!("blob {digest}")));
         }
         let name = Name::new(grant, reference);
-        let writing = self.0.ingests.begin(&name, total, expected, &self.0.settings).await?;
+        let begun = outage::unless_dropped(grant, self.0.ingests.begin(&name, total, expected, &self.0.settings)).await?;
+        let writing = begun.ok_or_else(|| Error::AlreadyExists(format!("ingest {reference}: nothing more of this export is taken")))?;
         Ok(Ingest { cache: self.clone(), grant: grant.clone(), name, writing: Some(writing), behind: None, ahead: Ahead::default() })
     }
 
@@ -113,9 +113,13 @@ impl Cache {
         if found { Ok(()) } else { Err(Error::NotFound(format!("ingest {reference}"))) }
     }
 
-    async fn has_blob(&self, grant: &Grant, digest: &Digest) -> Result<bool> {
+    /// Whether a blob is stored, or belongs to an export that is dropped.
+    async fn need_not_have(&self, grant: &Grant, digest: &Digest) -> Result<bool> {
         match outage::unless_dropped(grant, self.find_to_reuse(grant, digest)).await {
-            Ok(found) => Ok(found.is_some()),
+            Ok(found) => {
+                found.inspect(|_| grant.usage().blob_reused());
+                Ok(true)
+            }
             Err(Error::NotFound(_)) => Ok(false),
             Err(error) => Err(error),
         }
@@ -144,7 +148,7 @@ impl Ingest {
 
     /// Appends. `offset` must be where the ingest is. The bytes are in the spool when this returns; those of
     /// a build's session, which no other writer takes up again, when the next call does, and that one has
-    /// the errors.
+    /// the errors. They are thrown away where the export that they belong to is dropped.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] for another offset, [`Error::Exhausted`] with the disk full,
@@ -161,7 +165,8 @@ impl Ingest {
         if self.grant.documents().is_some() {
             return self.write_behind(data);
         }
-        self.run(move |writing| writing.append(&data)).await?;
+        let grant = self.grant.clone();
+        self.run(move |writing| take(&grant, writing, &data)).await?;
         self.send_ahead().await
     }
 
@@ -169,9 +174,9 @@ impl Ingest {
     fn write_behind(&mut self, data: Bytes) -> Result<()> {
         let status = self.status()?;
         let status = IngestStatus { offset: status.offset + data.len() as u64, updated: OffsetDateTime::now_utc(), ..status };
-        let mut writing = self.writing.take().ok_or_else(cut_off)?;
+        let (grant, mut writing) = (self.grant.clone(), self.writing.take().ok_or_else(cut_off)?);
         let done = tokio::task::spawn_blocking(move || {
-            let done = writing.append(&data);
+            let done = take(&grant, &mut writing, &data);
             (writing, done)
         });
         self.behind = Some(Behind { done, status });
@@ -207,13 +212,13 @@ impl Ingest {
         Ok(())
     }
 
-    /// Forgets the ingest where a blob that it is expected to become is stored.
+    /// Forgets the ingest where a blob that it is expected to become need not be stored any more.
     ///
     /// # Errors
     /// [`Error::AlreadyExists`], after which the ingest is gone; [`Error::Denied`], or the store's.
     pub async fn expect(&mut self, digest: &Digest) -> Result<()> {
         self.settle().await?;
-        if self.cache.has_blob(&self.grant, digest).await? {
+        if self.cache.need_not_have(&self.grant, digest).await? {
             self.writing()?.lock.forget().await?;
             return Err(Error::AlreadyExists(format!("blob {digest}")));
         }
@@ -230,7 +235,7 @@ impl Ingest {
     /// Makes the bytes visible as a blob, if they have the `size` and digest `expected` (where given).
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`], after which the ingest is gone; [`Error::Precondition`] for a wrong size
+    /// [`Error::AlreadyExists`], also of an export that is dropped, after which the ingest is gone; [`Error::Precondition`] for a wrong size
     /// or digest, [`Error::Invalid`] for labels above containerd's bounds, [`Error::NotFound`] where it was
     /// aborted meanwhile, or the store's, after which the ingest is as it was.
     pub async fn commit(mut self, size: Option<u64>, expected: Option<Digest>, labels: BTreeMap<String, String>) -> Result<(Digest, u64)> {
@@ -243,6 +248,15 @@ impl Ingest {
         }
         checked?;
         check_labels(&labels)?;
+        let grant = self.grant.clone();
+        outage::unless_dropped(&grant, self.publish(digest, offset, labels)).await?;
+        self.writing()?.lock.forget().await?;
+        Ok((digest, offset))
+    }
+
+    /// Makes the verified bytes a document of the session, or a blob.
+    async fn publish(&mut self, digest: Digest, offset: u64, labels: BTreeMap<String, String>) -> Result<()> {
+        let ahead = std::mem::take(&mut self.ahead).for_blob(&digest);
         let lock = &self.writing()?.lock;
         if let Some(documents) = self.grant.documents()
             && let Some(document) = self.read_document(lock.data_path(), offset).await?
@@ -252,8 +266,7 @@ impl Ingest {
                     "document {digest}: a session's documents may have limits.max_manifest_bytes together"
                 )));
             }
-            lock.forget().await?;
-            return Ok((digest, offset));
+            return Ok(());
         }
         lock.give_away()?;
         // Labels first: a blob without its labels would be seen, labels without a blob are not.
@@ -261,20 +274,24 @@ impl Ingest {
             self.cache.write_labels(&self.grant, &digest, labels).await?;
         }
         let piece = lock.piece(offset);
-        let ahead = std::mem::take(&mut self.ahead).for_blob(&digest);
-        let published = async {
-            match ahead {
-                Some(sent) => self.cache.publish_sent(&self.grant, &digest, &piece, sent).await,
-                None => self.cache.publish_blob(&self.grant, &digest, &piece).await,
-            }
+        match ahead {
+            Some(sent) => self.cache.publish_sent(&self.grant, &digest, &piece, sent).await?,
+            None => self.cache.publish_blob(&self.grant, &digest, &piece).await?,
         };
-        outage::unless_dropped(&self.grant, published).await?;
-        self.writing()?.lock.forget().await?;
-        Ok((digest, offset))
+        Ok(())
+    }
+
+    /// Sends on what has arrived, and nothing more of an export that is dropped.
+    async fn send_ahead(&mut self) -> Result<()> {
+        let grant = self.grant.clone();
+        if outage::unless_dropped(&grant, self.send_arrived()).await?.is_none() {
+            self.ahead = Ahead::default();
+        }
+        Ok(())
     }
 
     /// Sends on what has arrived, where it is known which blob it is to be and its store gains by that.
-    async fn send_ahead(&mut self) -> Result<()> {
+    async fn send_arrived(&mut self) -> Result<()> {
         let lock = &self.writing()?.lock;
         let (offset, path) = (self.writing()?.offset(), lock.data_path());
         if !self.ahead.wants(offset) {
@@ -337,6 +354,14 @@ impl Ingest {
         self.writing = Some(writing);
         done
     }
+}
+
+/// Appends, or throws away what belongs to an export that is dropped, before this or by it.
+fn take(grant: &Grant, writing: &mut Writing, data: &[u8]) -> Result<()> {
+    if !outage::is_dropped(grant) && outage::or_dropped(grant, writing.append(data))?.is_some() {
+        return Ok(());
+    }
+    writing.discard(data)
 }
 
 fn cut_off() -> Error {

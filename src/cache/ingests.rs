@@ -82,11 +82,12 @@ pub(super) struct Lock {
     id: String,
 }
 
-/// An ingest's open data file. It moves to a blocking thread and back, and the lock with it: a write that
+/// An ingest's data file, while it is being written. It moves to a blocking thread and back, and the lock with it: a write that
 /// nobody waits for any more still ends before the ingest has another writer.
 #[derive(Debug)]
 pub(super) struct Writing {
-    file: std::fs::File,
+    /// `None`: what arrives is thrown away.
+    file: Option<std::fs::File>,
     hasher: Hasher,
     offset: u64,
     pub(super) lock: Lock,
@@ -264,6 +265,7 @@ impl Lock {
         let mut file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let (hasher, offset) = hash(&mut file)?;
         let status = self.update(|status| status.offset = offset)?;
+        let file = Some(file);
         if self.name.of_build {
             return Ok(Writing { file, hasher, offset, lock: self });
         }
@@ -301,12 +303,22 @@ impl Writing {
 
     /// Appends. After an error everything is as before.
     pub(super) fn append(&mut self, data: &[u8]) -> Result<()> {
-        if let Err(error) = self.file.write_all(data) {
+        if let Some(file) = &mut self.file
+            && let Err(error) = file.write_all(data)
+        {
             self.cut(self.offset)?;
             return Err(error.into());
         }
         self.hasher.update(data);
         self.moved(self.offset + data.len() as u64)
+    }
+
+    /// Appends to nothing: from now on only the digest and the size are kept.
+    pub(super) fn discard(&mut self, data: &[u8]) -> Result<()> {
+        if self.file.take().is_some() {
+            remove(&self.lock.data_path())?;
+        }
+        self.append(data)
     }
 
     pub(super) fn truncate(&mut self) -> Result<()> {
@@ -316,8 +328,10 @@ impl Writing {
     }
 
     fn cut(&mut self, len: u64) -> Result<()> {
-        self.file.set_len(len)?;
-        io::Seek::seek(&mut self.file, io::SeekFrom::Start(len))?;
+        if let Some(file) = &mut self.file {
+            file.set_len(len)?;
+            io::Seek::seek(file, io::SeekFrom::Start(len))?;
+        }
         Ok(())
     }
 

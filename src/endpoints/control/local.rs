@@ -108,6 +108,10 @@ impl Control {
     }
 
     async fn publish_export(&self, export: &SessionExport) -> Result<(), Problem> {
+        if outage::is_dropped(&export.grant) {
+            export.names.iter().for_each(|_| self.metrics.export_dropped());
+            return Ok(());
+        }
         let documents = export.grant.documents().map(crate::types::Documents::all).unwrap_or_default();
         for manifest in documents {
             let Ok(digest) = OciForm::config_digest(&manifest) else { continue };
@@ -170,13 +174,15 @@ fn joined(names: &[ManifestName]) -> String {
     names.iter().map(ManifestName::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// A `SolveResponse` without the entries of `ExporterResponse` (1) that name our documents.
+/// A `SolveResponse` without the entries of `ExporterResponse` (1) that name our documents. Those of an
+/// export that is dropped nobody has kept: whatever is named beside it then goes too.
 fn without_documents(answer: &[u8], exports: &[SessionExport]) -> Option<bytes::Bytes> {
     let ours = |json: &[u8]| {
         let named: Option<Digest> =
             serde_json::from_slice::<serde_json::Value>(json).ok().and_then(|descriptor| descriptor.get("digest")?.as_str()?.parse().ok());
         named.is_some_and(|digest| {
-            exports.iter().any(|export| export.grant.documents().is_some_and(|documents| documents.get(&digest).is_some()))
+            let holds = |grant: &Grant| grant.documents().is_some_and(|documents| documents.get(&digest).is_some());
+            exports.iter().any(|export| outage::is_dropped(&export.grant) || holds(&export.grant))
         })
     };
     let edited = wire::edit(answer, |field| match (field.number, field.payload) {

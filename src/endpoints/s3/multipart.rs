@@ -37,7 +37,9 @@ impl Operations {
         }
         let mut body = self.incoming(input.body);
         if matches!(item, Item::Manifest(_)) {
-            self.check_manifest_size(size)?;
+            if !self.admits_manifest(&grant, size)? {
+                return Ok(UploadPartOutput { e_tag: Some(quoted(&dropped_etag())), ..Default::default() });
+            }
             body = announced.checked(body);
         }
         let id = UploadId::new(&input.upload_id);
@@ -73,7 +75,7 @@ impl Operations {
         if matches!(item, Item::Manifest(_)) && !outage::is_dropped(grant) {
             let sent = self.cache.upload_parts(grant, item, &id).map_err(of_upload)?;
             let named = sent.iter().filter(|sent| parts.iter().any(|(number, _)| *number == sent.number));
-            self.check_manifest_size(named.map(|part| part.size).sum())?;
+            self.admits_manifest(grant, named.map(|part| part.size).sum())?;
         }
         let stored = self.cache.complete_upload(grant, item, &id, &parts, condition);
         let stored = outage::unless_dropped(grant, stored).await.map_err(of_upload)?;

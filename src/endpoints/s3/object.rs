@@ -137,7 +137,9 @@ impl Operations {
             }
             Item::Manifest(name) => {
                 target.grant.check_manifest(Right::Write, name)?;
-                self.check_manifest_size(size)?;
+                if !self.admits_manifest(&target.grant, size)? {
+                    return Ok(PutObjectOutput { e_tag: Some(quoted(&self.stored_or_dropped(&target, None))), ..Default::default() });
+                }
                 let document = collect(announced.checked(body), size).await?;
                 self.cache.put_manifest(&target.grant, name, document, condition).await
             }
@@ -169,9 +171,11 @@ impl Operations {
         }
     }
 
-    /// Refuses a manifest that is too large before it is read.
-    pub(super) fn check_manifest_size(&self, size: u64) -> S3Result<()> {
-        self.cache.check_manifest_size(size).map_err(|error| S3Error::with_message(S3ErrorCode::EntityTooLarge, error.to_string()))
+    /// Refuses a manifest that is too large before it is read. `false`: its export is dropped for that.
+    pub(super) fn admits_manifest(&self, grant: &Grant, size: u64) -> S3Result<bool> {
+        let admitted = outage::or_dropped(grant, self.cache.check_manifest_size(size));
+        let refused = |error: cache::Error| S3Error::with_message(S3ErrorCode::EntityTooLarge, error.to_string());
+        admitted.map(|admitted| admitted.is_some()).map_err(refused)
     }
 
     pub(super) async fn copy(&self, grant: &Grant, input: &CopyObjectInput) -> S3Result<CopyObjectOutput> {
