@@ -1,15 +1,15 @@
-//! The shape of the configuration file: every key, its type and its default. `deploy/config.toml` shows
-//! them to people, and a test holds the two together.
+//! The shape of the configuration file: every key and its type; `defaults.rs` has their values where
+//! nothing is said. `deploy/config.toml` shows them to people, and a test holds the two together.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Error;
 use super::store_url::StoreUrl;
 use super::units::{Count, Period, Size, Text};
+use super::{Error, defaults};
 use crate::telemetry::{Filter, Format};
-use crate::types::{Address, BucketName, Scope};
+use crate::types::{Address, BucketName};
 
 /// The whole file. Flags and variables are laid over it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -105,11 +105,11 @@ pub(super) struct OperatorKey {
     pub(super) bucket: Option<Text<BucketName>>,
     #[serde(default)]
     pub(super) prefix: String,
-    #[serde(default = "default_blobs_prefix")]
+    #[serde(default = "defaults::blobs_prefix")]
     pub(super) blobs_prefix: String,
-    #[serde(default = "default_manifests_prefix")]
+    #[serde(default = "defaults::manifests_prefix")]
     pub(super) manifests_prefix: String,
-    #[serde(default = "default_rights")]
+    #[serde(default = "defaults::rights")]
     pub(super) rights: Vec<Right>,
 }
 
@@ -256,132 +256,6 @@ fn describe(path: &str, message: &str) -> String {
     }
 }
 
-impl Default for File {
-    fn default() -> Self {
-        Self {
-            store: None,
-            data_dir: "/var/lib/remora".into(),
-            default_bucket: None,
-            on_unavailable: OnUnavailable::Miss,
-            drain_deadline: seconds(30),
-            log: Log::default(),
-            buildkitd: Buildkitd::default(),
-            control: Control::default(),
-            content: Content::default(),
-            s3: S3::default(),
-            admin: Admin::default(),
-            manifests: Manifests::default(),
-            limits: Limits::default(),
-            store_deadlines: StoreDeadlines::default(),
-            store_breaker: StoreBreaker::default(),
-            transfer: Transfer::default(),
-            buckets: Vec::new(),
-        }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { filter: Text(Filter::default()), format: Format::Auto }
-    }
-}
-
-impl Default for Buildkitd {
-    fn default() -> Self {
-        Self { address: unix("/run/buildkit/buildkitd.sock"), connect_timeout: seconds(60) }
-    }
-}
-
-impl Default for Control {
-    fn default() -> Self {
-        Self { listen: vec![unix("/run/remora/control.sock")], transport: Transport::Auto, max_message_bytes: Size(64 << 20) }
-    }
-}
-
-impl Default for S3 {
-    fn default() -> Self {
-        Self {
-            listen: vec![tcp("127.0.0.1:9190")],
-            advertise: None,
-            clock_skew: seconds(15 * 60),
-            grant_grace: seconds(60),
-            keys: Vec::new(),
-        }
-    }
-}
-
-impl Default for Admin {
-    fn default() -> Self {
-        Self { listen: vec![tcp("127.0.0.1:9191")] }
-    }
-}
-
-impl Default for Manifests {
-    fn default() -> Self {
-        Self { merge: true, max_records: Count(5000), max_age: seconds(7 * 24 * 3600), presence_max_age: seconds(10 * 60) }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_manifest_bytes: Size(32 << 20),
-            max_open_ingests: Count(1024),
-            max_connections: Count(1024),
-            ingest_expiry: seconds(24 * 3600),
-            max_store_requests: Count(crate::store::Policy::default().max_requests),
-        }
-    }
-}
-
-impl Default for StoreDeadlines {
-    fn default() -> Self {
-        let crate::store::Deadlines { connect, first_byte, stall, total } = crate::store::Deadlines::default();
-        Self { connect: period(connect), first_byte: period(first_byte), stall: period(stall), total: period(total) }
-    }
-}
-
-impl Default for StoreBreaker {
-    fn default() -> Self {
-        let crate::store::BreakerPolicy { budget, probe_interval } = crate::store::BreakerPolicy::default();
-        Self { budget: period(budget), probe_interval: period(probe_interval) }
-    }
-}
-
-impl Default for Transfer {
-    fn default() -> Self {
-        Self { memory: Size(128 << 20) }
-    }
-}
-
-fn seconds(seconds: u64) -> Text<Period> {
-    period(std::time::Duration::from_secs(seconds))
-}
-
-fn period(period: std::time::Duration) -> Text<Period> {
-    Text(Period(period))
-}
-
-fn unix(path: &str) -> Text<Address> {
-    Text(Address::Unix(path.into()))
-}
-
-fn tcp(host_port: &str) -> Text<Address> {
-    Text(Address::Tcp(host_port.to_owned()))
-}
-
-fn default_blobs_prefix() -> String {
-    Scope::BLOBS_PREFIX.to_owned()
-}
-
-fn default_manifests_prefix() -> String {
-    Scope::MANIFESTS_PREFIX.to_owned()
-}
-
-fn default_rights() -> Vec<Right> {
-    vec![Right::Exists, Right::Read, Right::Write]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -411,7 +285,7 @@ mod tests {
         assert_eq!(shown.s3.advertise.take().unwrap(), "http://127.0.0.1:9190");
         assert_eq!(shown, File::default());
         let repeated = File::parse(&format!("#{repeated}")).unwrap();
-        assert_eq!(repeated.s3.keys[0].rights, default_rights());
+        assert_eq!(repeated.s3.keys[0].rights, defaults::rights());
         assert_eq!(repeated.buckets[0].checksums, Checksums::default());
     }
 

@@ -1,9 +1,11 @@
 //! The configuration: a TOML file, variables over it, flags over both; turned into what each part takes.
 //!
 //! Nothing else reads files of settings, the environment (the AWS credential chain aside) or flags.
-//! Every error is one line that names the key and what is allowed. `file.rs` has all keys and defaults.
+//! Every error is one line that names the key and what is allowed. `file.rs` has all keys, `defaults.rs`
+//! their values where nothing is said.
 
 mod buckets;
+mod defaults;
 mod effective;
 mod file;
 mod flags;
