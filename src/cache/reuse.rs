@@ -66,6 +66,23 @@ impl Cache {
         if OffsetDateTime::now_utc() - found.modified > TOUCH_AFTER { self.touch_later(grant, found) } else { Ok(found) }
     }
 
+    /// Makes a blob young again for lifecycle rules; a build does not wait for it. `None`: it stays as it is,
+    /// which is bearable for a build whose store fails.
+    ///
+    /// # Errors
+    /// As [`Cache::touch_blob`].
+    pub async fn keep_young(&self, grant: &Grant, digest: &Digest) -> Result<Option<BlobInfo>> {
+        let touched = if grant.names().is_some() {
+            self.stat_blob(grant, digest).await.and_then(|found| self.touch_later(grant, found))
+        } else {
+            self.touch_blob(grant, digest).await
+        };
+        match touched {
+            Err(error) if error.is_outage() && grant.losses().is_some() => Ok(None),
+            touched => touched.map(Some),
+        }
+    }
+
     /// Makes a blob young in the background; the answer says that it is.
     ///
     /// # Errors

@@ -301,7 +301,10 @@ impl Cache {
         let copies = upload.check_parts(parts)?;
         let numbers: Vec<u16> = parts.iter().map(|(number, _)| *number).collect();
         let etag = match (item, &upload.store) {
-            (Item::Blob(digest), _) if copies => self.touch_blob(grant, digest).await?.etag,
+            (Item::Blob(digest), _) if copies => {
+                let touched = self.keep_young(grant, digest).await?;
+                touched.map_or_else(|| ETag::new("untouched"), |touched| touched.etag)
+            }
             (Item::Blob(digest), Some(store)) => {
                 let checked = check_digest(digest, &digest_of(&upload, numbers.clone()).await?);
                 if checked.is_err() && numbers.len() == upload.state().parts.len() {

@@ -184,20 +184,10 @@ impl Operations {
         let Item::Blob(digest) = &target.item else {
             return Err(S3Error::with_message(S3ErrorCode::NotImplemented, "a manifest becomes young by being put again"));
         };
-        let touched = if target.grant.names().is_some() {
-            // A build does not wait for it.
-            match self.cache.stat_blob(&target.grant, digest).await {
-                Ok(found) => self.cache.touch_later(&target.grant, found),
-                Err(error) => Err(error),
-            }
-        } else {
-            self.cache.touch_blob(&target.grant, digest).await
-        };
-        let (etag, modified) = match touched {
-            Ok(touched) => (touched.etag, touched.modified),
+        let (etag, modified) = match self.cache.keep_young(&target.grant, digest).await? {
+            Some(touched) => (touched.etag, touched.modified),
             // The blob is there: that it could not be made younger fails no build.
-            Err(error) if error.is_outage() && target.grant.losses().is_some() => (dropped_etag(), OffsetDateTime::now_utc()),
-            Err(error) => return Err(error.into()),
+            None => (dropped_etag(), OffsetDateTime::now_utc()),
         };
         let result = CopyObjectResult { e_tag: Some(quoted(&etag)), last_modified: Some(modified.into()), ..Default::default() };
         Ok(CopyObjectOutput { copy_object_result: Some(result), ..Default::default() })
