@@ -3,8 +3,8 @@
 //!
 //! Each begin of an ingest has files of its own, so that whoever still holds old ones harms no new one.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use super::ingest::IngestStatus;
 use super::{Error, Result, Settings, spool};
 use crate::store::Body;
-use crate::transfer::Piece;
+use crate::transfer::{Budget, Hold, Piece};
 use crate::types::{Digest, Grant, Hasher, Scope};
 
 /// The names of both files begin so.
@@ -51,6 +51,8 @@ struct State {
     /// A store may have kept the data file itself as a blob: it must not be written again.
     given_away: bool,
     status: IngestStatus,
+    /// Its bytes in the spool.
+    hold: Hold,
 }
 
 /// What of an ingest survives a restart. Its offset is the size of the data file, its last change that
@@ -72,6 +74,8 @@ type States = HashMap<Name, State>;
 pub(super) struct Registry {
     dir: Arc<Path>,
     states: Arc<Mutex<States>>,
+    budget: Budget,
+    max_bytes: u64,
 }
 
 /// The right to write an ingest; ends when dropped.
@@ -94,11 +98,11 @@ pub(super) struct Writing {
 }
 
 impl Registry {
-    pub(super) async fn open(settings: &Settings) -> Result<Self> {
+    pub(super) async fn open(settings: &Settings, budget: Budget) -> Result<Self> {
         spool::prepare(&settings.spool_dir).await?;
-        let (dir, expiry) = (settings.spool_dir.clone(), settings.ingest_expiry);
-        let states = blocking(move || scan(&dir, expiry)).await?;
-        Ok(Self { dir: settings.spool_dir.as_path().into(), states: Arc::new(Mutex::new(states)) })
+        let (dir, expiry, room) = (settings.spool_dir.clone(), settings.ingest_expiry, budget.clone());
+        let states = Arc::new(Mutex::new(blocking(move || scan(&dir, expiry, &room)).await?));
+        Ok(Self { dir: settings.spool_dir.as_path().into(), states, budget, max_bytes: settings.max_spool_bytes })
     }
 
     fn states(&self) -> MutexGuard<'_, States> {
@@ -147,7 +151,8 @@ impl Registry {
         }
         let now = OffsetDateTime::now_utc();
         let status = IngestStatus { reference: name.reference.clone(), offset: 0, total, expected, started: now, updated: now };
-        let old = states.insert(name.clone(), State { id: new_id.clone(), open: true, given_away: false, status });
+        let hold = self.budget.try_hold(0).ok_or_else(|| spool::spool_full(&name.reference, self.max_bytes))?;
+        let old = states.insert(name.clone(), State { id: new_id.clone(), open: true, given_away: false, status, hold });
         Ok((lock(new_id), old.map(|state| OldFiles { id: state.id, keep_data: false })))
     }
 
@@ -221,6 +226,15 @@ impl Lock {
             change(&mut state.status);
             state.status.clone()
         })
+    }
+
+    /// Takes room in the spool for this many bytes, in place of what it had.
+    fn hold(&self, bytes: u64) -> Result<()> {
+        if self.with(|state| state.hold.resize(bytes))? {
+            Ok(())
+        } else {
+            Err(spool::spool_full(&format!("ingest {}", self.name.reference), self.registry.max_bytes))
+        }
     }
 
     /// Forgets the ingest, unless it was aborted already.
@@ -303,20 +317,23 @@ impl Writing {
 
     /// Appends. After an error everything is as before.
     pub(super) fn append(&mut self, data: &[u8]) -> Result<()> {
-        if let Some(file) = &mut self.file
-            && let Err(error) = file.write_all(data)
-        {
-            self.cut(self.offset)?;
-            return Err(error.into());
+        let end = self.offset + data.len() as u64;
+        if let Some(file) = &mut self.file {
+            self.lock.hold(end)?;
+            if let Err(error) = file.write_all(data) {
+                self.cut(self.offset)?;
+                return Err(error.into());
+            }
         }
         self.hasher.update(data);
-        self.moved(self.offset + data.len() as u64)
+        self.moved(end)
     }
 
     /// Appends to nothing: from now on only the digest and the size are kept.
     pub(super) fn discard(&mut self, data: &[u8]) -> Result<()> {
         if self.file.take().is_some() {
             remove(&self.lock.data_path())?;
+            self.lock.hold(0)?;
         }
         self.append(data)
     }
@@ -331,6 +348,7 @@ impl Writing {
         if let Some(file) = &mut self.file {
             file.set_len(len)?;
             io::Seek::seek(file, io::SeekFrom::Start(len))?;
+            self.lock.hold(len)?;
         }
         Ok(())
     }
@@ -355,25 +373,27 @@ fn hash(file: &mut std::fs::File) -> Result<(Hasher, u64)> {
     }
 }
 
-fn scan(dir: &Path, expiry: Duration) -> Result<States> {
-    let mut states = States::new();
-    let mut dropped = Vec::new();
+fn scan(dir: &Path, expiry: Duration, budget: &Budget) -> Result<States> {
+    let (mut states, mut dropped, mut seen) = (States::new(), Vec::new(), HashSet::new());
     for entry in std::fs::read_dir(dir)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         let Some(stem) = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(".json").or(rest.strip_suffix(".data"))) else {
             continue;
         };
-        match load(dir, stem, expiry) {
+        // It has two files.
+        if !seen.insert(stem.to_owned()) {
+            continue;
+        }
+        match load(dir, stem, expiry, budget) {
             Some((name, state)) => match states.get(&name) {
                 Some(known) if known.status.started > state.status.started => dropped.push(state.id),
-                Some(known) if known.id == state.id => {}
                 _ => dropped.extend(states.insert(name, state).map(|older| older.id)),
             },
             None => dropped.push(stem.to_owned()),
         }
     }
     for id in dropped {
-        // Cut off while it was made or removed, or too old.
+        // Cut off while it was made or removed, too old, or more than the spool may hold now.
         tracing::info!(ingest.id = id, "forgetting an unfinished ingest of an earlier run");
         remove(&dir.join(format!("{PREFIX}{id}.json")))?;
         remove(&dir.join(format!("{PREFIX}{id}.data")))?;
@@ -381,7 +401,7 @@ fn scan(dir: &Path, expiry: Duration) -> Result<States> {
     Ok(states)
 }
 
-fn load(dir: &Path, id: &str, expiry: Duration) -> Option<(Name, State)> {
+fn load(dir: &Path, id: &str, expiry: Duration, budget: &Budget) -> Option<(Name, State)> {
     let json = std::fs::read(dir.join(format!("{PREFIX}{id}.json"))).ok()?;
     let document: Document = serde_json::from_slice(&json).ok()?;
     let meta = std::fs::metadata(dir.join(format!("{PREFIX}{id}.data"))).ok()?;
@@ -399,7 +419,7 @@ fn load(dir: &Path, id: &str, expiry: Duration) -> Option<(Name, State)> {
     };
     let name = Name { scope: document.scope, reference: document.reference, of_build: false };
     // A second name of the file is a blob that was published just before the process ended.
-    Some((name, State { id: id.to_owned(), open: false, given_away: meta.nlink() > 1, status }))
+    Some((name, State { id: id.to_owned(), open: false, given_away: meta.nlink() > 1, status, hold: budget.try_hold(meta.len())? }))
 }
 
 fn remove(path: &Path) -> Result<()> {

@@ -73,8 +73,10 @@ pub struct Settings {
     pub spool_dir: PathBuf,
     /// Manifests with more bytes are refused.
     pub max_manifest_bytes: u64,
-    /// Ingests and uploads that may be open at once.
+    /// Ingests that may be open at once, and as many uploads.
     pub max_open_ingests: usize,
+    /// Bytes that all of them may have in the spool, together.
+    pub max_spool_bytes: u64,
     /// An ingest that nobody wrote to for so long is forgotten.
     pub ingest_expiry: Duration,
     /// For so long a blob that was seen in the store is taken to be there when a build asks before it
@@ -84,6 +86,8 @@ pub struct Settings {
     pub merge: Option<MergeRules>,
     /// Bytes that reads may keep ahead of their readers, all together.
     pub transfer_memory: u64,
+    /// Bytes of uploads that may be in memory on their way into the stores, all together.
+    pub upload_memory: u64,
 }
 
 /// The cache. Cheap to clone.
@@ -105,7 +109,7 @@ struct Inner {
     ingests: ingests::Registry,
     uploads: uploads::Registry,
     transfers: Uploads,
-    /// Parts of uploads that wait in the spool.
+    /// Bytes in the spool.
     spool_budget: Budget,
     shutdown: Shutdown,
 }
@@ -118,8 +122,9 @@ impl Cache {
     /// # Errors
     /// [`Error::Internal`] or [`Error::Exhausted`] where the spool cannot be read or written.
     pub async fn open(stores: Stores, settings: Settings, metrics: Metrics, shutdown: Shutdown) -> Result<Self> {
-        let ingests = ingests::Registry::open(&settings).await?;
-        let transfers = Uploads::open(settings.spool_dir.clone(), &stores, shutdown.clone()).await?;
+        let spool_budget = Budget::new(settings.max_spool_bytes);
+        let ingests = ingests::Registry::open(&settings, spool_budget.clone()).await?;
+        let transfers = Uploads::open(settings.spool_dir.clone(), settings.upload_memory, &stores, shutdown.clone()).await?;
         let (presence, downloads) = (presence::Presence::new(settings.presence_max_age), Downloads::new(settings.transfer_memory));
         Ok(Self(Arc::new(Inner {
             stores,
@@ -134,7 +139,7 @@ impl Cache {
             ingests,
             uploads: uploads::Registry::default(),
             transfers,
-            spool_budget: Budget::new(receive::SPOOL_BYTES),
+            spool_budget,
             shutdown,
         })))
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures_util::StreamExt as _;
 
-use super::spool::SpoolFile;
+use super::spool::{SpoolFile, spool_full};
 use super::{Cache, Error, Incoming, Result};
 use crate::store::Body;
 use crate::transfer::{Hold, Piece, SINGLE_PUT_BYTES};
@@ -15,8 +15,6 @@ use crate::types::Digest;
 
 /// How long a body waits for memory. Meanwhile its client waits too; after that the spool takes it.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Bytes of parts that may wait in the spool.
-pub(super) const SPOOL_BYTES: u64 = 16 << 30;
 
 impl Cache {
     /// Takes the next `size` bytes of `body`, and shows each piece of them to `look`.
@@ -30,7 +28,7 @@ impl Cache {
             return to_memory(what, size, body, hold, look).await;
         }
         let Some(hold) = self.0.spool_budget.try_hold(size) else {
-            return Err(Error::Exhausted(format!("{what}: unfinished uploads have the {SPOOL_BYTES} bytes that the spool may hold")));
+            return Err(spool_full(what, self.0.settings.max_spool_bytes));
         };
         to_spool(&self.0.settings.spool_dir, what, size, body, hold, look).await
     }

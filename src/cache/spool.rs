@@ -14,6 +14,11 @@ const WRITE_BYTES: usize = 1 << 20;
 /// The names of files that nothing can take up again after a restart begin so.
 const TEMPORARY: &str = "tmp-";
 
+/// The error of `what` that finds no room below the bound.
+pub(super) fn spool_full(what: &str, max_bytes: u64) -> Error {
+    Error::Exhausted(format!("{what}: unfinished uploads have the {max_bytes} bytes that limits.max_spool_bytes allows"))
+}
+
 /// A temporary file that is being written. Removed when dropped.
 #[derive(Debug)]
 pub(super) struct SpoolFile {

@@ -79,7 +79,9 @@ impl Default for Limits {
         Self {
             max_manifest_bytes: Size(32 << 20),
             max_open_ingests: Count(1024),
+            max_spool_bytes: Size(16 << 30),
             max_connections: Count(1024),
+            max_streams: Count(1024),
             ingest_expiry: seconds(24 * 3600),
             max_store_requests: Count(crate::store::Policy::default().max_requests),
         }
@@ -102,7 +104,7 @@ impl Default for StoreBreaker {
 
 impl Default for Transfer {
     fn default() -> Self {
-        Self { memory: Size(128 << 20) }
+        Self { memory: Size(128 << 20), upload_memory: Size(64 << 20) }
     }
 }
 

@@ -142,7 +142,9 @@ pub(super) struct Manifests {
 pub(super) struct Limits {
     pub(super) max_manifest_bytes: Size,
     pub(super) max_open_ingests: Count,
+    pub(super) max_spool_bytes: Size,
     pub(super) max_connections: Count,
+    pub(super) max_streams: Count,
     pub(super) ingest_expiry: Text<Period>,
     pub(super) max_store_requests: Count,
 }
@@ -169,6 +171,7 @@ pub(super) struct StoreBreaker {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Transfer {
     pub(super) memory: Size,
+    pub(super) upload_memory: Size,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -98,6 +98,7 @@ impl Config {
         let operator_keys = buckets::operator_keys(&file.s3.keys, &store, &mut secrets)?;
         let token = file.content.token_file.as_deref().map(|path| secrets.read_file("content.token_file", path)).transpose()?;
         let max_connections = file.limits.max_connections.0;
+        let max_streams = u32::try_from(file.limits.max_streams.0).unwrap_or(u32::MAX);
         let control = control::Config {
             buildkitd: file.buildkitd.address.0.clone(),
             transport: match file.control.transport {
@@ -109,6 +110,7 @@ impl Config {
             max_message_bytes: file.control.max_message_bytes.0,
             connect_timeout: file.buildkitd.connect_timeout.0.0,
             max_connections,
+            max_streams,
         };
         Ok(Self {
             log: telemetry::Config { filter: file.log.filter.0.clone(), format: file.log.format },
@@ -116,6 +118,7 @@ impl Config {
                 spool_dir: file.data_dir.join("spool"),
                 max_manifest_bytes: file.limits.max_manifest_bytes.0,
                 max_open_ingests: file.limits.max_open_ingests.0,
+                max_spool_bytes: file.limits.max_spool_bytes.0,
                 ingest_expiry: file.limits.ingest_expiry.0.0,
                 presence_max_age: file.manifests.presence_max_age.0.0,
                 merge: file
@@ -123,11 +126,15 @@ impl Config {
                     .merge
                     .then_some(cache::MergeRules { max_records: file.manifests.max_records.0, max_age: file.manifests.max_age.0.0 }),
                 transfer_memory: file.transfer.memory.0,
+                upload_memory: file.transfer.upload_memory.0,
             },
             on_unavailable: file.on_unavailable,
             drain_deadline: file.drain_deadline.0.0,
             control: Listening { addresses: addresses(&file.control.listen), config: control },
-            content: Listening { addresses: addresses(&file.content.listen), config: content::Config { token, max_connections } },
+            content: Listening {
+                addresses: addresses(&file.content.listen),
+                config: content::Config { token, max_connections, max_streams },
+            },
             s3: Listening {
                 addresses: addresses(&file.s3.listen),
                 config: s3::Config { clock_skew: file.s3.clock_skew.0.0, max_connections },

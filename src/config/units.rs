@@ -52,17 +52,17 @@ impl fmt::Display for Period {
     }
 }
 
-/// A number of bytes from 1 KiB to 16 GiB, written plain or with a unit: `33554432`, `"32MiB"`.
+/// A number of bytes from 1 KiB to 1 TiB, written plain or with a unit: `33554432`, `"32MiB"`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Size(pub(super) u64);
 
 impl Size {
-    const ALLOWED: &'static str = "want bytes, plain or with one of KiB, MiB, GiB, KB, MB, GB; from 1KiB to 16GiB";
+    const ALLOWED: &'static str = "want bytes, plain or with one of KiB, MiB, GiB, KB, MB, GB; from 1KiB to 1024GiB";
     const UNITS: [(&'static str, u64); 7] =
         [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("KB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000), ("B", 1)];
 
     fn new(bytes: u64) -> Option<Self> {
-        (1 << 10..=16 << 30).contains(&bytes).then_some(Self(bytes))
+        (1 << 10..=1 << 40).contains(&bytes).then_some(Self(bytes))
     }
 }
 
@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(size("32MiB"), Some(32 << 20));
         assert_eq!(size("5 GB"), Some(5_000_000_000));
         assert_eq!(size("2048B"), Some(2048));
-        for bad in ["", "MiB", "1", "-5MiB", "1.5GiB", "17GiB", "99999999999999GiB", "32 mb"] {
+        for bad in ["", "MiB", "1", "-5MiB", "1.5GiB", "1025GiB", "99999999999999GiB", "32 mb"] {
             assert_eq!(size(bad), None, "{bad}");
         }
     }

@@ -10,33 +10,54 @@ const UNIT: u64 = 1 << 10;
 
 /// So many bytes, for all who share it. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Budget(Arc<Semaphore>);
+pub struct Budget {
+    free: Arc<Semaphore>,
+    all: u32,
+}
 
 /// Bytes of a budget; given back when dropped.
 #[derive(Debug)]
 pub struct Hold {
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Budget {
     /// A budget of `bytes`, in whole KiB.
     #[must_use]
     pub fn new(bytes: u64) -> Self {
-        Self(Arc::new(Semaphore::new(usize::try_from(bytes / UNIT).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS))))
+        let all = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX);
+        Self { free: Arc::new(Semaphore::new(usize::try_from(all).unwrap_or(Semaphore::MAX_PERMITS))), all }
     }
 
     /// Takes `bytes`, at once or not at all.
     #[must_use]
     pub fn try_hold(&self, bytes: u64) -> Option<Hold> {
-        let permit = Arc::clone(&self.0).try_acquire_many_owned(units(bytes)?).ok()?;
-        Some(Hold { _permit: permit })
+        let permit = Arc::clone(&self.free).try_acquire_many_owned(units(bytes)?).ok()?;
+        Some(Hold { permit })
     }
 
-    /// Takes `bytes`, after at most `patience`; who came first is served first.
+    /// Takes `bytes`, after at most `patience`; who came first is served first. More than there are in all
+    /// are not waited for.
     pub async fn hold(&self, bytes: u64, patience: Duration) -> Option<Hold> {
-        let acquired = Arc::clone(&self.0).acquire_many_owned(units(bytes)?);
+        let wanted = units(bytes).filter(|wanted| *wanted <= self.all)?;
+        let acquired = Arc::clone(&self.free).acquire_many_owned(wanted);
         let permit = tokio::time::timeout(patience, acquired).await.ok()?.ok()?;
-        Some(Hold { _permit: permit })
+        Some(Hold { permit })
+    }
+}
+
+impl Hold {
+    /// Makes it one of `bytes`, at once. `false`: there is no room for that, and it is as before.
+    #[must_use]
+    pub fn resize(&mut self, bytes: u64) -> bool {
+        let (Some(wanted), held) = (units(bytes), self.permit.num_permits()) else { return false };
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        if wanted <= held {
+            drop(self.permit.split(held - wanted));
+            return true;
+        }
+        let more = u32::try_from(wanted - held).ok().and_then(|more| Arc::clone(self.permit.semaphore()).try_acquire_many_owned(more).ok());
+        more.map(|more| self.permit.merge(more)).is_some()
     }
 }
 
@@ -59,5 +80,18 @@ mod tests {
         assert!(budget.try_hold(1).is_none());
         drop(all);
         assert!(budget.try_hold(11 << 10).is_none());
+        // For ever, if it were waited for.
+        assert!(budget.hold(11 << 10, Duration::from_secs(3600)).await.is_none());
+    }
+
+    #[test]
+    fn a_hold_grows_and_shrinks() {
+        let budget = Budget::new(10 << 10);
+        let (mut one, mut other) = (budget.try_hold(0).unwrap(), budget.try_hold(3 << 10).unwrap());
+        assert!(one.resize(5 << 10) && one.resize((6 << 10) + 1));
+        assert!(!other.resize(4 << 10) && !other.resize(u64::MAX));
+        assert!(one.resize(1) && other.resize(9 << 10));
+        drop(one);
+        assert!(other.resize(10 << 10));
     }
 }

@@ -25,8 +25,6 @@ pub const SINGLE_PUT_BYTES: u64 = 16 << 20;
 const PART_BYTES: u64 = 8 << 20;
 /// S3's bound.
 const MAX_PARTS: u64 = 10_000;
-/// Memory that all parts on their way may take.
-const MEMORY_BYTES: u64 = 64 << 20;
 /// Parts in flight, of all uploads.
 const REQUESTS: usize = 16;
 /// How long a part of a file waits for memory before it is sent from the file, in smaller reads.
@@ -72,16 +70,17 @@ struct Sending {
 type Outcome = watch::Receiver<Option<Result<Part>>>;
 
 impl Uploads {
-    /// Aborts, in the background, what earlier processes left unfinished, as told by files in `dir`.
+    /// Uploads with `memory` bytes for all their parts on their way. Aborts, in the background, what earlier
+    /// processes left unfinished, as told by files in `dir`.
     ///
     /// # Errors
     /// Where `dir` cannot be read.
-    pub async fn open(dir: PathBuf, stores: &Stores, shutdown: Shutdown) -> std::io::Result<Self> {
+    pub async fn open(dir: PathBuf, memory: u64, stores: &Stores, shutdown: Shutdown) -> std::io::Result<Self> {
         let left = leftovers::find(&dir).await?;
         if !left.is_empty() {
             shutdown.spawn(leftovers::abort(left, stores.clone()));
         }
-        let (memory, requests) = (Budget::new(MEMORY_BYTES), Semaphore::new(REQUESTS));
+        let (memory, requests) = (Budget::new(memory), Semaphore::new(REQUESTS));
         Ok(Self(Arc::new(Shared { dir, memory, requests, shutdown })))
     }
 

@@ -30,6 +30,8 @@ async fn open(dir: &TempDir) -> Cache {
         presence_max_age: Duration::from_secs(600),
         merge: None,
         transfer_memory: 32 << 20,
+        upload_memory: 64 << 20,
+        max_spool_bytes: 1 << 30,
     };
     Cache::open(stores, settings, Metrics::default(), Shutdown::default()).await.unwrap()
 }

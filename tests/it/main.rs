@@ -22,6 +22,7 @@ mod download;
 mod faults;
 mod guarded;
 mod manifests;
+mod outage;
 mod presence;
 mod promises;
 mod s3;

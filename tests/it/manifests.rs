@@ -48,6 +48,8 @@ impl Bench {
             max_open_ingests: 4,
             ingest_expiry: HOUR,
             transfer_memory: 32 << 20,
+            upload_memory: 64 << 20,
+            max_spool_bytes: 1 << 30,
             presence_max_age,
             merge: Some(MergeRules { max_records: MAX_RECORDS, max_age: HOUR }),
         };

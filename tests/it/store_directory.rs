@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -12,7 +11,7 @@ use remora::store::{Body, Condition, Directory, Error, MultipartId, Store as _};
 use remora::types::{ByteRange, ETag, Key};
 use tempfile::TempDir;
 
-use crate::support::tools::tool;
+use crate::support::disk::Tmpfs;
 
 fn bucket(root: &Path) -> Directory {
     Directory::new(root, &"bucket".parse().unwrap())
@@ -187,36 +186,10 @@ async fn what_dead_processes_left_is_swept() {
     assert!(!young.exists());
 }
 
-/// A small file system of its own. Needs root.
-struct Tmpfs(TempDir);
-
-impl Tmpfs {
-    fn mount(size: &str) -> Self {
-        assert!(rustix::process::geteuid().is_root(), "this test mounts a file system: run it as root");
-        let tmpfs = Self(TempDir::new().unwrap());
-        run(Command::new(tool("mount")).args(["-t", "tmpfs", "-o", &format!("size={size}"), "remora-test"]).arg(tmpfs.0.path()));
-        tmpfs
-    }
-
-    fn make_read_only(&self) {
-        run(Command::new(tool("mount")).args(["-o", "remount,ro"]).arg(self.0.path()));
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new(tool("umount")).arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
-fn run(command: &mut Command) {
-    assert!(command.status().unwrap().success(), "{command:?}");
-}
-
 #[tokio::test]
 async fn a_full_disk_is_exhausted_and_works_again_when_it_is_not() {
     let disk = Tmpfs::mount("1m");
-    let store = bucket(disk.0.path());
+    let store = bucket(disk.path());
     let (fits, too_large) = (Key::new("", "fits"), Key::new("", "too large"));
     store.put(&fits, body(600_000), Condition::None).await.unwrap();
     let error = store.put(&too_large, body(600_000), Condition::None).await.unwrap_err();
@@ -225,7 +198,7 @@ async fn a_full_disk_is_exhausted_and_works_again_when_it_is_not() {
     let id = store.begin_multipart(&too_large).await.unwrap();
     assert!(matches!(store.put_part(&too_large, &id, 1, body(600_000)).await, Err(Error::Exhausted(_))));
     assert_eq!(store.head(&fits).await.unwrap().size, 600_000);
-    assert_eq!(files(&disk.0.path().join(".remora/tmp")).len(), 0);
+    assert_eq!(files(&disk.path().join(".remora/tmp")).len(), 0);
     store.delete(&fits).await.unwrap();
     store.put(&too_large, body(600_000), Condition::None).await.unwrap();
 }
@@ -233,11 +206,11 @@ async fn a_full_disk_is_exhausted_and_works_again_when_it_is_not() {
 #[tokio::test]
 async fn a_read_only_disk_is_denied_and_still_read() {
     let disk = Tmpfs::mount("1m");
-    let store = bucket(disk.0.path());
+    let store = bucket(disk.path());
     let key = Key::new("", "stored");
     put(&store, &key).await.unwrap();
     disk.make_read_only();
-    let path = disk.0.path().display().to_string();
+    let path = disk.path().display().to_string();
     let denied = [
         put(&store, &key).await,
         store.touch(&key).await,

@@ -50,6 +50,8 @@ async fn open(dir: &TempDir, store: Arc<dyn Store>) -> Cache {
         max_open_ingests: 8,
         ingest_expiry: Duration::from_secs(3600),
         transfer_memory: 128 << 20,
+        upload_memory: 64 << 20,
+        max_spool_bytes: 1 << 30,
         presence_max_age: Duration::from_secs(600),
         merge: None,
     };

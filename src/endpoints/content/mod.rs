@@ -61,6 +61,8 @@ pub struct Config {
     pub token: Option<SecretString>,
     /// Connections at once; more wait.
     pub max_connections: usize,
+    /// Calls at once on one of them; more wait.
+    pub max_streams: u32,
 }
 
 /// The content endpoint.
@@ -69,6 +71,7 @@ pub struct Content {
     /// The token's digest: comparing digests takes the same time whatever the caller sent.
     token: Option<Digest>,
     max_connections: usize,
+    max_streams: u32,
 }
 
 impl fmt::Debug for Content {
@@ -82,7 +85,8 @@ impl Content {
     #[must_use]
     pub fn new(cache: Cache, config: Config, metrics: Metrics) -> Self {
         let token = config.token.map(|token| Digest::of(token.expose_secret().as_bytes()));
-        Self { calls: Calls::new(cache, metrics), token, max_connections: config.max_connections }
+        let Config { max_connections, max_streams, .. } = config;
+        Self { calls: Calls::new(cache, metrics), token, max_connections, max_streams }
     }
 
     /// The content service alone, for calls that bring a [`Grant`](crate::types::Grant) in their
@@ -153,6 +157,7 @@ impl Content {
         http.timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(self.max_streams)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
         let mut serving = pin!(http.serve_connection(TokioIo::new(connection), service));

@@ -14,13 +14,11 @@ const MAX_FRAME_BYTES: u32 = 1 << 20;
 const MAX_HEADER_BYTES: u32 = 1 << 20;
 /// What is held of one call until the peer takes it.
 const SEND_BUFFER_BYTES: usize = 1 << 20;
-/// Calls at once on one connection.
-const MAX_STREAMS: u32 = 10_000;
 /// Calls that were reset and are remembered: a client that is stopped cancels all of its calls at once.
 const RESET_STREAMS: usize = 10_000;
 
-/// For connections on which others call.
-pub(super) fn server(shutdown: Shutdown) -> server::conn::http2::Builder<Shutdown> {
+/// For connections on which others call, at most `max_streams` at once.
+pub(super) fn server(shutdown: Shutdown, max_streams: u32) -> server::conn::http2::Builder<Shutdown> {
     let mut builder = server::conn::http2::Builder::new(shutdown);
     builder
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -28,7 +26,7 @@ pub(super) fn server(shutdown: Shutdown) -> server::conn::http2::Builder<Shutdow
         .max_frame_size(MAX_FRAME_BYTES)
         .max_header_list_size(MAX_HEADER_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_streams(max_streams)
         .max_pending_accept_reset_streams(RESET_STREAMS)
         .max_local_error_reset_streams(RESET_STREAMS)
         .auto_date_header(false);

@@ -100,6 +100,8 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Connections of clients at once.
     pub max_connections: usize,
+    /// Calls at once on one of them, and on the connection inside a session.
+    pub max_streams: u32,
 }
 
 /// Makes the content endpoint's services for the calls of one session. They take the grant that comes with
@@ -183,7 +185,8 @@ impl Control {
             let client = Arc::clone(&client);
             service_fn(move |request| Arc::clone(&client).serve_call(request))
         };
-        let mut served = pin!(limits::server(shutdown.clone()).serve_connection(TokioIo::new(batched::socket(connection)), service));
+        let server = limits::server(shutdown.clone(), client.control.config.max_streams);
+        let mut served = pin!(server.serve_connection(TokioIo::new(batched::socket(connection)), service));
         let ended = tokio::select! {
             ended = served.as_mut() => ended,
             () = client.may_drain(&shutdown) => {

@@ -116,7 +116,8 @@ impl Control {
         let upstream = Arc::new(Upstream::for_session(sender, self.shutdown.clone()));
         let content = (self.content)();
         let service = service_fn(|request| Arc::clone(&self).answer(request, Arc::clone(&upstream), content.clone()));
-        let buildkitd = limits::server(self.shutdown.clone()).serve_connection(TokioIo::new(Batched::new(ends.buildkitd)), service);
+        let server = limits::server(self.shutdown.clone(), self.config.max_streams);
+        let buildkitd = server.serve_connection(TokioIo::new(Batched::new(ends.buildkitd)), service);
         let (buildkitd, client) = (pin!(buildkitd), pin!(client));
         tokio::select! {
             ended = buildkitd => ended,

@@ -96,10 +96,12 @@ impl Sidecar {
             presence_max_age: Duration::from_secs(600),
             merge: None,
             transfer_memory: 32 << 20,
+            upload_memory: 64 << 20,
+            max_spool_bytes: 1 << 30,
         };
         let (shutdown, metrics) = (Shutdown::default(), Metrics::default());
         let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();
-        let config = Config { token: token.map(Into::into), max_connections: 64 };
+        let config = Config { token: token.map(Into::into), max_connections: 64, max_streams: 64 };
         let content = Arc::new(Content::new(cache, config, metrics.clone()));
         let listener = Listener::bind(&"tcp://127.0.0.1:0".parse().unwrap()).await.unwrap();
         let Address::Tcp(address) = listener.address().clone() else { unreachable!() };

@@ -143,6 +143,7 @@ impl Sidecar {
             max_message_bytes: 64 << 20,
             connect_timeout: Duration::from_secs(60),
             max_connections: 100,
+            max_streams: 1000,
         };
         change(&mut config);
         let (keyring, metrics, shutdown) = (Keyring::new(Vec::new(), Duration::ZERO), Metrics::default(), Shutdown::default());
@@ -154,9 +155,11 @@ impl Sidecar {
             presence_max_age: Duration::from_secs(600),
             merge: None,
             transfer_memory: 32 << 20,
+            upload_memory: 64 << 20,
+            max_spool_bytes: 1 << 30,
         };
         let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();
-        let content = Content::new(cache.clone(), content::Config { token: None, max_connections: 10 }, metrics.clone());
+        let content = Content::new(cache.clone(), content::Config { token: None, max_connections: 10, max_streams: 100 }, metrics.clone());
         let control = Control::new(cache, content.for_sessions(), keyring.clone(), config, metrics.clone(), shutdown.clone());
         let control = Arc::new(control);
         let listener = Listener::bind(&address).await.unwrap();

@@ -3,6 +3,7 @@
 mod access;
 mod multipart;
 mod objects;
+mod outages;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,10 +19,11 @@ use aws_smithy_async::time::StaticTimeSource;
 use bytes::Bytes;
 use remora::auth::{BuildGuard, Keyring, OperatorKey, Purpose};
 use remora::cache::{Cache, Settings};
+use remora::config::OnUnavailable;
 use remora::endpoints::{Listener, s3};
 use remora::metrics::Metrics;
 use remora::shutdown::Shutdown;
-use remora::store::{Served, Stores};
+use remora::store::{Served, Store, Stores};
 use remora::types::{Digest, Grant, Right, Rights, Scope};
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,11 +46,17 @@ struct Endpoint {
 
 impl Endpoint {
     async fn start() -> Self {
-        let (store, data_dir) = (MemoryStore::default(), tempfile::tempdir().unwrap());
-        let served = Served { store: Arc::new(store.clone()), region: Some("eu-west-1".to_owned()), prefix: String::new() };
+        let store = MemoryStore::default();
+        Self::over(store.clone(), Arc::new(store), OnUnavailable::Fail, |_| ()).await
+    }
+
+    /// Over `served`, whose objects are in `store`.
+    async fn over(store: MemoryStore, served: Arc<dyn Store>, on_unavailable: OnUnavailable, change: impl FnOnce(&mut Settings)) -> Self {
+        let data_dir = tempfile::tempdir().unwrap();
+        let served = Served { store: served, region: Some("eu-west-1".to_owned()), prefix: String::new() };
         let bucket = BUCKET.parse().unwrap();
         let stores = Stores::Buckets { served: BTreeMap::from([(BUCKET.parse().unwrap(), served)]), default: bucket };
-        let settings = Settings {
+        let mut settings = Settings {
             spool_dir: data_dir.path().join("spool"),
             max_manifest_bytes: MAX_MANIFEST_BYTES,
             max_open_ingests: 16,
@@ -56,7 +64,10 @@ impl Endpoint {
             presence_max_age: Duration::from_secs(600),
             merge: None,
             transfer_memory: 32 << 20,
+            upload_memory: 64 << 20,
+            max_spool_bytes: 1 << 30,
         };
+        change(&mut settings);
         let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
         let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();
         let scoped = |prefix: &str| Scope::new(BUCKET.parse().unwrap(), prefix).unwrap();
@@ -70,7 +81,10 @@ impl Endpoint {
             secret_access_key: format!("secret of {id}").into(),
             grant,
         });
-        let keyring = Keyring::new(keys.into(), Duration::ZERO);
+        let keyring = match on_unavailable {
+            OnUnavailable::Miss => Keyring::tolerant(keys.into(), Duration::ZERO),
+            OnUnavailable::Fail => Keyring::new(keys.into(), Duration::ZERO),
+        };
         let config = s3::Config { clock_skew: Duration::from_secs(900), max_connections: 64 };
         let endpoint = Arc::new(s3::S3::new(cache, keyring.clone(), config, metrics.clone()));
         let listener = Listener::bind(&"tcp://127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -191,4 +205,16 @@ async fn complete(
 > {
     let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
     client.complete_multipart_upload().bucket(BUCKET).key(key).upload_id(id).multipart_upload(parts).send().await
+}
+
+/// Copies an object onto itself as BuildKit does with those of 5 GiB and more.
+async fn touch_in_parts(client: &Client, key: &str) -> Result<(), String> {
+    let upload = client.create_multipart_upload().bucket(BUCKET).key(key).send().await.unwrap();
+    let id = upload.upload_id().unwrap();
+    let part = client.upload_part_copy().bucket(BUCKET).key(key).upload_id(id).part_number(1);
+    let copied = part.copy_source(format!("{BUCKET}/{key}")).send().await.unwrap();
+    let etag = copied.copy_part_result().unwrap().e_tag().map(str::to_owned);
+    let part = CompletedPart::builder().part_number(1).set_e_tag(etag).build();
+    let completed = complete(client, key, id, vec![part]).await;
+    if completed.is_ok() { Ok(()) } else { Err(refusal(completed)) }
 }

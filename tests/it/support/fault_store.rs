@@ -19,6 +19,8 @@ pub(crate) enum Fault {
     SilentWrites,
     /// An error at once.
     Unavailable,
+    /// The same, of all but lookups.
+    UnavailableWrites,
     /// Every one of so many calls is told to slow down.
     Throttle(usize),
     /// Refused while signed with what is no longer valid.
@@ -78,9 +80,9 @@ impl FaultStore {
         match fault {
             Fault::None | Fault::Stall => Ok(()),
             Fault::Silence => std::future::pending().await,
-            Fault::SilentWrites if is_lookup => Ok(()),
+            Fault::SilentWrites | Fault::UnavailableWrites if is_lookup => Ok(()),
             Fault::SilentWrites => std::future::pending().await,
-            Fault::Unavailable => Err(Error::Unavailable("broken".to_owned())),
+            Fault::Unavailable | Fault::UnavailableWrites => Err(Error::Unavailable("broken".to_owned())),
             Fault::Throttle(each) if call.is_multiple_of(each) => Err(Error::Exhausted("SlowDown".to_owned())),
             Fault::Throttle(_) => Ok(()),
             Fault::Expired => Err(Error::Denied("ExpiredToken".to_owned())),
@@ -115,14 +117,17 @@ impl Store for FaultStore {
     }
 
     async fn begin_multipart(&self, key: &Key) -> Result<MultipartId> {
+        self.call(false).await?;
         self.0.store.begin_multipart(key).await
     }
 
     async fn put_part(&self, key: &Key, id: &MultipartId, number: u16, body: Body) -> Result<Part> {
+        self.call(false).await?;
         self.0.store.put_part(key, id, number, body).await
     }
 
     async fn complete_multipart(&self, key: &Key, id: &MultipartId, parts: &[Part], condition: Condition) -> Result<ETag> {
+        self.call(false).await?;
         self.0.store.complete_multipart(key, id, parts, condition).await
     }
 

@@ -1,6 +1,7 @@
 //! What several tests need.
 
 pub(crate) mod buildkitd;
+pub(crate) mod disk;
 pub mod fake_s3;
 pub(crate) mod fault_store;
 pub mod faults;

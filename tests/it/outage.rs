@@ -1,0 +1,221 @@
+//! Builds' sessions while the store or the spool fails: dropped exports, layers that are waited for, and
+//! what ingests may take of the spool.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use remora::cache::outage::is_dropped;
+use remora::cache::{Cache, Error, Settings};
+use remora::metrics::Metrics;
+use remora::shutdown::Shutdown;
+use remora::store::{Served, Stores};
+use remora::types::{Digest, Documents, Grant, Rights, Scope};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use crate::support::disk::Tmpfs;
+use crate::support::fault_store::{Fault, FaultStore};
+use crate::support::memory_store::MemoryStore;
+
+const MIB: usize = 1 << 20;
+/// What the spool may hold.
+const SPOOL: usize = 4 * MIB;
+
+struct Fixture {
+    cache: Cache,
+    store: MemoryStore,
+    faults: FaultStore,
+}
+
+impl Fixture {
+    async fn new(spool: &Path) -> Self {
+        let store = MemoryStore::default();
+        let faults = FaultStore::new(store.clone());
+        let cache = open(spool, &faults, SPOOL).await;
+        Self { cache, store, faults }
+    }
+}
+
+async fn open(spool: &Path, faults: &FaultStore, max_spool_bytes: usize) -> Cache {
+    let served = Served { store: Arc::new(faults.clone()), region: None, prefix: String::new() };
+    let stores = Stores::Buckets { served: BTreeMap::from([("bucket".parse().unwrap(), served)]), default: "bucket".parse().unwrap() };
+    let settings = Settings {
+        spool_dir: spool.to_owned(),
+        max_manifest_bytes: MIB as u64,
+        max_open_ingests: 4,
+        ingest_expiry: Duration::from_secs(3600),
+        presence_max_age: Duration::from_secs(600),
+        merge: None,
+        transfer_memory: 32 << 20,
+        upload_memory: 64 << 20,
+        max_spool_bytes: max_spool_bytes as u64,
+    };
+    Cache::open(stores, settings, Metrics::default(), Shutdown::default()).await.unwrap()
+}
+
+fn scope() -> Scope {
+    Scope::new("bucket".parse().unwrap(), "").unwrap()
+}
+
+/// The grant of a build's export through its session.
+fn export(may_miss: bool) -> Grant {
+    let grant = Grant::builder(scope(), Rights::EXPORT).names(&["app".parse().unwrap()]).documents(Arc::new(Documents::new(1 << 20)));
+    if may_miss { grant.losses().build() } else { grant.build() }
+}
+
+fn layer(mib: usize, seed: u8) -> Bytes {
+    (0..mib * MIB).map(|at| seed.wrapping_add((at % 251) as u8)).collect::<Vec<_>>().into()
+}
+
+/// Writes a blob as containerd's client does: announced, in pieces, committed.
+async fn write(cache: &Cache, grant: &Grant, blob: &Bytes) -> Result<(), Error> {
+    let digest = Digest::of(blob);
+    let mut ingest = cache.open_ingest(grant, &digest.to_string(), blob.len() as u64, Some(digest)).await?;
+    for start in (0..blob.len()).step_by(MIB) {
+        ingest.write(start as u64, blob.slice(start..blob.len().min(start + MIB))).await?;
+        assert_eq!(ingest.status()?.offset as usize, blob.len().min(start + MIB));
+    }
+    assert_eq!(ingest.digest()?, digest);
+    ingest.commit(Some(blob.len() as u64), Some(digest), BTreeMap::new()).await.map(drop)
+}
+
+fn files(dir: &Path) -> usize {
+    std::fs::read_dir(dir).unwrap().count()
+}
+
+/// The export is dropped, and nothing of it is asked for, taken or kept.
+async fn assert_dropped(fixture: &Fixture, grant: &Grant, spool: &Path) {
+    assert!(is_dropped(grant));
+    let next = fixture.cache.open_ingest(grant, "next", 0, None).await;
+    assert!(matches!(next, Err(Error::AlreadyExists(_))), "{next:?}");
+    assert_eq!((fixture.store.keys(), fixture.store.open_uploads(), files(spool)), (Vec::new(), 0, 0));
+}
+
+#[tokio::test]
+async fn an_export_that_is_larger_than_the_spool_may_be_is_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fixture, grant) = (Fixture::new(dir.path()).await, export(true));
+    let written = write(&fixture.cache, &grant, &layer(9, 1)).await;
+    assert!(matches!(written, Err(Error::AlreadyExists(_))), "{written:?}");
+    assert_dropped(&fixture, &grant, dir.path()).await;
+    // The next build has the room.
+    write(&fixture.cache, &export(true), &layer(4, 2)).await.unwrap();
+    assert_eq!(fixture.store.keys(), [format!("blobs/{}", Digest::of(&layer(4, 2)))]);
+}
+
+#[tokio::test]
+async fn an_export_to_a_full_disk_is_dropped() {
+    let disk = Tmpfs::mount("2m");
+    let (fixture, grant) = (Fixture::new(disk.path()).await, export(true));
+    let written = write(&fixture.cache, &grant, &layer(4, 1)).await;
+    assert!(matches!(written, Err(Error::AlreadyExists(_))), "{written:?}");
+    assert_dropped(&fixture, &grant, disk.path()).await;
+    std::fs::write(disk.path().join("another's"), layer(1, 0)).unwrap();
+    let failed = write(&fixture.cache, &export(false), &layer(4, 1)).await;
+    assert!(matches!(&failed, Err(Error::Exhausted(why)) if why.contains("spool")), "{failed:?}");
+}
+
+#[tokio::test]
+async fn one_ingest_too_many_drops_an_export() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(dir.path()).await;
+    let operator = Grant::operator(scope());
+    let mut open = Vec::new();
+    for number in 0..4 {
+        open.push(fixture.cache.open_ingest(&operator, &format!("ref {number}"), 0, None).await.unwrap());
+    }
+    let refused = write(&fixture.cache, &export(false), &layer(1, 1)).await;
+    assert!(matches!(&refused, Err(Error::Exhausted(why)) if why.contains("limits.max_open_ingests")), "{refused:?}");
+    let grant = export(true);
+    let dropped = write(&fixture.cache, &grant, &layer(1, 1)).await;
+    assert!(matches!(dropped, Err(Error::AlreadyExists(_))) && is_dropped(&grant), "{dropped:?}");
+}
+
+#[tokio::test]
+async fn a_store_that_takes_nothing_drops_an_export_or_fails_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(dir.path()).await;
+    for (fault, may_miss) in [Fault::Unavailable, Fault::UnavailableWrites].into_iter().flat_map(|fault| [(fault, true), (fault, false)]) {
+        fixture.faults.fails_with(fault);
+        let grant = export(may_miss);
+        let written = write(&fixture.cache, &grant, &layer(1, 1)).await;
+        match written {
+            Ok(()) | Err(Error::AlreadyExists(_)) => assert!(may_miss),
+            Err(error) => assert!(!may_miss && matches!(error, Error::Unavailable(_)), "{error}"),
+        }
+        fixture.faults.fails_with(Fault::None);
+        if may_miss {
+            assert_dropped(&fixture, &grant, dir.path()).await;
+        }
+        assert_eq!(fixture.store.keys(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn what_ingests_have_in_the_spool_counts_until_it_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(dir.path()).await;
+    let operator = Grant::operator(scope());
+    let mut left = fixture.cache.open_ingest(&operator, "left", 0, None).await.unwrap();
+    left.write(0, layer(3, 1)).await.unwrap();
+    drop(left);
+    let refused = write(&fixture.cache, &operator, &layer(2, 2)).await;
+    assert!(matches!(&refused, Err(Error::Exhausted(why)) if why.contains("limits.max_spool_bytes")), "{refused:?}");
+    // What had room is there still, and can be taken up when there is more.
+    let reference = Digest::of(&layer(2, 2)).to_string();
+    assert_eq!(fixture.cache.ingest_status(&operator, &reference).unwrap().offset as usize, MIB);
+    fixture.cache.abort_ingest(&operator, "left").await.unwrap();
+    let mut more = fixture.cache.open_ingest(&operator, &reference, 0, None).await.unwrap();
+    more.write(MIB as u64, layer(3, 3)).await.unwrap();
+    more.restart().await.unwrap();
+    more.write(0, layer(1, 3)).await.unwrap();
+    drop(more);
+
+    // A restart does not forget it, and keeps no more than may be now.
+    drop(fixture.cache);
+    let cache = open(dir.path(), &fixture.faults, SPOOL).await;
+    assert!(matches!(write(&cache, &operator, &layer(4, 4)).await, Err(Error::Exhausted(_))));
+    cache.abort_ingest(&operator, &Digest::of(&layer(4, 4)).to_string()).await.unwrap();
+    write(&cache, &operator, &layer(3, 4)).await.unwrap();
+    drop(cache);
+    let cache = open(dir.path(), &fixture.faults, MIB / 2).await;
+    assert_eq!((cache.ingest_statuses(&operator).unwrap(), files(dir.path())), (Vec::new(), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_promised_layer_is_asked_for_again_for_a_minute() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(dir.path()).await;
+    let blob = layer(1, 1);
+    let digest = Digest::of(&blob);
+    fixture.store.plant(&format!("blobs/{digest}"), blob.clone(), OffsetDateTime::now_utc());
+    fixture.faults.fails_with(Fault::Unavailable);
+    let import = || Grant::builder(scope(), Rights::IMPORT).names(&["app".parse().unwrap()]);
+    let read = async |grant: &Grant| {
+        let begun = Instant::now();
+        let read = fixture.cache.read_promised_blob(grant, &digest, None).await;
+        (read.map(|read| read.body), begun.elapsed())
+    };
+    let (failed, took) = read(&import().build()).await;
+    assert!(matches!(failed.map(drop), Err(Error::Unavailable(_))) && took < Duration::from_secs(1), "{took:?}");
+
+    let tolerant = import().losses().build();
+    let (failed, took) = read(&tolerant).await;
+    assert!(matches!(failed.map(drop), Err(Error::Unavailable(_))) && took == Duration::from_secs(60), "{took:?}");
+    // The build fails by that: nothing more is waited for.
+    let (failed, took) = read(&tolerant).await;
+    assert!(failed.is_err() && took < Duration::from_secs(1), "{took:?}");
+
+    let back = async {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        fixture.faults.fails_with(Fault::None);
+    };
+    let grant = import().losses().build();
+    let ((found, took), ()) = tokio::join!(read(&grant), back);
+    let pieces: Vec<Bytes> = found.unwrap().try_collect().await.unwrap();
+    assert!(pieces.concat() == blob && took < Duration::from_secs(35), "{took:?}");
+}
