@@ -100,7 +100,7 @@ impl S3 {
         let (head, body) = request.into_parts();
         let body = rest.of(body, &head.headers);
         let mut request = http::Request::from_parts(head, body);
-        let response = if let Some(nonce) = probe::nonce(&request) {
+        let mut response = if let Some(nonce) = probe::nonce(&request) {
             operation.set("Probe");
             probe::answer(nonce)
         } else if let Err(refused) = auth::check_form(&request) {
@@ -110,7 +110,9 @@ impl S3 {
             request.extensions_mut().insert(operation.clone());
             self.service(&request).call(request.map(Body::http_body_unsync)).await?
         };
-        rest.read().await;
+        if !rest.read().await {
+            response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+        }
         self.metrics.request(Endpoint::S3, operation.get(), status::class(response.status()));
         Ok(response)
     }

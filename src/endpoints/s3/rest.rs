@@ -2,7 +2,8 @@
 //!
 //! A refusal may come while the body is still on its way. hyper would close the connection under it, and
 //! a client that writes still sees a broken pipe instead of the reason (*seen* with Go's HTTP client). So
-//! the rest is read first, as far as that is reasonable.
+//! the rest is read first, as far as that is reasonable. A client that waits to be told to go on
+//! (`Expect: 100-continue`) is told that the connection ends: else Go's sends the body behind the answer.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +22,18 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// Where a body's rest ends up when nobody reads it any more.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Rest(Arc<Mutex<Option<Incoming>>>);
+pub(super) struct Rest(Arc<Mutex<Left>>);
+
+/// What is left of a body.
+#[derive(Debug, Default)]
+enum Left {
+    #[default]
+    Nothing,
+    /// It is on its way.
+    Some(Incoming),
+    /// All of it; the client has not begun.
+    Unasked,
+}
 
 impl Rest {
     /// The body, for its reader.
@@ -29,20 +41,26 @@ impl Rest {
         Read { body: Some(body), client_waits: headers.contains_key(header::EXPECT), rest: self.clone() }
     }
 
-    /// Reads what is left, and forgets it.
-    pub(super) async fn read(&self) {
-        let rest = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut rest) = rest else { return };
+    /// Reads what is left, and forgets it. Whether nothing of the body is to come any more.
+    pub(super) async fn read(&self) -> bool {
+        let left = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut rest = match left {
+            Left::Nothing => return true,
+            Left::Some(rest) => rest,
+            Left::Unasked => return false,
+        };
         let read = async {
             let mut bytes = 0;
-            while bytes < MAX_BYTES
-                && let Some(Ok(frame)) = rest.frame().await
-            {
-                bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+            while bytes < MAX_BYTES {
+                match rest.frame().await {
+                    Some(Ok(frame)) => bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
+                    ended => return ended.is_none(),
+                }
             }
+            false
         };
         // Whoever takes longer sees the connection end.
-        let _ = tokio::time::timeout(MAX_WAIT, read).await;
+        tokio::time::timeout(MAX_WAIT, read).await.unwrap_or(false)
     }
 }
 
@@ -80,8 +98,10 @@ impl Body for Read {
 
 impl Drop for Read {
     fn drop(&mut self) {
-        if !self.client_waits && !self.is_end_stream() {
-            *self.rest.0.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
+        if self.is_end_stream() {
+            return;
         }
+        let left = if self.client_waits { Left::Unasked } else { self.body.take().map_or(Left::Nothing, Left::Some) };
+        *self.rest.0.lock().unwrap_or_else(PoisonError::into_inner) = left;
     }
 }

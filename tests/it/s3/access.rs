@@ -152,3 +152,12 @@ async fn the_probe_answers_anybody_with_the_nonce() {
         assert!(answer.starts_with("HTTP/1.1 400"), "{path}: {answer}");
     }
 }
+
+/// Go's HTTP client sends the body behind an answer that does not say so.
+#[tokio::test]
+async fn a_client_that_waits_to_be_told_to_go_on_is_told_that_it_need_not() {
+    let endpoint = Endpoint::start().await;
+    let request = format!("PUT /{BUCKET}/blobs/x HTTP/1.1\r\nHost: remora\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n");
+    let answer = endpoint.send(&request).await;
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("connection: close\r\n"), "{answer}");
+}
