@@ -10,8 +10,9 @@ use crate::support::context::Context;
 use crate::support::faults::{Fault, Link, Rule, seed};
 use crate::support::process::within;
 
-/// What a dead store may cost a build.
+/// What a dead store may cost a build; and where other tests run beside it.
 const ADDED: Duration = Duration::from_secs(10);
+const ADDED_ON_A_BUSY_MACHINE: Duration = Duration::from_secs(30);
 /// Steps before the one that tells the test that it runs.
 const STEPS: &str = "RUN busybox dd if=/dev/urandom of=/first bs=1M count=3\n";
 
@@ -46,8 +47,10 @@ fn dark(contestant: Contestant, scale: Scale, prepare: impl FnOnce(&Rig), at_ste
     let built = steps.build_with_another(&rig, at_step);
     let added = built.wall.saturating_sub(usual);
     let passed = verdict.add(built).is_some();
-    if passed && scale == Scale::Full {
-        verdict.check(added <= ADDED, || format!("{:.1} s were added", added.as_secs_f64()));
+    if passed {
+        let allowed = scale.pick(ADDED_ON_A_BUSY_MACHINE, ADDED);
+        verdict.check(added <= allowed, || format!("{:.1} s were added", added.as_secs_f64()));
+        verdict.note(format!("{:.1} s were added", added.as_secs_f64()));
     }
     rig.proxy.set_rules(Vec::new());
     rig.proxy.set_link(Link::Up);

@@ -4,11 +4,13 @@
 //! harness, and makes a table of it.
 
 mod darkness;
+mod expiry;
 mod exporters;
 mod kills;
 mod losses;
 mod requests;
 mod rig;
+mod room;
 mod verdict;
 
 use std::path::Path;
@@ -66,6 +68,9 @@ cases! {
     dark_import: "… from the import on", darkness::during_the_import;
     dark_between: "… from between import and export on", darkness::between_import_and_export;
     dark_export: "… from the export on", darkness::during_the_export;
+    spool_bound: "a layer is larger than the spool may be", room::less_than_a_layer;
+    full_disk: "the disk of the spool is full", room::none_on_the_disk;
+    expiry: "credentials live for 30 s, a build for three minutes", expiry::credentials_that_expire;
     exporters: "8 builds export to one name at once", exporters::eight_at_once;
     kills: "`kill -9` at random moments", kills::kill;
 }

@@ -54,10 +54,16 @@ impl Timed {
 
 impl Rig {
     pub fn start(contestant: Contestant, seed: u64) -> Self {
+        Self::with(contestant, seed, |_, _| ())
+    }
+
+    /// With a remora that is set up as `change` says, given where its MinIO is.
+    pub fn with(contestant: Contestant, seed: u64, change: impl FnOnce(&mut Settings, &Minio)) -> Self {
         let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Minio, &[BUCKET]));
         let proxy = FaultProxy::start(&storage.minio().endpoint(), seed);
         let mut settings = Settings::new(buildkitd.address(), &storage, &[BUCKET]);
         settings.configuration = storage::configuration(&proxy.url(), &[BUCKET]);
+        change(&mut settings, storage.minio());
         let remora = match contestant {
             Contestant::Native => None,
             Contestant::Remora(transport) => {
@@ -91,6 +97,11 @@ impl Rig {
         self.remora.as_ref().map(|_| Remora::start(&self.settings))
     }
 
+    /// Whether remora, if there is one, says that it is ready.
+    pub fn is_ready(&self) -> bool {
+        self.remora.as_ref().is_none_or(Remora::is_ready)
+    }
+
     /// Why what is stored is not what it should be, by `remora verify`. Native BuildKit cannot tell.
     pub fn verify(&self) -> Result<(), String> {
         match &self.remora {
@@ -116,15 +127,20 @@ impl Rig {
     }
 
     pub fn build(&self, build: &Build) -> Timed {
-        self.build_while(build, |_| ())
+        self.build_within(HANGS, build, |_| ())
     }
 
     /// Builds, and does something meanwhile.
     pub fn build_while(&self, build: &Build, meanwhile: impl FnOnce(&mut Running)) -> Timed {
+        self.build_within(HANGS, build, meanwhile)
+    }
+
+    /// The same; after `limit` it hangs.
+    pub fn build_within(&self, limit: Duration, build: &Build, meanwhile: impl FnOnce(&mut Running)) -> Timed {
         let started = Instant::now();
         let mut running = self.client.start(build);
         meanwhile(&mut running);
-        let outcome = self.client.outcome_within(running, HANGS.saturating_sub(started.elapsed()));
+        let outcome = self.client.outcome_within(running, limit.saturating_sub(started.elapsed()));
         Timed { outcome, wall: started.elapsed() }
     }
 }

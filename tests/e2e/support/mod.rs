@@ -4,6 +4,9 @@ pub mod buildkitd;
 pub mod cases;
 pub mod client;
 pub mod context;
+pub mod credentials;
+#[path = "../../it/support/disk.rs"]
+pub mod disk;
 pub mod engine;
 #[path = "../../it/support/faults/mod.rs"]
 pub mod faults;

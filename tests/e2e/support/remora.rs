@@ -23,6 +23,10 @@ pub struct Settings {
     pub transport: Transport,
     /// `--s3-advertise`, where it is not the address of the s3 endpoint.
     pub advertise: Option<String>,
+    /// Where its own files are, if not in a folder of the test.
+    pub data_dir: Option<PathBuf>,
+    /// More of its environment.
+    pub env: Vec<(&'static str, String)>,
     /// Wait for `/readyz`; else only for `/livez`, where a case starts remora beside parts that are down.
     pub wait_until_ready: bool,
 }
@@ -35,6 +39,8 @@ impl Settings {
             log_filter: "info",
             transport: Transport::Relay,
             advertise: None,
+            data_dir: None,
+            env: Vec::new(),
             wait_until_ready: true,
         }
     }
@@ -95,7 +101,7 @@ impl Remora {
 
     /// What waits in its spool.
     pub fn spool(&self) -> Vec<PathBuf> {
-        files_below(&self.dir.path().join("data/spool"))
+        files_below(&self.data_dir().join("spool"))
     }
 
     /// The address of its control endpoint.
@@ -125,15 +131,19 @@ impl Remora {
         values.map(|(_, value)| value.parse::<u64>().expect("a count")).sum()
     }
 
+    pub fn is_ready(&self) -> bool {
+        self.get("/readyz").starts_with("HTTP/1.1 200")
+    }
+
     /// What it occupies while it does nothing. Its own connection to buildkitd is a part of that.
     pub fn footprint(&self) -> Footprint {
-        eventually("remora is ready", READY_LIMIT, || self.get("/readyz").contains("200 OK").then_some(()));
+        eventually("remora is ready", READY_LIMIT, || self.is_ready().then_some(()));
         self.occupied()
     }
 
     fn occupied(&self) -> Footprint {
         let daemon = self.daemon.as_ref().expect("it runs");
-        Footprint::of(daemon.pid(), &self.dir.path().join("data/spool"), self.metric("remora_tasks "))
+        Footprint::of(daemon.pid(), &self.data_dir().join("spool"), self.metric("remora_tasks "))
     }
 
     /// Waits until nothing is left of what came after `before`.
@@ -154,8 +164,13 @@ impl Remora {
     fn command(&self, subcommand: &str) -> std::process::Command {
         let mut command = program();
         command.arg(subcommand).arg("--config").arg(self.dir.path().join("remora.toml"));
-        command.arg("--data-dir").arg(self.dir.path().join("data"));
+        command.arg("--data-dir").arg(self.data_dir());
+        command.envs(self.settings.env.iter().cloned());
         command
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.settings.data_dir.clone().unwrap_or_else(|| self.dir.path().join("data"))
     }
 
     /// The answer of the admin endpoint, headers included; empty while nobody answers.
