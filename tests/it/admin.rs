@@ -201,3 +201,27 @@ fn no_filter_lets_the_credentials_of_the_store_into_the_log() {
         assert!(!shown.contains("canary"), "{shown}");
     }
 }
+
+/// A store that does not answer: builds go on without it, unless they are to fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_gone_is_bearable_where_builds_may_miss_it() {
+    for (on_unavailable, status) in [("miss", 200), ("fail", 503)] {
+        let builder = Sidecar::builder();
+        let address = Address::Unix(builder.dir().join("buildkitd.sock"));
+        let buildkitd = FakeBuildkitd::start(&address, |_| async { buildkitd::ok() }).await;
+        let config = builder.dir().join("remora.toml");
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let bucket = "store = 's3://build-cache'\n[[buckets]]\nname = 'build-cache'\nregion = 'eu-west-1'\naccess_key_id = 'remora'\n\
+            secret_access_key_env = 'BUCKET_SECRET'\n";
+        std::fs::write(&config, format!("on_unavailable = '{on_unavailable}'\n{bucket}endpoint = 'http://{closed}'")).unwrap();
+        let sidecar = builder.flag("config", config.display().to_string()).env("BUCKET_SECRET", "secret").start();
+        let (found, _, body) = sidecar.admin("GET", "/readyz");
+        let report: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((found, &report["ready"]), (status, &(status == 200).into()), "{body}");
+        let (store, builder) = (&report["checks"][0], &report["checks"][1]);
+        assert_eq!((&store["ok"], &builder["ok"]), (&false.into(), &true.into()), "{body}");
+        assert_eq!(store["bearable"].as_bool().unwrap_or_default(), status == 200, "{body}");
+        assert!(store["name"] == "store s3://build-cache" && !store["cause"].as_str().unwrap().is_empty(), "{body}");
+        buildkitd.kill().await;
+    }
+}
