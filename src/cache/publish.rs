@@ -16,16 +16,15 @@ use time::OffsetDateTime;
 use super::locks::Locks;
 use super::lookup::Absent;
 use super::{Cache, CacheConfig, Condition, Error, Manifest, MergeLimits, Result, layout};
-use crate::store::{self, Body, Store};
+use crate::store::{self, Backoff, Body, Store};
 use crate::types::{BucketName, Digest, ETag, Grant, Key, ManifestName, Right};
 
 /// Missing blobs that an error names.
 const MISSING_SHOWN: usize = 3;
 /// Puts of one manifest until the others have won.
 const ATTEMPTS: u32 = 20;
-/// The longest pause before the second attempt; doubled each time, up to [`MAX_PAUSE`].
-const PAUSE: Duration = Duration::from_millis(20);
-const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// Pauses between them, the first and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// How manifests of one name are united.
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +102,8 @@ impl Cache {
         let promised: BTreeSet<Digest> =
             sent.config.blobs().into_keys().filter(|digest| self.0.presence.recall(sent.grant.scope(), digest).is_some()).collect();
         let _alone = self.0.publishing.locks.lock((bucket, sent.key.as_str())).await;
-        for attempt in 0..ATTEMPTS {
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        for _ in 0..ATTEMPTS {
             let (document, mut condition) = self.united(store, &sent, &promised).await?;
             if !self.0.publishing.knows_conditions(bucket) {
                 condition = Condition::None;
@@ -112,8 +112,7 @@ impl Cache {
                 Err(store::Error::Precondition(_)) => {
                     self.0.metrics.manifest_conflict();
                     tracing::info!(manifest.name = %name, "another exporter published {name} at this moment: merging with what it put");
-                    let pause = PAUSE.saturating_mul(1 << attempt.min(10)).min(MAX_PAUSE);
-                    tokio::time::sleep(pause.mul_f64(rand::random())).await;
+                    tokio::time::sleep(backoff.pause()).await;
                 }
                 Err(store::Error::Unsupported(why)) => {
                     if self.0.publishing.has_no_conditions(bucket) {

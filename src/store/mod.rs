@@ -3,6 +3,7 @@
 //! [`Store`] is narrow on purpose. Every backend passes the same contract suite
 //! (`tests/it/store_contract.rs`). Names of caches, blobs and manifests mean nothing here.
 
+mod backoff;
 mod directory;
 mod guarded;
 mod s3;
@@ -20,6 +21,7 @@ use time::OffsetDateTime;
 
 use crate::types::{ByteRange, ETag, Key};
 
+pub use backoff::Backoff;
 pub use directory::Directory;
 pub use guarded::{BreakerPolicy, Deadlines, Guarded, Policy};
 pub use s3::{Checksums, Credentials, S3, S3Config, ServerSideEncryption};

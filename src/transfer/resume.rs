@@ -9,14 +9,13 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 
-use crate::store::{ByteStream, Error, Result, Store};
+use crate::store::{Backoff, ByteStream, Error, Result, Store};
 use crate::types::{ByteRange, ETag, Key};
 
 /// How often one range is taken up again. The store tries each request some times by itself.
 const RESUMES: u32 = 6;
-/// The first wait before that; each is twice the one before.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-const MAX_WAIT: Duration = Duration::from_secs(2);
+/// Pauses before that, the first and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// How long the next byte is waited for in all: who reads has decided to use these bytes, and gains
 /// nothing by giving up sooner.
 const MAX_OUTAGE: Duration = Duration::from_secs(60);
@@ -31,7 +30,8 @@ pub(super) struct Source {
 
 /// The bytes of `range`, exactly, or an error; `begun` is their stream where there is one already.
 pub(super) fn read(source: Arc<Source>, range: ByteRange, begun: Option<ByteStream>) -> ByteStream {
-    let reading = Reading { source, at: range.start(), end: range.end(), body: begun, resumes: 0, stuck: None };
+    let backoff = Backoff::new(PAUSES.0, PAUSES.1);
+    let reading = Reading { source, at: range.start(), end: range.end(), body: begun, resumes: 0, backoff, stuck: None };
     stream::try_unfold(reading, |mut reading| async move {
         loop {
             let Some(rest) = ByteRange::new(reading.at, reading.end) else { return Ok(None) };
@@ -67,6 +67,7 @@ struct Reading {
     end: u64,
     body: Option<ByteStream>,
     resumes: u32,
+    backoff: Backoff,
     /// Since when no byte has come.
     stuck: Option<Instant>,
 }
@@ -79,11 +80,11 @@ impl Reading {
         if !passing || self.resumes == RESUMES || Instant::now() >= deadline {
             return Err(failure);
         }
-        let wait = wait(self.resumes);
+        let pause = self.backoff.pause();
         self.resumes += 1;
         let (key, attempt) = (self.source.key.as_str(), self.resumes);
-        tracing::debug!(object.key = key, offset = self.at, attempt, ?wait, error = %failure, "a read broke off; it goes on there");
-        tokio::time::sleep(wait).await;
+        tracing::debug!(object.key = key, offset = self.at, attempt, ?pause, error = %failure, "a read broke off; it goes on there");
+        tokio::time::sleep(pause).await;
         tokio::time::timeout_at(deadline, self.source.store.answering()).await.map_err(|_| failure)
     }
 }
@@ -96,25 +97,5 @@ impl Source {
             return Err(Error::Precondition(self.key.to_string()));
         }
         Ok(object.body)
-    }
-}
-
-/// Between half of the next wait and all of it: many reads break off at once when a server does.
-fn wait(resumes: u32) -> Duration {
-    let longest = FIRST_WAIT.saturating_mul(2_u32.saturating_pow(resumes)).min(MAX_WAIT);
-    rand::random_range(longest / 2..=longest)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_double_up_to_their_bound() {
-        for (resumes, longest) in [(0, 100), (1, 200), (4, 1600), (5, 2000), (u32::MAX, 2000)] {
-            let longest = Duration::from_millis(longest);
-            let wait = wait(resumes);
-            assert!(wait >= longest / 2 && wait <= longest, "{resumes}: {wait:?}");
-        }
     }
 }

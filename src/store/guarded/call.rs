@@ -4,12 +4,11 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
-use rand::RngExt as _;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Guarded;
 use crate::metrics::{BreakerState, Retry};
-use crate::store::{Error, Result};
+use crate::store::{Backoff, Error, Result};
 use crate::types::Key;
 
 /// The slowest upload to put up with, in bytes a second.
@@ -18,9 +17,9 @@ const MIN_UPLOAD_RATE: u64 = 256 << 10;
 const LONG: Duration = Duration::from_secs(300);
 /// Tries of one call. With 30 % of them refused, one call in 15,000 fails.
 const MAX_TRIES: u32 = 8;
-/// Pauses between tries, doubled from the first to the last; each is shortened at random.
+/// Pauses between tries, the first and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// The pause before the first probe of a store that has just gone silent. It grows.
+/// The pause before the first probe of a store that has just gone silent.
 const FIRST_PROBE: Duration = Duration::from_millis(500);
 /// What is looked for to see whether the store answers; whether it is there does not matter.
 const PROBE_LEAF: &str = ".remora-check";
@@ -54,7 +53,7 @@ impl Guarded {
             Pace::Body(bytes) => total + bytes,
             Pace::Long => total + LONG,
         };
-        let (deadline, mut pause, mut signed_anew) = (Instant::now() + limit, PAUSES.0, false);
+        let (deadline, mut backoff, mut signed_anew) = (Instant::now() + limit, Backoff::new(PAUSES.0, PAUSES.1), false);
         for tries in 1.. {
             let Ok(slot) = timeout(deadline.saturating_duration_since(Instant::now()), self.0.limit.slot()).await else {
                 return Err(Error::Exhausted(format!("{} is throttling: no request could go out in {limit:?}", self.0.store.url())));
@@ -80,13 +79,13 @@ impl Guarded {
                 }
                 _ => return Err(error),
             };
+            let pause = backoff.pause();
             if tries == MAX_TRIES || Instant::now() + pause >= deadline || !self.0.breaker.is_closed() {
                 return Err(error);
             }
             self.0.metrics.retried(retry);
             tracing::debug!(%error, tries, "a call to the store is made again");
-            sleep(shortened(pause)).await;
-            pause = (pause * 2).min(PAUSES.1);
+            sleep(pause).await;
         }
         Err(self.gone())
     }
@@ -164,15 +163,14 @@ impl Guarded {
         tracing::warn!(store.url = url, "{url} does not answer: calls fail at once until it does ({why})");
         self.0.metrics.breaker(BreakerState::Open);
         self.0.shutdown.spawn(async move {
-            let (opened, mut pause) = (Instant::now(), FIRST_PROBE);
+            let (opened, mut backoff) = (Instant::now(), Backoff::new(FIRST_PROBE, guarded.0.policy.breaker.probe_interval));
             loop {
-                sleep(pause.min(guarded.0.policy.breaker.probe_interval)).await;
+                sleep(backoff.pause()).await;
                 guarded.becomes(BreakerState::HalfOpen);
                 if guarded.answers_a_probe().await {
                     break;
                 }
                 guarded.becomes(BreakerState::Open);
-                pause *= 2;
             }
             guarded.becomes(BreakerState::Closed);
             tracing::info!(store.url = url, "{url} answers again after {:.1} s", opened.elapsed().as_secs_f64());
@@ -192,9 +190,4 @@ impl Guarded {
     fn gone(&self) -> Error {
         Error::Unavailable(format!("{} does not answer (its breaker is open)", self.0.store.url()))
     }
-}
-
-/// At random by up to a half, so that callers do not come back together.
-fn shortened(pause: Duration) -> Duration {
-    pause.mul_f64(rand::rng().random_range(0.5..=1.0))
 }
