@@ -67,7 +67,8 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::Locked`] while another writer has it, [`Error::AlreadyExists`] where the expected blob is
-    /// stored or the export that it belongs to is dropped, [`Error::Invalid`] for an empty or very long ref, [`Error::Exhausted`], [`Error::Denied`].
+    /// stored or the export that it belongs to is dropped, [`Error::Invalid`] for an empty or very long ref,
+    /// [`Error::Exhausted`], [`Error::Denied`].
     pub async fn open_ingest(&self, grant: &Grant, reference: &str, total: u64, expected: Option<Digest>) -> Result<Ingest> {
         grant.check(Right::Write)?;
         if reference.is_empty() || reference.len() > MAX_REF_BYTES {
@@ -235,9 +236,10 @@ impl Ingest {
     /// Makes the bytes visible as a blob, if they have the `size` and digest `expected` (where given).
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`], also of an export that is dropped, after which the ingest is gone; [`Error::Precondition`] for a wrong size
-    /// or digest, [`Error::Invalid`] for labels above containerd's bounds, [`Error::NotFound`] where it was
-    /// aborted meanwhile, or the store's, after which the ingest is as it was.
+    /// [`Error::AlreadyExists`], also where its export is dropped, after which the ingest is gone;
+    /// [`Error::Precondition`] for a wrong size or digest, [`Error::Invalid`] for labels above containerd's
+    /// bounds, [`Error::NotFound`] where it was aborted meanwhile, or the store's, after which the ingest is
+    /// as it was.
     pub async fn commit(mut self, size: Option<u64>, expected: Option<Digest>, labels: BTreeMap<String, String>) -> Result<(Digest, u64)> {
         self.settle().await?;
         let (digest, offset) = (self.writing()?.digest(), self.writing()?.offset());

@@ -86,8 +86,8 @@ pub(super) struct Lock {
     id: String,
 }
 
-/// An ingest's data file, while it is being written. It moves to a blocking thread and back, and the lock with it: a write that
-/// nobody waits for any more still ends before the ingest has another writer.
+/// An ingest's data file, while it is being written. It moves to a blocking thread and back, and the lock
+/// with it: a write that nobody waits for any more still ends before the ingest has another writer.
 #[derive(Debug)]
 pub(super) struct Writing {
     /// `None`: what arrives is thrown away.

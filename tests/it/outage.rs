@@ -79,7 +79,6 @@ async fn write(cache: &Cache, grant: &Grant, blob: &Bytes) -> Result<(), Error> 
         ingest.write(start as u64, blob.slice(start..blob.len().min(start + MIB))).await?;
         assert_eq!(ingest.status()?.offset as usize, blob.len().min(start + MIB));
     }
-    assert_eq!(ingest.digest()?, digest);
     ingest.commit(Some(blob.len() as u64), Some(digest), BTreeMap::new()).await.map(drop)
 }
 

@@ -26,6 +26,8 @@ use crate::support::minio::Minio;
 
 /// Above it, a manifest is refused.
 pub(crate) const MAX_MANIFEST_BYTES: u64 = 32 << 20;
+/// Calls that may be under way on a connection.
+pub(crate) const MAX_STREAMS: u32 = 64;
 /// Ingests that may be open.
 pub(crate) const MAX_INGESTS: usize = 8;
 
@@ -101,7 +103,7 @@ impl Sidecar {
         };
         let (shutdown, metrics) = (Shutdown::default(), Metrics::default());
         let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();
-        let config = Config { token: token.map(Into::into), max_connections: 64, max_streams: 64 };
+        let config = Config { token: token.map(Into::into), max_connections: 64, max_streams: MAX_STREAMS };
         let content = Arc::new(Content::new(cache, config, metrics.clone()));
         let listener = Listener::bind(&"tcp://127.0.0.1:0".parse().unwrap()).await.unwrap();
         let Address::Tcp(address) = listener.address().clone() else { unreachable!() };

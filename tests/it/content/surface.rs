@@ -1,7 +1,9 @@
 //! What all calls share: the token, bounds, health, reflection, metrics, the drain.
 
+use std::pin::pin;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use remora::proto::content as api;
 use remora::types::Digest;
@@ -9,7 +11,7 @@ use tonic::Code;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
-use super::sidecar::{Sidecar, Write, stat, with, write};
+use super::sidecar::{MAX_STREAMS, Sidecar, Write, stat, with, write};
 use crate::support::tools::tool;
 
 fn info() -> api::InfoRequest {
@@ -136,4 +138,18 @@ async fn calls_bytes_and_lookups_are_counted() {
     ] {
         assert!(text.contains(line), "no {line} in\n{text}");
     }
+}
+
+#[tokio::test]
+async fn one_call_too_many_on_a_connection_waits_for_another_to_end() {
+    let sidecar = Sidecar::on_directory().await;
+    let mut streams = Vec::new();
+    for _ in 0..MAX_STREAMS {
+        streams.push(sidecar.write().await);
+    }
+    let mut one_more = pin!(sidecar.write());
+    let early = tokio::time::timeout(Duration::from_millis(200), one_more.as_mut()).await;
+    assert!(early.is_err(), "it is answered");
+    streams.pop().unwrap().close().await;
+    one_more.await.close().await;
 }
