@@ -64,7 +64,7 @@ fn scope() -> Scope {
 /// The grant of a build's export through its session.
 fn export(may_miss: bool) -> Grant {
     let grant = Grant::builder(scope(), Rights::EXPORT).names(&["app".parse().unwrap()]).documents(Arc::new(Documents::new(1 << 20)));
-    if may_miss { grant.losses().build() } else { grant.build() }
+    if may_miss { grant.losses(Arc::default()).build() } else { grant.build() }
 }
 
 fn layer(mib: usize, seed: u8) -> Bytes {
@@ -202,7 +202,7 @@ async fn a_promised_layer_is_asked_for_again_for_a_minute() {
     let (failed, took) = read(&import().build()).await;
     assert!(matches!(failed.map(drop), Err(Error::Unavailable(_))) && took < Duration::from_secs(1), "{took:?}");
 
-    let tolerant = import().losses().build();
+    let tolerant = import().losses(Arc::default()).build();
     let (failed, took) = read(&tolerant).await;
     assert!(matches!(failed.map(drop), Err(Error::Unavailable(_))) && took == Duration::from_secs(60), "{took:?}");
     // The build fails by that: nothing more is waited for.
@@ -213,7 +213,7 @@ async fn a_promised_layer_is_asked_for_again_for_a_minute() {
         tokio::time::sleep(Duration::from_secs(30)).await;
         fixture.faults.fails_with(Fault::None);
     };
-    let grant = import().losses().build();
+    let grant = import().losses(Arc::default()).build();
     let ((found, took), ()) = tokio::join!(read(&grant), back);
     let pieces: Vec<Bytes> = found.unwrap().try_collect().await.unwrap();
     assert!(pieces.concat() == blob && took < Duration::from_secs(35), "{took:?}");
