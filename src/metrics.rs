@@ -156,6 +156,20 @@ struct Families {
     allowed: Family<StoreLabels, Gauge>,
     exports_dropped: Counter,
     corrupt_blobs: Counter,
+    disk: Disk,
+}
+
+#[derive(Debug)]
+struct Disk {
+    hits: Counter,
+    misses: Counter,
+    read: Counter,
+    fills: Counter,
+    evictions: Counter,
+    faults: Counter,
+    bytes: Gauge,
+    ahead: Counter,
+    wasted: Counter,
 }
 
 /// The metrics of one store. Cheap to clone.
@@ -191,6 +205,17 @@ impl Default for Metrics {
         let allowed = added(all, "store_allowed_requests", "Requests to a store that may be out at once now");
         let exports_dropped = added(all, "exports_dropped", "Manifests of builds that were not published, as the store failed");
         let corrupt_blobs = added(all, "blobs_corrupt", "Stored blobs whose bytes are not those of their digest");
+        let disk = Disk {
+            hits: added(all, "disk_cache_hits", "Reads of blobs that the disk cache had or was just fetching"),
+            misses: added(all, "disk_cache_misses", "Reads of blobs for which the store was asked, though there is a disk cache"),
+            read: added(all, "disk_cache_read_bytes", "Bytes of blobs that came from the disk cache, or from a fetch that others share"),
+            fills: added(all, "disk_cache_fills", "Blobs that were put into the disk cache"),
+            evictions: added(all, "disk_cache_evictions", "Blobs that were evicted from the disk cache to make room"),
+            faults: added(all, "disk_cache_faults", "Errors of the cache disk and blobs on it that were not what was written"),
+            bytes: added(all, "disk_cache_bytes", "Bytes that the disk cache takes"),
+            ahead: added(all, "read_ahead_bytes", "Bytes of blobs fetched before anybody asked for them"),
+            wasted: added(all, "read_ahead_wasted_bytes", "Bytes of those that were dropped and nobody had asked for"),
+        };
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
         registry.register("build", "The version of remora", prometheus_client::metrics::info::Info::new(version));
         Self(Arc::new(Families {
@@ -217,6 +242,7 @@ impl Default for Metrics {
             allowed,
             exports_dropped,
             corrupt_blobs,
+            disk,
         }))
     }
 }
@@ -295,6 +321,47 @@ impl Metrics {
     /// A stored blob turned out not to have its digest.
     pub fn blob_corrupt(&self) {
         self.0.corrupt_blobs.inc();
+    }
+
+    /// A blob was read with a disk cache: whether that had it.
+    pub fn disk_lookup(&self, found: bool) {
+        let counter = if found { &self.0.disk.hits } else { &self.0.disk.misses };
+        counter.inc();
+    }
+
+    /// Bytes came from the disk cache.
+    pub fn disk_read(&self, bytes: u64) {
+        self.0.disk.read.inc_by(bytes);
+    }
+
+    /// A blob was put into the disk cache.
+    pub fn disk_filled(&self) {
+        self.0.disk.fills.inc();
+    }
+
+    /// A blob had to make room for another.
+    pub fn disk_evicted(&self) {
+        self.0.disk.evictions.inc();
+    }
+
+    /// The disk failed, or did not hold what was written.
+    pub fn disk_fault(&self) {
+        self.0.disk.faults.inc();
+    }
+
+    /// So many bytes are in the disk cache now.
+    pub fn disk_bytes(&self, bytes: u64) {
+        self.0.disk.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// A blob was fetched ahead.
+    pub fn read_ahead(&self, bytes: u64) {
+        self.0.disk.ahead.inc_by(bytes);
+    }
+
+    /// Bytes that were fetched ahead are gone, and nobody had asked for them.
+    pub fn read_ahead_wasted(&self, bytes: u64) {
+        self.0.disk.wasted.inc_by(bytes);
     }
 
     /// How many builds run now.

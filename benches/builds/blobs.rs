@@ -35,6 +35,8 @@ struct Reader {
     name: &'static str,
     way: Way,
     shaped: bool,
+    /// This remora has read it once before.
+    warm: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -47,13 +49,15 @@ enum Way {
     Content,
 }
 
-const READERS_IN_TURN: [Reader; 6] = [
-    Reader { name: "one shaped connection", way: Way::Direct, shaped: true },
-    Reader { name: "s3 endpoint, shaped", way: Way::S3, shaped: true },
-    Reader { name: "content Read, shaped", way: Way::Content, shaped: true },
-    Reader { name: "one plain connection", way: Way::Direct, shaped: false },
-    Reader { name: "s3 endpoint, plain", way: Way::S3, shaped: false },
-    Reader { name: "content Read, plain", way: Way::Content, shaped: false },
+const READERS_IN_TURN: [Reader; 8] = [
+    Reader { name: "one shaped connection", way: Way::Direct, shaped: true, warm: false },
+    Reader { name: "s3 endpoint, shaped", way: Way::S3, shaped: true, warm: false },
+    Reader { name: "s3 endpoint, warm", way: Way::S3, shaped: true, warm: true },
+    Reader { name: "content Read, shaped", way: Way::Content, shaped: true, warm: false },
+    Reader { name: "content Read, warm", way: Way::Content, shaped: true, warm: true },
+    Reader { name: "one plain connection", way: Way::Direct, shaped: false, warm: false },
+    Reader { name: "s3 endpoint, plain", way: Way::S3, shaped: false, warm: false },
+    Reader { name: "content Read, plain", way: Way::Content, shaped: false, warm: false },
 ];
 
 /// What was measured.
@@ -117,9 +121,14 @@ pub(crate) fn measure(dir: &Path, minio: &Minio, program: &Path, factor: f64, ro
                 Way::S3 => (remora.s3, Some(&remora.daemon)),
                 Way::Content => (remora.content, Some(&remora.daemon)),
             };
+            let source = Source { way: reader.way, address, digest: &digest, bytes };
+            if reader.warm {
+                runtime.block_on(read(source))?;
+                rustix::fs::sync();
+            }
             let before = observed.map(Daemon::cpu).transpose()?;
             let started = Instant::now();
-            runtime.block_on(read(Source { way: reader.way, address, digest: &digest, bytes }))?;
+            runtime.block_on(read(source))?;
             let seconds = started.elapsed().as_secs_f64();
             writeln!(stderr, "blobs: {}: {seconds:.2} s", reader.name)?;
             reads.seconds.push(seconds);

@@ -27,7 +27,7 @@ pub struct BlobInfo {
 }
 
 impl BlobInfo {
-    fn new(digest: Digest, meta: store::Meta) -> Self {
+    pub(super) fn new(digest: Digest, meta: store::Meta) -> Self {
         Self { digest, size: meta.size, etag: meta.etag, modified: meta.modified }
     }
 
@@ -85,7 +85,8 @@ impl Cache {
     }
 
     /// Reads a blob, or a part of it. A range that ends behind the blob is cut to it. All of a blob's bytes
-    /// are verified: the last of them come when its digest is right.
+    /// are verified: the last of them come when its digest is right. They come from the disk cache where
+    /// that has them.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::OutOfRange`] for a range that begins behind the blob,
@@ -95,22 +96,40 @@ impl Cache {
             return read_document(*digest, &document, range);
         }
         grant.check_blob(Right::Read, digest)?;
-        let object = self.stored_blob(grant.scope(), &self.store(grant)?, digest, range).await?;
-        if !self.seen(grant.scope(), digest, object.meta.clone()) {
-            return Err(Error::NotFound(quarantined(digest)));
-        }
+        let BlobRead { info, range, body } = match self.read_nearby(grant, digest, range).await? {
+            Some(read) => read,
+            None => self.read_from_bucket(grant.scope(), &self.store(grant)?, digest, range).await?,
+        };
         grant.usage().blob_served();
-        let mut body: Outgoing = Box::pin(object.body.map_err(Error::from));
-        if object.range.is_none_or(|range| range.len() == object.meta.size) {
-            body = self.hashed(grant.scope(), digest, &object.meta, body);
-        }
         let reader = grant.clone();
         let body = body.inspect(move |piece| match piece {
             Ok(piece) => reader.usage().sent(piece.len() as u64),
             // Whoever reads has waited for its store already.
             Err(_) => reader.losses().into_iter().for_each(|losses| losses.promises().break_one()),
         });
-        Ok(BlobRead { info: BlobInfo::new(*digest, object.meta), range: object.range, body: Box::pin(body) })
+        Ok(BlobRead { info, range, body: Box::pin(body) })
+    }
+
+    /// Reads a blob past the disk cache.
+    pub(super) async fn read_from_bucket(
+        &self,
+        scope: &Scope,
+        store: &Arc<dyn Store>,
+        digest: &Digest,
+        range: Option<ByteRange>,
+    ) -> Result<BlobRead> {
+        let object = self.stored_blob(scope, store, digest, range).await?;
+        self.check_quarantine(scope, digest, &object.meta)?;
+        let mut body: Outgoing = Box::pin(object.body.map_err(Error::from));
+        if object.range.is_none_or(|range| range.len() == object.meta.size) {
+            body = self.hashed(scope, digest, &object.meta, body);
+        }
+        Ok(BlobRead { info: BlobInfo::new(*digest, object.meta), range: object.range, body })
+    }
+
+    /// Takes note of a version that is about to be read.
+    pub(super) fn check_quarantine(&self, scope: &Scope, digest: &Digest, meta: &store::Meta) -> Result<()> {
+        if self.seen(scope, digest, meta.clone()) { Ok(()) } else { Err(Error::NotFound(quarantined(digest))) }
     }
 
     /// Reads a blob as it is stored: nothing is verified, and one in quarantine is read too. For a look at it.
@@ -200,6 +219,9 @@ impl Cache {
         store.head(&key).await?;
         store.delete(&key).await?;
         self.0.presence.forget(grant.scope(), digest);
+        if let Some(disk) = &self.0.disk {
+            disk.forget(digest);
+        }
         Ok(store.delete(&layout::labels_key(grant.scope(), digest)).await?)
     }
 

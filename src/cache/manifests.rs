@@ -89,6 +89,9 @@ impl Cache {
             manifest.bytes = pruned.config.to_json().into();
             manifest.config = pruned.config;
         }
+        if self.0.disk.is_some() {
+            self.0.read_ahead.learn(grant.scope(), name, &manifest.config);
+        }
         Ok(Self::shown(grant, manifest))
     }
 

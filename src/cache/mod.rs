@@ -8,7 +8,9 @@
 mod ahead;
 mod blobs;
 mod config;
+mod disk;
 mod error;
+mod fetch;
 mod graph;
 mod ingest;
 mod ingests;
@@ -23,11 +25,13 @@ pub mod outage;
 mod presence;
 mod prune;
 mod publish;
+mod read_ahead;
 mod receive;
 mod recent;
 mod reuse;
 mod sequence;
 mod spool;
+mod through;
 mod uploads;
 mod verify;
 mod versions;
@@ -49,6 +53,7 @@ use crate::types::{Denied, Grant};
 
 pub use blobs::{BlobInfo, BlobRead};
 pub use config::{CacheConfig, CacheInput, CacheRecord, CacheResult, ChainedResult, Layer, LayerAnnotations, MalformedConfig};
+pub use disk::DiskSettings;
 pub use error::{Error, Result};
 pub use ingest::{Ingest, IngestStatus};
 pub use labels::Labelled;
@@ -88,6 +93,8 @@ pub struct Settings {
     pub transfer_memory: u64,
     /// Bytes of uploads that may be in memory on their way into the stores, all together.
     pub upload_memory: u64,
+    /// Keeps what is read on this machine's disk; `None`: every read goes to the store.
+    pub disk: Option<DiskSettings>,
 }
 
 /// The cache. Cheap to clone.
@@ -98,6 +105,8 @@ pub struct Cache(Arc<Inner>);
 struct Inner {
     stores: Stores,
     downloads: Downloads,
+    disk: Option<Arc<disk::Disk>>,
+    read_ahead: read_ahead::ReadAhead,
     settings: Settings,
     metrics: Metrics,
     presence: presence::Presence,
@@ -125,10 +134,14 @@ impl Cache {
         let spool_budget = Budget::new(settings.max_spool_bytes);
         let ingests = ingests::Registry::open(&settings, spool_budget.clone()).await?;
         let transfers = Uploads::open(settings.spool_dir.clone(), settings.upload_memory, &stores, shutdown.clone()).await?;
+        let disk = through::open_disk(&settings, &metrics, &shutdown).await;
+        let read_ahead = read_ahead::ReadAhead::new(settings.disk.as_ref());
         let (presence, downloads) = (presence::Presence::new(settings.presence_max_age), Downloads::new(settings.transfer_memory));
         Ok(Self(Arc::new(Inner {
             stores,
             downloads,
+            disk,
+            read_ahead,
             settings,
             metrics,
             presence,

@@ -9,15 +9,14 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::versions::Standing;
 use super::{Cache, Error, Outgoing, Result, layout};
 use crate::store::Meta;
-use crate::types::{Digest, ETag, Hasher, Scope};
+use crate::types::{Digest, Hasher, Scope};
 
 /// A blob on its way out.
 struct Hashing {
     cache: Cache,
     scope: Scope,
     digest: Digest,
-    size: u64,
-    etag: ETag,
+    meta: Meta,
     body: Outgoing,
     at: u64,
     /// `None`: it is judged.
@@ -43,7 +42,7 @@ impl Cache {
             return body;
         }
         let (cache, scope, hasher) = (self.clone(), scope.clone(), Some(Hasher::default()));
-        let hashing = Hashing { cache, scope, digest: *digest, size: meta.size, etag: meta.etag.clone(), body, at: 0, hasher };
+        let hashing = Hashing { cache, scope, digest: *digest, meta: meta.clone(), body, at: 0, hasher };
         stream::try_unfold(hashing, |mut hashing| async move {
             let piece = hashing.body.try_next().await?;
             if let Some(piece) = &piece {
@@ -52,7 +51,7 @@ impl Cache {
                     hasher.update(piece);
                 }
             }
-            if piece.is_none() || hashing.at >= hashing.size {
+            if piece.is_none() || hashing.at >= hashing.meta.size {
                 hashing.judge()?;
             }
             Ok(piece.map(|piece| (piece, hashing)))
@@ -60,10 +59,18 @@ impl Cache {
         .boxed()
     }
 
-    fn quarantine(&self, scope: &Scope, digest: &Digest, etag: &ETag, size: u64, actual: &Digest) {
-        if self.0.versions.found(scope, digest, etag, Standing::Corrupt) {
+    /// Decides of a version whose bytes have the digest `actual`.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where that is another one than the blob's; the version is in quarantine then.
+    pub(super) fn judge(&self, scope: &Scope, digest: &Digest, meta: &Meta, actual: &Digest) -> Result<()> {
+        if actual == digest {
+            self.0.versions.found(scope, digest, &meta.etag, Standing::Verified);
+            return Ok(());
+        }
+        if self.0.versions.found(scope, digest, &meta.etag, Standing::Corrupt) {
             self.0.metrics.blob_corrupt();
-            let key = layout::blob_key(scope, digest);
+            let (key, size) = (layout::blob_key(scope, digest), meta.size);
             tracing::error!(
                 object.key = key.as_str(),
                 object.size = size,
@@ -75,6 +82,10 @@ impl Cache {
             );
         }
         self.0.presence.forget(scope, digest);
+        if let Some(disk) = &self.0.disk {
+            disk.forget(digest);
+        }
+        Err(Error::Corrupt(format!("blob {digest}: the stored bytes have the digest {actual}")))
     }
 }
 
@@ -82,15 +93,9 @@ impl Hashing {
     /// Decides once, when all has arrived.
     fn judge(&mut self) -> Result<()> {
         let Some(hasher) = self.hasher.take() else { return Ok(()) };
-        if self.at < self.size {
-            return Err(Error::Unavailable(format!("reading blob {} ended {} bytes early", self.digest, self.size - self.at)));
+        if self.at < self.meta.size {
+            return Err(Error::Unavailable(format!("reading blob {} ended {} bytes early", self.digest, self.meta.size - self.at)));
         }
-        let actual = hasher.finish();
-        if actual == self.digest {
-            self.cache.0.versions.found(&self.scope, &self.digest, &self.etag, Standing::Verified);
-            return Ok(());
-        }
-        self.cache.quarantine(&self.scope, &self.digest, &self.etag, self.size, &actual);
-        Err(Error::Corrupt(format!("blob {}: the stored bytes have the digest {actual}", self.digest)))
+        self.cache.judge(&self.scope, &self.digest, &self.meta, &hasher.finish())
     }
 }

@@ -62,6 +62,8 @@ impl ScopeArgs {
         let scope = Scope::with_prefixes(bucket, &prefix, &self.blobs_prefix, &self.manifests_prefix).map_err(usage)?;
         let spool = Spool(std::env::temp_dir().join(format!("remora-{:016x}", rand::random::<u64>())));
         config.cache.spool_dir = spool.0.clone();
+        // That is the server's, and these commands are about what is stored.
+        config.cache.disk = None;
         let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
         let stores = app::open_stores(config.store, &metrics, &shutdown).await?;
         let cache = Cache::open(stores, config.cache, metrics, shutdown).await?;

@@ -1,10 +1,10 @@
 //! What the configuration file's keys are where nothing is said.
 
 use super::file::{
-    Admin, Buildkitd, Content, Control, File, Limits, Log, Manifests, OnUnavailable, Right, S3, StoreBreaker, StoreDeadlines, Transfer,
-    Transport,
+    Admin, Buildkitd, Content, Control, DiskCache, File, Limits, Log, Manifests, OnUnavailable, Right, S3, StoreBreaker, StoreDeadlines,
+    Transfer, Transport,
 };
-use super::units::{Count, Period, Size, Text};
+use super::units::{Bytes, Count, Period, Text};
 use crate::telemetry::{Filter, Format};
 use crate::types::{Address, Scope};
 
@@ -27,6 +27,7 @@ impl Default for File {
             store_deadlines: StoreDeadlines::default(),
             store_breaker: StoreBreaker::default(),
             transfer: Transfer::default(),
+            disk_cache: DiskCache::default(),
             buckets: Vec::new(),
         }
     }
@@ -46,7 +47,7 @@ impl Default for Buildkitd {
 
 impl Default for Control {
     fn default() -> Self {
-        Self { listen: vec![unix("/run/remora/control.sock")], transport: Transport::Auto, max_message_bytes: Size(64 << 20) }
+        Self { listen: vec![unix("/run/remora/control.sock")], transport: Transport::Auto, max_message_bytes: Bytes(64 << 20) }
     }
 }
 
@@ -77,9 +78,9 @@ impl Default for Manifests {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_manifest_bytes: Size(32 << 20),
+            max_manifest_bytes: Bytes(32 << 20),
             max_open_ingests: Count(1024),
-            max_spool_bytes: Size(16 << 30),
+            max_spool_bytes: Bytes(16 << 30),
             max_connections: Count(1024),
             max_streams: Count(1024),
             ingest_expiry: seconds(24 * 3600),
@@ -104,7 +105,20 @@ impl Default for StoreBreaker {
 
 impl Default for Transfer {
     fn default() -> Self {
-        Self { memory: Size(128 << 20), upload_memory: Size(64 << 20) }
+        Self { memory: Bytes(128 << 20), upload_memory: Bytes(64 << 20) }
+    }
+}
+
+impl Default for DiskCache {
+    fn default() -> Self {
+        Self {
+            enabled: None,
+            dir: None,
+            max_size: Bytes(20 << 30),
+            min_free: Bytes(5 << 30),
+            read_ahead: Bytes(1 << 30),
+            read_ahead_fetches: Count(4),
+        }
     }
 }
 

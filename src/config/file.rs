@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::store_url::StoreUrl;
-use super::units::{Count, Period, Size, Text};
+use super::units::{Capacity, Count, Period, Size, Text};
 use super::{Error, defaults};
 use crate::telemetry::{Filter, Format};
 use crate::types::{Address, BucketName};
@@ -33,6 +33,7 @@ pub(super) struct File {
     pub(super) store_deadlines: StoreDeadlines,
     pub(super) store_breaker: StoreBreaker,
     pub(super) transfer: Transfer,
+    pub(super) disk_cache: DiskCache,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) buckets: Vec<Bucket>,
 }
@@ -175,6 +176,19 @@ pub(super) struct Transfer {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct DiskCache {
+    /// `None`: with a store in S3.
+    pub(super) enabled: Option<bool>,
+    /// `None`: below `data_dir`.
+    pub(super) dir: Option<PathBuf>,
+    pub(super) max_size: Capacity,
+    pub(super) min_free: Capacity,
+    pub(super) read_ahead: Capacity,
+    pub(super) read_ahead_fetches: Count,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Bucket {
     pub(super) name: Text<BucketName>,
@@ -285,6 +299,8 @@ mod tests {
         // What a default depends on other keys for is shown as it comes out.
         assert_eq!(shown.store.take().unwrap().0.to_string(), "file:///var/lib/remora/store");
         assert_eq!(shown.default_bucket.take().unwrap().0.as_str(), File::DEFAULT_BUCKET);
+        assert_eq!(shown.disk_cache.enabled.take(), Some(true));
+        assert_eq!(shown.disk_cache.dir.take().unwrap().to_str(), Some("/var/lib/remora/disk-cache"));
         assert_eq!(shown.s3.advertise.take().unwrap(), "http://127.0.0.1:9190");
         assert_eq!(shown, File::default());
         let repeated = File::parse(&format!("#{repeated}")).unwrap();
@@ -295,22 +311,8 @@ mod tests {
     #[test]
     fn the_sample_file_shows_every_key() {
         let sample = include_str!("../../deploy/config.toml");
-        for table in [
-            "",
-            "log",
-            "buildkitd",
-            "control",
-            "content",
-            "s3",
-            "admin",
-            "manifests",
-            "limits",
-            "store_deadlines",
-            "store_breaker",
-            "transfer",
-            "s3.keys[0]",
-            "buckets[0]",
-        ] {
+        let tables = "log buildkitd control content s3 admin manifests limits store_deadlines store_breaker transfer disk_cache";
+        for table in tables.split(' ').chain(["", "s3.keys[0]", "buckets[0]"]) {
             let text = match table.strip_suffix("[0]") {
                 Some(array) => format!("[[{array}]]\nno_such_key = 1"),
                 None if table.is_empty() => "no_such_key = 1".to_owned(),

@@ -64,6 +64,12 @@ pub struct Flags {
     /// Memory for what is read ahead from S3, of the whole process [default: 128MiB]
     #[arg(long, value_name = "SIZE", env = "REMORA_TRANSFER_MEMORY", hide_env_values = true)]
     pub transfer_memory: Option<String>,
+    /// Directory of the disk cache, nobody else's [default: DATA_DIR/disk-cache]
+    #[arg(long, value_name = "DIR", env = "REMORA_DISK_CACHE_DIR", hide_env_values = true)]
+    pub disk_cache_dir: Option<String>,
+    /// What the disk cache may take [default: 20GiB]
+    #[arg(long, value_name = "SIZE", env = "REMORA_DISK_CACHE_MAX_SIZE", hide_env_values = true)]
+    pub disk_cache_max_size: Option<String>,
     /// What is logged: a level, or levels by target as in info,remora=debug [default: info]
     #[arg(long, value_name = "FILTER", env = "REMORA_LOG_FILTER", hide_env_values = true)]
     pub log_filter: Option<String>,
@@ -102,6 +108,9 @@ impl Flags {
         overlay.optional(&mut file.s3.advertise, self.s3_advertise.as_deref(), "s3_advertise", "s3.advertise")?;
         overlay.addresses(&mut file.admin.listen, &self.admin, "admin", "admin.listen")?;
         overlay.value(&mut file.transfer.memory, self.transfer_memory.as_deref(), "transfer_memory", "transfer.memory")?;
+        overlay.optional(&mut file.disk_cache.dir, self.disk_cache_dir.as_deref(), "disk_cache_dir", "disk_cache.dir")?;
+        let max_size = self.disk_cache_max_size.as_deref();
+        overlay.value(&mut file.disk_cache.max_size, max_size, "disk_cache_max_size", "disk_cache.max_size")?;
         overlay.value(&mut file.log.filter, self.log_filter.as_deref(), "log_filter", "log.filter")?;
         overlay.value(&mut file.log.format, self.log_format.as_deref(), "log_format", "log.format")?;
         Ok(overlay.set)

@@ -95,6 +95,7 @@ impl Config {
         let mut secrets = secret::Secrets::default();
         check_endpoints(&file)?;
         let store = buckets::store(&mut file, &mut secrets)?;
+        let disk = disk_cache(&mut file, &store)?;
         let operator_keys = buckets::operator_keys(&file.s3.keys, &store, &mut secrets)?;
         let token = file.content.token_file.as_deref().map(|path| secrets.read_file("content.token_file", path)).transpose()?;
         let max_connections = file.limits.max_connections.0;
@@ -127,6 +128,7 @@ impl Config {
                     .then_some(cache::MergeRules { max_records: file.manifests.max_records.0, max_age: file.manifests.max_age.0.0 }),
                 transfer_memory: file.transfer.memory.0,
                 upload_memory: file.transfer.upload_memory.0,
+                disk,
             },
             on_unavailable: file.on_unavailable,
             drain_deadline: file.drain_deadline.0.0,
@@ -190,6 +192,24 @@ fn check_endpoints(file: &File) -> Result<(), Error> {
         return refuse("control.transport: relay goes through the s3 endpoint; want an address in s3.listen");
     }
     Ok(())
+}
+
+/// Fills in `file.disk_cache`, and makes the cache's settings of it. A directory on the same machine is as
+/// near as a disk cache would be.
+fn disk_cache(file: &mut File, store: &StoreConfig) -> Result<Option<cache::DiskSettings>, Error> {
+    let disk = &mut file.disk_cache;
+    let enabled = *disk.enabled.get_or_insert(matches!(store, StoreConfig::Buckets { .. }));
+    let dir = disk.dir.get_or_insert_with(|| file.data_dir.join("disk-cache")).clone();
+    if !dir.is_absolute() {
+        return Err(Error::new(format!("disk_cache.dir: invalid path {dir:?}: want an absolute one")));
+    }
+    Ok(enabled.then_some(cache::DiskSettings {
+        dir,
+        max_size: disk.max_size.0,
+        min_free: disk.min_free.0,
+        read_ahead: disk.read_ahead.0,
+        read_ahead_fetches: disk.read_ahead_fetches.0,
+    }))
 }
 
 /// Whether it is `http[s]://host[:port]` and nothing more.

@@ -52,59 +52,79 @@ impl fmt::Display for Period {
     }
 }
 
-/// A number of bytes from 1 KiB to 1 TiB, written plain or with a unit: `33554432`, `"32MiB"`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Size(pub(super) u64);
+/// A number of bytes in memory, in a message, of a document or in the spool, from 1 KiB to 1 TiB, written plain
+/// or with a unit: `33554432`, `"32MiB"`.
+pub(super) type Size = Bytes<{ 1 << 10 }, { 1 << 40 }>;
+/// A number of bytes on a disk, from 0 to 1 PiB, written in the same way.
+pub(super) type Capacity = Bytes<0, { 1 << 50 }>;
 
-impl Size {
-    const ALLOWED: &'static str = "want bytes, plain or with one of KiB, MiB, GiB, KB, MB, GB; from 1KiB to 1024GiB";
-    const UNITS: [(&'static str, u64); 7] =
-        [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("KB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000), ("B", 1)];
+/// A number of bytes from `MIN` to `MAX`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Bytes<const MIN: u64, const MAX: u64>(pub(super) u64);
+
+const UNITS: [(&str, u64); 9] = [
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("KB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("B", 1),
+];
+
+impl<const MIN: u64, const MAX: u64> Bytes<MIN, MAX> {
+    const ALLOWED: &'static str = if MIN == 0 {
+        "want bytes, plain or with one of KiB, MiB, GiB, TiB, KB, MB, GB, TB; from 0 to 1024TiB"
+    } else {
+        "want bytes, plain or with one of KiB, MiB, GiB, TiB, KB, MB, GB, TB; from 1KiB to 1TiB"
+    };
 
     fn new(bytes: u64) -> Option<Self> {
-        (1 << 10..=1 << 40).contains(&bytes).then_some(Self(bytes))
+        (MIN..=MAX).contains(&bytes).then_some(Self(bytes))
     }
 }
 
-impl FromStr for Size {
+impl<const MIN: u64, const MAX: u64> FromStr for Bytes<MIN, MAX> {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let unit = Self::UNITS.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));
+        let unit = UNITS.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));
         let (number, factor) = unit.unwrap_or((text, 1));
         let bytes = number.trim_end().parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
         bytes.and_then(Self::new).ok_or_else(|| Invalid::new("size", text, Self::ALLOWED))
     }
 }
 
-impl<'de> Deserialize<'de> for Size {
+impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Bytes<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Bytes;
-        impl Visitor<'_> for Bytes {
-            type Value = Size;
+        struct Written<const MIN: u64, const MAX: u64>;
+        impl<const MIN: u64, const MAX: u64> Visitor<'_> for Written<MIN, MAX> {
+            type Value = Bytes<MIN, MAX>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a size in bytes")
             }
 
-            fn visit_u64<E: serde::de::Error>(self, bytes: u64) -> Result<Size, E> {
-                Size::new(bytes).ok_or_else(|| E::custom(Invalid::new("size", &bytes.to_string(), Size::ALLOWED)))
+            fn visit_u64<E: serde::de::Error>(self, bytes: u64) -> Result<Self::Value, E> {
+                Bytes::new(bytes).ok_or_else(|| E::custom(Invalid::new("size", &bytes.to_string(), Self::Value::ALLOWED)))
             }
 
-            fn visit_i64<E: serde::de::Error>(self, bytes: i64) -> Result<Size, E> {
-                let size = u64::try_from(bytes).ok().and_then(Size::new);
-                size.ok_or_else(|| E::custom(Invalid::new("size", &bytes.to_string(), Size::ALLOWED)))
+            fn visit_i64<E: serde::de::Error>(self, bytes: i64) -> Result<Self::Value, E> {
+                let size = u64::try_from(bytes).ok().and_then(Bytes::new);
+                size.ok_or_else(|| E::custom(Invalid::new("size", &bytes.to_string(), Self::Value::ALLOWED)))
             }
 
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Size, E> {
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
                 text.parse().map_err(E::custom)
             }
         }
-        deserializer.deserialize_any(Bytes)
+        deserializer.deserialize_any(Written)
     }
 }
 
-impl Serialize for Size {
+impl<const MIN: u64, const MAX: u64> Serialize for Bytes<MIN, MAX> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.serialize(serializer)
     }
@@ -138,6 +158,9 @@ mod tests {
         for bad in ["", "MiB", "1", "-5MiB", "1.5GiB", "1025GiB", "99999999999999GiB", "32 mb"] {
             assert_eq!(size(bad), None, "{bad}");
         }
+        let capacity = |text: &str| text.parse::<Capacity>().map(|capacity| capacity.0).ok();
+        assert_eq!((capacity("0"), capacity("2TiB"), capacity("1024TiB")), (Some(0), Some(2 << 40), Some(1 << 50)));
+        assert_eq!((capacity("-1"), capacity("1025TiB"), capacity("20 GIB")), (None, None, None));
     }
 
     #[test]

@@ -53,6 +53,21 @@ impl Downloads {
         let body = if begun.end() < end { Reader::open(source, begun, head, end, self.shares.clone()).boxed() } else { head };
         Ok(Object { meta: first.meta, range: ByteRange::new(start, end), body })
     }
+
+    /// Reads an object with one request at a time and none of the memory, for a reader that can wait. What
+    /// breaks off is taken up again.
+    ///
+    /// # Errors
+    /// As [`Downloads::get`].
+    pub async fn get_in_turn(&self, store: &Arc<dyn Store>, key: &Key) -> Result<Object> {
+        let Object { meta, range, body } = store.get(key, None, None).await?;
+        let source = Arc::new(Source { store: Arc::clone(store), key: key.clone(), version: meta.etag.clone() });
+        let body = match range {
+            Some(range) => resume::read(source, range, Some(body)),
+            None => body,
+        };
+        Ok(Object { meta, range, body })
+    }
 }
 
 /// Where the range that holds the byte at `start` ends.

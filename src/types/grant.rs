@@ -242,6 +242,12 @@ impl Grant {
         }
     }
 
+    /// Whether a manifest served under this grant named the blob, as far as the grant keeps count of that.
+    #[must_use]
+    pub fn was_promised(&self, digest: &Digest) -> bool {
+        self.disclosed.as_ref().is_some_and(|disclosed| disclosed.lock().unwrap_or_else(PoisonError::into_inner).contains(digest))
+    }
+
     /// Remembers blobs that a manifest served under this grant names.
     pub fn disclose(&self, digests: impl IntoIterator<Item = Digest>) {
         if let Some(disclosed) = &self.disclosed {
@@ -266,8 +272,9 @@ mod tests {
         assert!(grant.check_manifest(Right::Read, &app).is_ok());
         assert!(grant.check_manifest(Right::Read, &"other".parse().unwrap()).is_err());
         assert!(grant.check_manifest(Right::Write, &app).is_err());
-        assert!(grant.check_blob(Right::Read, &blob).is_err());
+        assert!(grant.check_blob(Right::Read, &blob).is_err() && !grant.was_promised(&blob));
         grant.clone().disclose([blob]);
+        assert!(grant.was_promised(&blob) && !Grant::operator(scope()).was_promised(&blob));
         assert!(grant.check_blob(Right::Read, &blob).is_ok());
         assert!(grant.check_blob(Right::Write, &blob).is_err());
     }

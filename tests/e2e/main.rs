@@ -8,6 +8,7 @@
 mod chaos;
 mod crashes;
 mod deploy;
+mod disk_cache;
 mod faults;
 mod forwarding;
 mod grants;

@@ -32,6 +32,7 @@ async fn open(dir: &TempDir) -> Cache {
         transfer_memory: 32 << 20,
         upload_memory: 64 << 20,
         max_spool_bytes: 1 << 30,
+        disk: None,
     };
     Cache::open(stores, settings, Metrics::default(), Shutdown::default()).await.unwrap()
 }

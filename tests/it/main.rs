@@ -18,6 +18,7 @@ mod commands;
 mod config;
 mod content;
 mod control;
+mod disk_cache;
 mod download;
 mod faults;
 mod guarded;

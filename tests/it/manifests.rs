@@ -50,6 +50,7 @@ impl Bench {
             transfer_memory: 32 << 20,
             upload_memory: 64 << 20,
             max_spool_bytes: 1 << 30,
+            disk: None,
             presence_max_age,
             merge: Some(MergeRules { max_records: MAX_RECORDS, max_age: HOUR }),
         };

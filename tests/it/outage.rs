@@ -44,6 +44,7 @@ async fn open(spool: &Path, faults: &FaultStore, max_spool_bytes: usize) -> Cach
     let served = Served { store: Arc::new(faults.clone()), region: None, prefix: String::new() };
     let stores = Stores::Buckets { served: BTreeMap::from([("bucket".parse().unwrap(), served)]), default: "bucket".parse().unwrap() };
     let settings = Settings {
+        disk: None,
         spool_dir: spool.to_owned(),
         max_manifest_bytes: MIB as u64,
         max_open_ingests: 4,

@@ -52,6 +52,7 @@ async fn open(dir: &TempDir, store: Arc<dyn Store>) -> Cache {
         transfer_memory: 128 << 20,
         upload_memory: 64 << 20,
         max_spool_bytes: 1 << 30,
+        disk: None,
         presence_max_age: Duration::from_secs(600),
         merge: None,
     };

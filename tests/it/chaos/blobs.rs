@@ -96,7 +96,7 @@ async fn read_through(faults: &[Fault], sizes: &[Option<usize>], chosen: impl Fn
 }
 
 /// Puts blobs into the bucket, past everything under test.
-async fn plant(minio: &Minio, bucket: &str, sizes: &[Option<usize>], seed: u64) -> Vec<Vec<u8>> {
+pub(super) async fn plant(minio: &Minio, bucket: &str, sizes: &[Option<usize>], seed: u64) -> Vec<Vec<u8>> {
     let mut dice = StdRng::seed_from_u64(seed);
     let mut blobs = Vec::new();
     for size in sizes {

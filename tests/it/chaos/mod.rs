@@ -2,4 +2,5 @@
 
 mod blobs;
 mod client;
+mod disk;
 mod history;

@@ -100,6 +100,7 @@ impl Sidecar {
             transfer_memory: 32 << 20,
             upload_memory: 64 << 20,
             max_spool_bytes: 1 << 30,
+            disk: None,
         };
         let (shutdown, metrics) = (Shutdown::default(), Metrics::default());
         let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();

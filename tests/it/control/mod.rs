@@ -157,6 +157,7 @@ impl Sidecar {
             transfer_memory: 32 << 20,
             upload_memory: 64 << 20,
             max_spool_bytes: 1 << 30,
+            disk: None,
         };
         let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();
         let content = Content::new(cache.clone(), content::Config { token: None, max_connections: 10, max_streams: 100 }, metrics.clone());

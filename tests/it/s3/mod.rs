@@ -66,6 +66,7 @@ impl Endpoint {
             transfer_memory: 32 << 20,
             upload_memory: 64 << 20,
             max_spool_bytes: 1 << 30,
+            disk: None,
         };
         change(&mut settings);
         let (metrics, shutdown) = (Metrics::default(), Shutdown::default());

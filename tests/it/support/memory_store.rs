@@ -30,6 +30,8 @@ struct Inner {
     touched: Mutex<Option<String>>,
     /// Objects whose bodies never come.
     stalled: Mutex<BTreeSet<String>>,
+    /// How far the bodies of an object go for now.
+    limits: Mutex<BTreeMap<String, watch::Sender<usize>>>,
     /// A part was stored, or an upload ended.
     changed: Notify,
 }
@@ -76,7 +78,8 @@ impl MemoryStore {
     fn new(unconditional: bool) -> Self {
         let (objects, reads, calls) = (Mutex::default(), watch::Sender::new(Reads::default()), Mutex::default());
         let (parts, touched, stalled, changed) = (Mutex::default(), Mutex::default(), Mutex::default(), Notify::new());
-        Self(Arc::new(Inner { objects, reads, calls, unconditional, parts, touched, stalled, changed }))
+        let limits = Mutex::default();
+        Self(Arc::new(Inner { objects, reads, calls, unconditional, parts, touched, stalled, limits, changed }))
     }
 
     /// A store that answers conditional writes as some S3-compatible ones do.
@@ -124,6 +127,11 @@ impl MemoryStore {
     /// The bodies of an object never come from now on.
     pub(crate) fn stall(&self, key: &str) {
         self.0.stalled.lock().unwrap().insert(key.to_owned());
+    }
+
+    /// The bodies of an object, those that are being read too, go no further than to `end` from now on.
+    pub(crate) fn limit(&self, key: &str, end: usize) {
+        self.0.limits.lock().unwrap().entry(key.to_owned()).or_insert_with(|| watch::Sender::new(end)).send_replace(end);
     }
 
     /// Deletes an object past remora.
@@ -229,13 +237,18 @@ impl Store for MemoryStore {
         if self.0.stalled.lock().unwrap().contains(key.as_str()) {
             return Ok(Object { meta, range, body: stream::pending().boxed() });
         }
-        let body = stream::unfold((part, read), |(mut rest, read)| async move {
+        let limit = self.0.limits.lock().unwrap().get(key.as_str()).map(watch::Sender::subscribe);
+        let end = range.map_or(0, |range| range.end() as usize);
+        let body = stream::unfold((part, read, limit), move |(mut rest, read, mut limit)| async move {
             if rest.is_empty() {
                 return None;
             }
             let piece = rest.split_to(PIECE_BYTES.min(rest.len()));
+            if let Some(limit) = &mut limit {
+                limit.wait_for(|limit| end - rest.len() <= *limit).await.unwrap();
+            }
             read.0.reads.send_modify(|reads| reads.bytes += piece.len() as u64);
-            Some((Ok(piece), (rest, read)))
+            Some((Ok(piece), (rest, read, limit)))
         });
         Ok(Object { meta, range, body: body.boxed() })
     }

@@ -1,0 +1,252 @@
+//! A blob on its way from its bucket into the disk cache, and those who read it meanwhile.
+//!
+//! One fetch serves all of them. What came last is handed on from memory; who is further behind reads it
+//! back from the file. The last piece goes out when the blob's digest is right. A fill that nobody
+//! follows any more ends, unless it was begun for nobody.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::file::PIECE_BYTES;
+use super::follower::Follower;
+use super::index::Entry;
+use crate::cache::Error;
+use crate::store::Meta;
+use crate::types::Digest;
+
+/// Pieces that stay in memory behind the one that came last.
+const TAIL: u64 = 3;
+
+/// The fills under way, by the blob's place.
+#[derive(Debug, Default)]
+pub(in crate::cache) struct Fills(Mutex<HashMap<String, Arc<Fill>>>);
+
+/// One of them.
+#[derive(Debug)]
+pub(in crate::cache) struct Fill {
+    place: String,
+    digest: Digest,
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Of the blob, once the store has answered.
+    meta: Option<Meta>,
+    file: Option<Arc<File>>,
+    /// The checksums of the pieces in the file.
+    written: Vec<u64>,
+    /// The last pieces that came, the first of them being piece `tail_start`.
+    tail: VecDeque<Arc<[Bytes]>>,
+    tail_start: u64,
+    end: Option<End>,
+    followers: usize,
+    /// Nobody reads it yet.
+    ahead: bool,
+    /// Nobody may follow any more.
+    closed: bool,
+    /// The blob was deleted: it is not to be kept, and nobody else gets it.
+    disowned: bool,
+}
+
+/// How a fill ended.
+#[derive(Debug, Clone)]
+pub(in crate::cache) enum End {
+    /// The blob is on disk, and stays there while this is held.
+    Whole { _entry: Arc<Entry> },
+    /// The blob cannot be read from its bucket.
+    Failed(Error),
+    /// The disk does not take it; the bucket has it.
+    Bypassed,
+}
+
+/// Where a piece is.
+pub(super) enum Look {
+    Memory(Arc<[Bytes]>),
+    File(Arc<File>, u64),
+    Nowhere,
+    Ended(End),
+}
+
+impl Fills {
+    /// Follows the fill of a blob; whether it is a new one, for which the caller does the work.
+    pub(in crate::cache) fn follow(&self, place: &str, digest: &Digest) -> (Follower, bool) {
+        let mut fills = self.fills();
+        if let Some(follower) = fills.get(place).and_then(Fill::follow) {
+            return (follower, false);
+        }
+        let fill = Fill::new(place, digest, State { followers: 1, ..State::default() });
+        fills.insert(place.to_owned(), Arc::clone(&fill));
+        (Follower::new(&fill), true)
+    }
+
+    /// Follows a fill that is under way.
+    pub(in crate::cache) fn join(&self, place: &str) -> Option<Follower> {
+        self.fills().get(place).and_then(Fill::follow)
+    }
+
+    /// A new fill that nobody follows yet, unless there is one or `most` are under way.
+    pub(in crate::cache) fn begin_ahead(&self, place: &str, digest: &Digest, most: usize) -> Option<Arc<Fill>> {
+        let mut fills = self.fills();
+        if fills.len() >= most || fills.contains_key(place) {
+            return None;
+        }
+        let fill = Fill::new(place, digest, State { ahead: true, ..State::default() });
+        fills.insert(place.to_owned(), Arc::clone(&fill));
+        Some(fill)
+    }
+
+    pub(in crate::cache) fn count(&self) -> usize {
+        self.fills().len()
+    }
+
+    /// Keeps blobs that are on their way from being kept.
+    pub(super) fn disown(&self, digest: &Digest) {
+        for fill in self.fills().values().filter(|fill| fill.digest == *digest) {
+            fill.state().disowned = true;
+        }
+    }
+
+    pub(in crate::cache) fn remove(&self, fill: &Arc<Fill>) {
+        let mut fills = self.fills();
+        if fills.get(&fill.place).is_some_and(|known| Arc::ptr_eq(known, fill)) {
+            fills.remove(&fill.place);
+        }
+    }
+
+    fn fills(&self) -> MutexGuard<'_, HashMap<String, Arc<Fill>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Fill {
+    fn new(place: &str, digest: &Digest, state: State) -> Arc<Self> {
+        Arc::new(Self { place: place.to_owned(), digest: *digest, state: Mutex::new(state), changed: watch::Sender::new(()) })
+    }
+
+    fn follow(self: &Arc<Self>) -> Option<Follower> {
+        let mut state = self.state();
+        if state.closed || state.disowned || matches!(state.end, Some(End::Failed(_) | End::Bypassed)) {
+            return None;
+        }
+        state.followers += 1;
+        let was_ahead = std::mem::take(&mut state.ahead);
+        drop(state);
+        if was_ahead {
+            self.changed.send_replace(());
+        }
+        Some(Follower::new(self))
+    }
+
+    /// The store has answered, and this is where the pieces go.
+    pub(in crate::cache) fn opened(&self, meta: Meta, file: Arc<File>) {
+        self.change(|state| (state.meta, state.file) = (Some(meta), Some(file)));
+    }
+
+    /// The next piece has come.
+    pub(in crate::cache) fn came(&self, piece: Arc<[Bytes]>) {
+        self.change(|state| state.tail.push_back(piece));
+    }
+
+    /// The next piece is in the file.
+    pub(in crate::cache) fn wrote(&self, sum: u64) {
+        self.change(|state| {
+            state.written.push(sum);
+            let written = state.written.len() as u64;
+            while state.tail_start + TAIL < written && !state.tail.is_empty() {
+                state.tail.pop_front();
+                state.tail_start += 1;
+            }
+        });
+    }
+
+    pub(in crate::cache) fn ended(&self, end: End) {
+        self.change(|state| {
+            state.end.get_or_insert(end);
+        });
+    }
+
+    /// Whether it was dropped from the cache meanwhile.
+    pub(in crate::cache) fn is_disowned(&self) -> bool {
+        self.state().disowned
+    }
+
+    /// Whether nobody has asked for the blob.
+    pub(in crate::cache) fn is_ahead(&self) -> bool {
+        self.state().ahead
+    }
+
+    /// Resolves when somebody asks for the blob.
+    pub(in crate::cache) async fn asked_for(&self) {
+        self.until(|state| !state.ahead).await;
+    }
+
+    /// Resolves when nobody follows it any more; nobody will. `at_last`: nor is it wanted for anybody to come.
+    pub(in crate::cache) async fn abandoned(&self, at_last: bool) {
+        self.until(|state| {
+            state.closed |= state.followers == 0 && (at_last || !state.ahead);
+            state.closed
+        })
+        .await;
+    }
+
+    async fn until(&self, mut reached: impl FnMut(&mut State) -> bool) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            if reached(&mut self.state()) || changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Changes are seen here.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// What the store says of the blob, and how the fill ended.
+    pub(super) fn meta(&self) -> (Option<Meta>, Option<End>) {
+        let state = self.state();
+        (state.meta.clone(), state.end.clone())
+    }
+
+    /// How much of the blob has come.
+    pub(super) fn so_far(&self) -> u64 {
+        let state = self.state();
+        (state.tail_start + state.tail.len() as u64) * PIECE_BYTES
+    }
+
+    /// Somebody follows it no more.
+    pub(super) fn leave(&self) {
+        self.change(|state| state.followers -= 1);
+    }
+
+    pub(super) fn look(&self, piece: u64) -> Look {
+        let state = self.state();
+        let at = |start: u64| usize::try_from(piece.checked_sub(start)?).ok();
+        if let Some(bytes) = at(state.tail_start).and_then(|at| state.tail.get(at)) {
+            return Look::Memory(Arc::clone(bytes));
+        }
+        match (at(0).and_then(|at| state.written.get(at)), &state.file, &state.end) {
+            (Some(sum), Some(file), _) => Look::File(Arc::clone(file), *sum),
+            (_, _, Some(end)) => Look::Ended(end.clone()),
+            _ => Look::Nowhere,
+        }
+    }
+
+    /// Lets all who follow it look again.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state());
+        self.changed.send_replace(());
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,126 @@
+//! Which blobs the disk cache has, in the order of their last use, and how much room they take.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::transfer::Hold;
+use crate::types::Digest;
+
+/// A blob on disk. Whoever reads it holds it, and what is held is not evicted.
+#[derive(Debug)]
+pub(in crate::cache) struct Entry {
+    pub(super) digest: Digest,
+    /// Part of its file's name: no two files of one blob are the same.
+    pub(super) generation: u64,
+    /// Bytes of its file.
+    pub(super) bytes: u64,
+    /// Its part of the read-ahead budget, while it was fetched ahead and nobody has read it.
+    ahead: Mutex<Option<Hold>>,
+}
+
+/// Not locked over anything that waits.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    /// With the moment of the last use.
+    entries: HashMap<Digest, (u64, Arc<Entry>)>,
+    order: BTreeMap<u64, Digest>,
+    clock: u64,
+    /// Of all files.
+    bytes: u64,
+    /// Set aside for those that are being written.
+    pub(super) reserved: u64,
+}
+
+impl Entry {
+    pub(super) fn new(digest: Digest, generation: u64, bytes: u64, ahead: Option<Hold>) -> Self {
+        Self { digest, generation, bytes, ahead: Mutex::new(ahead) }
+    }
+
+    /// Takes note of a reader, or of the end of the entry. Whether it was fetched ahead for nobody until now.
+    pub(in crate::cache) fn ends_ahead(&self) -> bool {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+    }
+}
+
+impl Index {
+    pub(super) fn contains(&self, digest: &Digest) -> bool {
+        self.entries.contains_key(digest)
+    }
+
+    /// Bytes on disk, and those that will be.
+    pub(super) fn taken(&self) -> u64 {
+        self.bytes + self.reserved
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// A blob, which is in use by that.
+    pub(super) fn get(&mut self, digest: &Digest) -> Option<Arc<Entry>> {
+        let (used, entry) = self.entries.get_mut(digest)?;
+        self.order.remove(used);
+        self.clock += 1;
+        *used = self.clock;
+        self.order.insert(self.clock, *digest);
+        Some(Arc::clone(entry))
+    }
+
+    /// Takes note of a blob; returns what it replaces.
+    pub(super) fn insert(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
+        let before = self.remove(&entry.digest);
+        self.clock += 1;
+        self.order.insert(self.clock, entry.digest);
+        self.bytes += entry.bytes;
+        self.entries.insert(entry.digest, (self.clock, entry));
+        before
+    }
+
+    pub(super) fn remove(&mut self, digest: &Digest) -> Option<Arc<Entry>> {
+        let (used, entry) = self.entries.remove(digest)?;
+        self.order.remove(&used);
+        self.bytes -= entry.bytes;
+        Some(entry)
+    }
+
+    /// Takes out this entry, if it is not another one of the same blob by now.
+    pub(super) fn remove_this(&mut self, entry: &Arc<Entry>) -> Option<Arc<Entry>> {
+        let (_, known) = self.entries.get(&entry.digest)?;
+        if Arc::ptr_eq(known, entry) { self.remove(&entry.digest) } else { None }
+    }
+
+    /// Takes out the blob that was used the longest ago, of those that nobody reads.
+    pub(super) fn remove_oldest(&mut self) -> Option<Arc<Entry>> {
+        let unread = |digest: &&Digest| self.entries.get(digest).is_some_and(|(_, entry)| Arc::strong_count(entry) == 1);
+        let oldest = *self.order.values().find(unread)?;
+        self.remove(&oldest)
+    }
+
+    /// All of them.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.values().map(|(_, entry)| entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_that_nobody_reads_goes_first() {
+        let mut index = Index::default();
+        let digests = [b"a", b"b", b"c"].map(|bytes| Digest::of(bytes));
+        for digest in digests {
+            assert!(index.insert(Arc::new(Entry::new(digest, 0, 10, None))).is_none());
+        }
+        let reader = index.get(&digests[0]).unwrap();
+        let other = index.get(&digests[1]).unwrap();
+        drop(other);
+        assert_eq!(index.remove_oldest().unwrap().digest, digests[2]);
+        assert_eq!(index.remove_oldest().unwrap().digest, digests[1]);
+        assert!(index.remove_oldest().is_none(), "somebody reads the last one");
+        drop(reader);
+        assert_eq!((index.bytes(), index.remove_oldest().unwrap().digest), (10, digests[0]));
+        assert!(index.bytes() == 0 && index.order.is_empty());
+    }
+}

@@ -1,0 +1,323 @@
+//! The disk cache: blobs that were read from a bucket, kept on this machine's disk.
+//!
+//! A folder with one file for each blob ([`file`]), named by its digest and a number that no other file of
+//! it has; the index is made anew from the names at each start. Bounded in bytes and by what the disk must have free; who was read the longest ago goes.
+//! Nothing here waits: what fetches blobs ([`fill`]) and reads them is in `through`.
+
+mod file;
+mod fill;
+mod follower;
+mod index;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::metrics::Metrics;
+use crate::transfer::Hold;
+use crate::types::Digest;
+
+pub(super) use file::{Draft, PIECE_BYTES, Stored};
+pub(super) use fill::{End, Fill, Fills};
+pub(super) use follower::{Fault, Follower};
+pub(super) use index::Entry;
+
+use index::Index;
+
+/// The folder of files that are not whole yet.
+const DRAFTS: &str = "drafts";
+/// Held by the process that uses the folder.
+const LOCK: &str = "lock";
+/// Left out of the files' names.
+const ALGORITHM: &str = "sha256:";
+/// After an error, or without room, nothing is written for so long: each reader goes to the bucket.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// Where and how much.
+#[derive(Debug, Clone)]
+pub struct DiskSettings {
+    /// The folder; it is nobody else's. Made when missing.
+    pub dir: PathBuf,
+    /// Bytes that it may take.
+    pub max_size: u64,
+    /// Bytes that its file system keeps free.
+    pub min_free: u64,
+    /// Bytes that may be fetched before anybody asks for them, all together until they are read. 0: none.
+    pub read_ahead: u64,
+    /// Fetches that may be under way when one of those begins, itself included.
+    pub read_ahead_fetches: usize,
+}
+
+/// The folder and what is known of it.
+#[derive(Debug)]
+pub(super) struct Disk {
+    settings: DiskSettings,
+    index: Mutex<Index>,
+    /// Nothing is written until then.
+    paused: Mutex<Option<Instant>>,
+    metrics: Metrics,
+    pub(super) fills: Fills,
+    _lock: File,
+}
+
+/// Bytes set aside for a file; free again when dropped.
+#[derive(Debug)]
+pub(super) struct Room {
+    disk: Arc<Disk>,
+    bytes: u64,
+}
+
+impl Disk {
+    /// Opens the folder, clears away what was not finished, and finds what is there. Blocks.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read or written, or another process uses it.
+    pub(super) fn open(settings: DiskSettings, metrics: Metrics) -> io::Result<Self> {
+        fs::create_dir_all(&settings.dir)?;
+        drop(File::create(settings.dir.join(LOCK))?);
+        let lock = File::open(settings.dir.join(LOCK))?;
+        lock.try_lock()?;
+        let drafts = settings.dir.join(DRAFTS);
+        fs::create_dir_all(&drafts)?;
+        for draft in fs::read_dir(&drafts)? {
+            fs::remove_file(draft?.path())?;
+        }
+        let found = found(&settings.dir)?;
+        let (index, paused, fills) = (Mutex::default(), Mutex::default(), Fills::default());
+        let disk = Self { settings, index, paused, metrics, fills, _lock: lock };
+        for entry in found {
+            let older = disk.index().insert(Arc::new(entry));
+            older.into_iter().for_each(|older| disk.delete(&older));
+        }
+        disk.trim();
+        Ok(disk)
+    }
+
+    pub(super) fn settings(&self) -> &DiskSettings {
+        &self.settings
+    }
+
+    pub(super) fn contains(&self, digest: &Digest) -> bool {
+        self.index().contains(digest)
+    }
+
+    /// A blob that is here, for a reader. One that is not what it should be is dropped. Blocks.
+    pub(super) fn get(&self, digest: &Digest) -> Option<(Arc<Entry>, Stored)> {
+        let entry = self.index().get(digest)?;
+        match Stored::open(&self.path(&entry), digest) {
+            Ok(stored) => {
+                entry.ends_ahead();
+                stored.used_now();
+                Some((entry, stored))
+            }
+            Err(error) => {
+                self.unreadable(&entry, &error);
+                None
+            }
+        }
+    }
+
+    /// Whether a blob of `size` bytes is worth a try.
+    pub(super) fn may_take(&self, size: u64) -> bool {
+        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        if paused.is_some_and(|until| Instant::now() >= until) {
+            *paused = None;
+        }
+        paused.is_none() && file::file_bytes(size) <= self.settings.max_size
+    }
+
+    /// Begins the file of a blob of `size` bytes, for which others are evicted; `None`: there is no room,
+    /// or the disk fails. Blocks.
+    pub(super) fn begin(self: &Arc<Self>, size: u64) -> Option<(Room, Draft)> {
+        let room = if self.may_take(size) { self.reserve(file::file_bytes(size))? } else { return None };
+        match Draft::create(self.draft()) {
+            Ok(draft) => Some((room, draft)),
+            Err(error) => {
+                self.unwritable(&error);
+                None
+            }
+        }
+    }
+
+    /// Keeps what was written, whose bytes have that digest. `ahead`: nobody has asked for them. Blocks.
+    pub(super) fn keep(&self, digest: &Digest, draft: Draft, room: &Room, ahead: Option<Hold>) -> Option<Arc<Entry>> {
+        let entry = Arc::new(Entry::new(*digest, rand::random(), room.bytes, ahead));
+        if let Err(error) = draft.finish(&self.path(&entry), digest) {
+            self.unwritable(&error);
+            return None;
+        }
+        let replaced = self.index().insert(Arc::clone(&entry));
+        if let Some(replaced) = replaced {
+            self.delete(&replaced);
+        }
+        self.metrics.disk_filled();
+        self.show();
+        Some(entry)
+    }
+
+    /// Drops a blob, also one that is just being fetched.
+    pub(super) fn forget(&self, digest: &Digest) {
+        self.fills.disown(digest);
+        self.take_out(|index| index.remove(digest));
+    }
+
+    /// Takes note of a blob that cannot be read back.
+    pub(super) fn unreadable(&self, entry: &Arc<Entry>, error: &io::Error) {
+        let digest = entry.digest;
+        if self.take_out(|index| index.remove_this(entry)) {
+            self.metrics.disk_fault();
+            tracing::warn!(blob.digest = %digest, %error, "disk cache: blob {digest} cannot be read and is dropped: {error}");
+        }
+    }
+
+    /// Takes note of an error of the disk, and leaves it alone for a while.
+    pub(super) fn unwritable(&self, error: &io::Error) {
+        self.metrics.disk_fault();
+        self.pause(&error.to_string());
+    }
+
+    /// What was fetched ahead and never read is of no use any more: the process ends.
+    pub(super) fn close(&self) {
+        let wasted: u64 = self.index().entries().filter(|entry| entry.ends_ahead()).map(|entry| entry.bytes).sum();
+        if wasted > 0 {
+            self.metrics.read_ahead_wasted(wasted);
+            tracing::info!("read-ahead: {wasted} bytes were fetched that nobody has read");
+        }
+    }
+
+    fn pause(&self, why: &str) {
+        let until = Instant::now() + PAUSE;
+        let before = self.paused.lock().unwrap_or_else(PoisonError::into_inner).replace(until);
+        // One line for all who meet it at once.
+        if before.is_none_or(|before| before < Instant::now()) {
+            let dir = self.settings.dir.display();
+            tracing::warn!("disk cache: nothing is written to {dir} for {PAUSE:?}, and blobs are read from their buckets: {why}");
+        }
+    }
+
+    fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Room> {
+        loop {
+            // What others have written of their reservation counts twice here, on the safe side.
+            let free = match free_bytes(&self.settings.dir) {
+                Ok(free) => free,
+                Err(error) => {
+                    self.unwritable(&error);
+                    return None;
+                }
+            };
+            {
+                let mut index = self.index();
+                let (fits, floor) = (index.taken() + bytes <= self.settings.max_size, self.settings.min_free);
+                if fits && free >= floor.saturating_add(index.reserved).saturating_add(bytes) {
+                    index.reserved += bytes;
+                    return Some(Room { disk: Arc::clone(self), bytes });
+                }
+            }
+            if !self.evict() {
+                self.pause(&format!(
+                    "no room for {bytes} bytes; {free} are free, of which disk_cache.min_free keeps {}",
+                    self.settings.min_free
+                ));
+                return None;
+            }
+        }
+    }
+
+    /// Evicts what is above the bounds: they may be lower than they were, and others use the disk. Blocks.
+    pub(super) fn trim(&self) {
+        let over = || self.index().bytes() > self.settings.max_size;
+        let scarce = || free_bytes(&self.settings.dir).is_ok_and(|free| free < self.settings.min_free);
+        while (over() || scarce()) && self.evict() {}
+        self.show();
+    }
+
+    /// Whether there was anything that nobody reads.
+    fn evict(&self) -> bool {
+        let evicted = self.take_out(Index::remove_oldest);
+        if evicted {
+            self.metrics.disk_evicted();
+        }
+        evicted
+    }
+
+    /// Deletes the file of the entry that is taken out of the index, if any.
+    fn take_out(&self, take: impl FnOnce(&mut Index) -> Option<Arc<Entry>>) -> bool {
+        let taken = take(&mut self.index());
+        taken.inspect(|entry| self.delete(entry)).is_some()
+    }
+
+    fn delete(&self, entry: &Entry) {
+        if let Err(error) = fs::remove_file(self.path(entry))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            self.unwritable(&error);
+        }
+        self.account(entry);
+        self.show();
+    }
+
+    fn account(&self, entry: &Entry) {
+        if entry.ends_ahead() {
+            self.metrics.read_ahead_wasted(entry.bytes);
+        }
+    }
+
+    fn show(&self) {
+        self.metrics.disk_bytes(self.index().bytes());
+    }
+
+    /// The name of a file that is not one of the cache.
+    fn draft(&self) -> PathBuf {
+        self.settings.dir.join(DRAFTS).join(format!("{:032x}", rand::random::<u128>()))
+    }
+
+    fn path(&self, entry: &Entry) -> PathBuf {
+        let name = entry.digest.to_string().split_off(ALGORITHM.len());
+        self.settings.dir.join(&name[..2]).join(format!("{name}.{:016x}", entry.generation))
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.disk.index().reserved -= self.bytes;
+    }
+}
+
+/// What is in the folder, in the order of last use. Only names and sizes are looked at: each file proves
+/// itself when it is read.
+fn found(dir: &Path) -> io::Result<Vec<Entry>> {
+    let mut files: Vec<(SystemTime, Entry)> = Vec::new();
+    for folder in fs::read_dir(dir)? {
+        let folder = folder?;
+        if folder.file_name().len() != 2 || !folder.file_type()?.is_dir() {
+            continue;
+        }
+        for file in fs::read_dir(folder.path())? {
+            let file = file?;
+            if let Some((digest, generation)) = named(&file.file_name().to_string_lossy()) {
+                let known = file.metadata()?;
+                files.push((known.modified()?, Entry::new(digest, generation, known.len(), None)));
+            }
+        }
+    }
+    files.sort_by_key(|(used, _)| *used);
+    Ok(files.into_iter().map(|(_, entry)| entry).collect())
+}
+
+/// What the name of a blob's file says.
+fn named(file: &str) -> Option<(Digest, u64)> {
+    let (digest, generation) = file.split_once('.')?;
+    Some((format!("{ALGORITHM}{digest}").parse().ok()?, u64::from_str_radix(generation, 16).ok()?))
+}
+
+/// What an unprivileged process may still write to the file system of `dir`.
+fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let known = rustix::fs::statvfs(dir)?;
+    Ok(known.f_bavail.saturating_mul(known.f_frsize))
+}

@@ -1,0 +1,171 @@
+//! Read-ahead: which blobs are fetched before anybody asks for them, when, and how many.
+
+use bytes::Bytes;
+use remora::types::{Digest, Grant, ManifestName, Rights, Scope};
+use serde_json::json;
+use time::OffsetDateTime;
+
+use super::{MIB, Rig, blob, collect, key};
+
+fn name() -> ManifestName {
+    "app".parse().unwrap()
+}
+
+fn build() -> Grant {
+    let scope = Scope::new("bucket".parse().unwrap(), "").unwrap();
+    Grant::builder(scope, Rights::IMPORT).names(&[name()]).disclosed_blobs_only().build()
+}
+
+/// Plants a manifest of one chain, each layer 3 MiB.
+fn chain(rig: &Rig, length: u8) -> (Vec<Bytes>, Vec<Digest>) {
+    let blobs: Vec<Bytes> = (0..length).map(|layer| blob(layer, 3 * MIB)).collect();
+    let digests: Vec<Digest> = blobs.iter().map(|blob| rig.plant(blob)).collect();
+    let layer = |(index, digest): (i64, &Digest)| {
+        let annotations = json!({ "mediaType": "x", "diffID": digest.to_string(), "size": 3 * MIB });
+        json!({ "blob": digest.to_string(), "parent": index - 1, "annotations": annotations })
+    };
+    let layers: Vec<_> = (0..).zip(&digests).map(layer).collect();
+    let record = json!({ "digest": digests[0].to_string(), "layers": [{ "layer": length - 1, "createdAt": "2026-01-01T00:00:00Z" }] });
+    let manifest = json!({ "layers": layers, "records": [record] }).to_string();
+    rig.store.plant("manifests/app", manifest.into(), OffsetDateTime::now_utc());
+    (blobs, digests)
+}
+
+/// A build that has been served the manifest.
+async fn import(rig: &Rig) -> Grant {
+    let grant = build();
+    rig.cache.import_manifest(&grant, &name()).await.unwrap();
+    rig.gets();
+    grant
+}
+
+async fn read(rig: &Rig, grant: &Grant, digest: &Digest) -> Bytes {
+    collect(rig.open(grant, digest, None).await.unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_chain_is_fetched_when_one_of_it_is_read() {
+    let rig = Rig::new().await;
+    let (blobs, digests) = chain(&rig, 6);
+    let grant = import(&rig).await;
+    assert!(read(&rig, &grant, &digests[2]).await == blobs[2]);
+    rig.eventually("all are there", |rig| rig.metric("disk_cache_fills_total") == 6).await;
+    assert_eq!((rig.gets(), rig.metric("read_ahead_bytes_total")), (6, 5 * 3 * MIB as u64), "one request each");
+    for (digest, blob) in digests.iter().zip(&blobs) {
+        assert!(read(&rig, &grant, digest).await == *blob);
+    }
+    rig.end().await;
+    let calls = rig.store.calls();
+    assert_eq!((calls.gets, calls.heads, rig.metric("read_ahead_wasted_bytes_total")), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn the_lowest_layer_comes_first_and_nothing_before_what_is_asked_for() {
+    let rig = Rig::with(|disk| disk.read_ahead_fetches = 2).await;
+    let (_, digests) = chain(&rig, 5);
+    for digest in &digests {
+        rig.store.limit(&key(digest), MIB);
+    }
+    let grant = import(&rig).await;
+    // Two who read, which is as many as there may be before any begins ahead.
+    let mut reads = vec![rig.open(&grant, &digests[4], None).await.unwrap()];
+    assert_eq!(rig.store.reads().borrow().begun, 1 + 2, "the manifest, the layer and the lowest of the others");
+    reads.push(rig.open(&grant, &digests[3], None).await.unwrap());
+    for step in [4, 3, 0] {
+        rig.store.limit(&key(&digests[step]), usize::MAX);
+        rig.eventually("one is done", |rig| rig.kept(&digests)[step]).await;
+        if step == 4 {
+            assert_eq!(rig.kept(&digests), [false, false, false, false, true], "its place was not free yet");
+        }
+    }
+    for digest in &digests {
+        rig.store.limit(&key(digest), usize::MAX);
+    }
+    rig.eventually("all are there", |rig| rig.metric("disk_cache_fills_total") == 5).await;
+    drop(reads);
+}
+
+#[tokio::test]
+async fn no_more_is_fetched_ahead_than_the_budget_has_until_it_is_read() {
+    let rig = Rig::with(|disk| disk.read_ahead = 7 * MIB as u64).await;
+    let (blobs, digests) = chain(&rig, 5);
+    let grant = import(&rig).await;
+    read(&rig, &grant, &digests[4]).await;
+    rig.eventually("two are there", |rig| rig.metric("disk_cache_fills_total") == 3).await;
+    assert_eq!(rig.kept(&digests), [true, true, false, false, true]);
+    assert!(read(&rig, &grant, &digests[0]).await == blobs[0]);
+    rig.eventually("one more", |rig| rig.metric("disk_cache_fills_total") == 4).await;
+    assert_eq!(rig.kept(&digests), [true, true, true, false, true]);
+    rig.end().await;
+    assert_eq!(rig.metric("read_ahead_wasted_bytes_total") / (3 * MIB as u64), 2, "the second and the third");
+}
+
+#[tokio::test]
+async fn what_was_evicted_unread_is_counted() {
+    let rig = Rig::with(|disk| disk.max_size = 7 * MIB as u64).await;
+    let (_, digests) = chain(&rig, 2);
+    let grant = import(&rig).await;
+    read(&rig, &grant, &digests[0]).await;
+    rig.eventually("both are there", |rig| rig.kept(&digests) == [true, true]).await;
+    let other = [rig.plant(&blob(90, 3 * MIB)), rig.plant(&blob(91, 3 * MIB))];
+    for digest in &other {
+        rig.read(digest).await.unwrap();
+        rig.eventually("it is kept", |rig| rig.kept(&[*digest]) == [true]).await;
+    }
+    assert_eq!(rig.kept(&digests), [false, false]);
+    assert_eq!(rig.metric("read_ahead_wasted_bytes_total") / (3 * MIB as u64), 1);
+}
+
+#[tokio::test]
+async fn a_blob_that_is_fetched_ahead_is_hurried_for_who_asks() {
+    let rig = Rig::new().await;
+    let blobs = [blob(1, MIB), blob(2, 40 * MIB)];
+    let digests = blobs.clone().map(|blob| rig.plant(&blob));
+    let layer = |index: usize| {
+        let annotations = json!({ "mediaType": "x", "diffID": digests[index].to_string(), "size": blobs[index].len() });
+        json!({ "blob": digests[index].to_string(), "parent": index as i64 - 1, "annotations": annotations })
+    };
+    let manifest = json!({ "layers": [layer(0), layer(1)], "records": [] }).to_string();
+    rig.store.plant("manifests/app", manifest.into(), OffsetDateTime::now_utc());
+    rig.store.limit(&key(&digests[1]), 3 * MIB);
+    let grant = import(&rig).await;
+    read(&rig, &grant, &digests[0]).await;
+    rig.eventually("it is on its way", |rig| rig.drafts() == 1).await;
+    assert_eq!(rig.gets(), 2);
+    let asked = rig.open(&grant, &digests[1], None).await.unwrap();
+    rig.eventually("it is hurried", |rig| rig.store.reads().borrow().begun > 3).await;
+    rig.store.limit(&key(&digests[1]), usize::MAX);
+    assert!(collect(asked).await.unwrap() == blobs[1]);
+    assert!(rig.gets() >= 4, "what was left, in ranges");
+    rig.end().await;
+    assert_eq!(rig.metric("read_ahead_wasted_bytes_total"), 0);
+}
+
+#[tokio::test]
+async fn the_end_does_not_wait_for_what_nobody_reads() {
+    let rig = Rig::new().await;
+    let (_, digests) = chain(&rig, 2);
+    rig.store.limit(&key(&digests[1]), 2 * MIB);
+    let grant = import(&rig).await;
+    read(&rig, &grant, &digests[0]).await;
+    rig.eventually("half of it has come", |rig| rig.store.reads().borrow().bytes >= 5 * MIB as u64).await;
+    rig.end().await;
+    assert_eq!((rig.kept(&digests), rig.drafts()), (vec![true, false], 0));
+    let wasted = rig.metric("read_ahead_wasted_bytes_total");
+    assert!(wasted <= 2 * MIB as u64 && wasted == rig.metric("read_ahead_bytes_total"), "{wasted}");
+}
+
+/// The disk makes no promise, and keeps one.
+#[tokio::test]
+async fn a_layer_that_is_gone_from_the_bucket_is_not_promised_but_a_promise_is_kept() {
+    let rig = Rig::new().await;
+    let (blobs, digests) = chain(&rig, 1);
+    let grant = import(&rig).await;
+    read(&rig, &grant, &digests[0]).await;
+    rig.eventually("it is kept", |rig| rig.kept(&digests) == [true]).await;
+    rig.store.remove(&key(&digests[0]));
+    assert!(read(&rig, &grant, &digests[0]).await == blobs[0]);
+    tokio::time::sleep(std::time::Duration::from_millis(501)).await;
+    let served = rig.cache.import_manifest(&build(), &name()).await.unwrap();
+    assert!(served.config.layers().is_empty(), "the bucket decides");
+}
