@@ -20,7 +20,7 @@ use crate::parts::{ACCESS_KEY_ID, Buildkitd, Minio, REGION, Remora, SECRET_ACCES
 use crate::process::Daemon;
 use crate::report::{median, mib, table};
 use crate::shaper::Shaper;
-use crate::workloads::S3;
+use crate::workloads::{DISK_CACHE, S3};
 
 const BUCKET: &str = "blobs";
 const BYTES: f64 = 1_073_741_824.0;
@@ -98,8 +98,9 @@ pub(crate) fn measure(dir: &Path, minio: &Minio, program: &Path, factor: f64, ro
     let digest = upload(&runtime, dir, minio, bytes)?;
     let builder = Buildkitd::start(&dir.join("cold"))?;
     let buildkitd = builder.address();
-    let start = |endpoint| {
-        let settings = Settings { program, buildkitd: &buildkitd, transport: "relay", endpoint, bucket: BUCKET, configuration: "" };
+    let start = |endpoint, warm| {
+        let configuration = if warm { DISK_CACHE } else { "" };
+        let settings = Settings { program, buildkitd: &buildkitd, transport: "relay", endpoint, bucket: BUCKET, configuration };
         Remora::start(&dir.join("remora"), &settings)
     };
 
@@ -115,7 +116,7 @@ pub(crate) fn measure(dir: &Path, minio: &Minio, program: &Path, factor: f64, ro
         for (reader, reads) in READERS_IN_TURN.iter().zip(&mut blobs.reads) {
             let shaper = reader.shaped.then(|| Shaper::start(minio.address, S3)).transpose()?;
             let endpoint = shaper.as_ref().map_or(minio.address, Shaper::address);
-            let remora = start(endpoint)?;
+            let remora = start(endpoint, reader.warm)?;
             let (address, observed) = match reader.way {
                 Way::Direct => (endpoint, None),
                 Way::S3 => (remora.s3, Some(&remora.daemon)),
@@ -138,13 +139,13 @@ pub(crate) fn measure(dir: &Path, minio: &Minio, program: &Path, factor: f64, ro
             blobs.start_to_ready_milliseconds.push(remora.ready_after.as_secs_f64() * 1e3);
         }
     }
-    let remora = start(minio.address)?;
+    let remora = start(minio.address, false)?;
     std::thread::sleep(IDLE);
     blobs.idle_rss = remora.daemon.rss()?;
     writeln!(stderr, "blobs: {READERS} readers at once")?;
     blobs.peak_rss_of_16_reads = peak_of_many(&runtime, &remora, Source { way: Way::S3, address: remora.s3, digest: &digest, bytes })?;
     drop(remora);
-    let remora = start(minio.address)?;
+    let remora = start(minio.address, false)?;
     blobs.peak_rss_of_16_content_reads =
         peak_of_many(&runtime, &remora, Source { way: Way::Content, address: remora.content, digest: &digest, bytes })?;
     drop(remora);

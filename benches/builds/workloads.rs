@@ -80,6 +80,9 @@ pub(crate) struct Goal {
     pub(crate) at_most: f64,
 }
 
+/// remora's configuration with its disk cache.
+pub(crate) const DISK_CACHE: &str = "disk_cache.enabled = true";
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -102,7 +105,7 @@ pub(crate) const CONTESTANTS: &[Contestant] = &[
     contestant("local", Via::Local, false),
     contestant("relay plain", Via::Relay, false),
     contestant("relay shaped", Via::Relay, true),
-    Contestant { primed: true, ..contestant("relay warm", Via::Relay, true) },
+    Contestant { primed: true, settings: DISK_CACHE, ..contestant("relay warm", Via::Relay, true) },
     contestant("session plain", Via::Session, false),
     contestant("session shaped", Via::Session, true),
 ];

@@ -178,7 +178,7 @@ pub(super) struct Transfer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct DiskCache {
-    /// `None`: with a store in S3.
+    /// `None`: where `dir` is given.
     pub(super) enabled: Option<bool>,
     /// `None`: below `data_dir`.
     pub(super) dir: Option<PathBuf>,
@@ -299,7 +299,7 @@ mod tests {
         // What a default depends on other keys for is shown as it comes out.
         assert_eq!(shown.store.take().unwrap().0.to_string(), "file:///var/lib/remora/store");
         assert_eq!(shown.default_bucket.take().unwrap().0.as_str(), File::DEFAULT_BUCKET);
-        assert_eq!(shown.disk_cache.enabled.take(), Some(true));
+        assert_eq!(shown.disk_cache.enabled.take(), Some(false));
         assert_eq!(shown.disk_cache.dir.take().unwrap().to_str(), Some("/var/lib/remora/disk-cache"));
         assert_eq!(shown.s3.advertise.take().unwrap(), "http://127.0.0.1:9190");
         assert_eq!(shown, File::default());
@@ -337,7 +337,7 @@ mod tests {
             ("drain_deadline = 30", 1, "drain_deadline: invalid type: integer `30`, expected a string"),
             ("[control]\ntransport = 'fast'", 2, "control.transport: unknown variant `fast`, expected one of `auto`, `relay`, `session`"),
             ("[limits]\nmax_connections = 0", 2, "limits.max_connections: invalid value: integer `0`, expected a number from 1"),
-            ("[limits]\nmax_manifest_bytes = '1TB'", 2, "limits.max_manifest_bytes: invalid size \"1TB\": want bytes"),
+            ("[limits]\nmax_manifest_bytes = '2TB'", 2, "limits.max_manifest_bytes: invalid size \"2TB\": want bytes"),
             ("[[buckets]]\nname = 'a..b'", 2, "buckets[0].name: invalid bucket name \"a..b\""),
             ("[[buckets]]\nname = 'abc'\n[[buckets]]\nregion = 'x'", 3, "buckets[1]: missing field `name`"),
             ("[[buckets]]\nname = 'abc'\nsecret_access_key = 'hidden'", 3, "did you mean buckets[0].secret_access_key_"),

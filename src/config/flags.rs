@@ -64,7 +64,7 @@ pub struct Flags {
     /// Memory for what is read ahead from S3, of the whole process [default: 128MiB]
     #[arg(long, value_name = "SIZE", env = "REMORA_TRANSFER_MEMORY", hide_env_values = true)]
     pub transfer_memory: Option<String>,
-    /// Directory of the disk cache, nobody else's [default: DATA_DIR/disk-cache]
+    /// Turns the disk cache on, in this directory, which is nobody else's
     #[arg(long, value_name = "DIR", env = "REMORA_DISK_CACHE_DIR", hide_env_values = true)]
     pub disk_cache_dir: Option<String>,
     /// What the disk cache may take [default: 20GiB]

@@ -95,7 +95,7 @@ impl Config {
         let mut secrets = secret::Secrets::default();
         check_endpoints(&file)?;
         let store = buckets::store(&mut file, &mut secrets)?;
-        let disk = disk_cache(&mut file, &store)?;
+        let disk = disk_cache(&mut file)?;
         let operator_keys = buckets::operator_keys(&file.s3.keys, &store, &mut secrets)?;
         let token = file.content.token_file.as_deref().map(|path| secrets.read_file("content.token_file", path)).transpose()?;
         let max_connections = file.limits.max_connections.0;
@@ -194,11 +194,11 @@ fn check_endpoints(file: &File) -> Result<(), Error> {
     Ok(())
 }
 
-/// Fills in `file.disk_cache`, and makes the cache's settings of it. A directory on the same machine is as
-/// near as a disk cache would be.
-fn disk_cache(file: &mut File, store: &StoreConfig) -> Result<Option<cache::DiskSettings>, Error> {
+/// Fills in `file.disk_cache`, and makes the cache's settings of it. It is for who asks for it: what is written
+/// to this disk costs the first import time, and only a later one on an emptied builder gains.
+fn disk_cache(file: &mut File) -> Result<Option<cache::DiskSettings>, Error> {
     let disk = &mut file.disk_cache;
-    let enabled = *disk.enabled.get_or_insert(matches!(store, StoreConfig::Buckets { .. }));
+    let enabled = *disk.enabled.get_or_insert(disk.dir.is_some());
     let dir = disk.dir.get_or_insert_with(|| file.data_dir.join("disk-cache")).clone();
     if !dir.is_absolute() {
         return Err(Error::new(format!("disk_cache.dir: invalid path {dir:?}: want an absolute one")));

@@ -25,7 +25,7 @@ fn reads_no_blob_twice(transport: Transport) {
     let proxy = FaultProxy::start(&storage.minio().endpoint(), seed());
     let settings = Settings {
         transport,
-        configuration: storage::configuration(&proxy.url(), &[BUCKET]),
+        configuration: storage::configuration(&proxy.url(), &[BUCKET]) + "[disk_cache]\nenabled = true\n",
         ..Settings::new(buildkitd.address(), &storage, &[BUCKET])
     };
     let mut host = Host::assemble(Via::Buildctl, buildkitd, storage, &settings);

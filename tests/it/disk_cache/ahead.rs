@@ -149,6 +149,7 @@ async fn the_end_does_not_wait_for_what_nobody_reads() {
     let grant = import(&rig).await;
     read(&rig, &grant, &digests[0]).await;
     rig.eventually("half of it has come", |rig| rig.store.reads().borrow().bytes >= 5 * MIB as u64).await;
+    rig.eventually("the first is kept", |rig| rig.kept(&digests) == [true, false]).await;
     rig.end().await;
     assert_eq!((rig.kept(&digests), rig.drafts()), (vec![true, false], 0));
     let wasted = rig.metric("read_ahead_wasted_bytes_total");
