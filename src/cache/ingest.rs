@@ -15,6 +15,7 @@ use super::ahead::Ahead;
 use super::ingests::{Name, Writing, blocking};
 use super::labels::check_labels;
 use super::receive::check_content;
+use super::streamed::Streamed;
 use super::{Cache, Error, Result, outage};
 use crate::types::{Digest, Grant, Right};
 
@@ -51,6 +52,8 @@ pub struct Ingest {
     behind: Option<Behind>,
     /// What goes into the store while more arrives.
     ahead: Ahead,
+    /// The bytes of a build's large blob, none of which are in the spool's file then.
+    streamed: Option<Streamed>,
 }
 
 /// A write that goes on after its call has returned.
@@ -82,7 +85,15 @@ impl Cache {
         let name = Name::new(grant, reference);
         let begun = outage::unless_dropped(grant, self.0.ingests.begin(&name, total, expected, &self.0.settings)).await?;
         let writing = begun.ok_or_else(|| Error::AlreadyExists(format!("ingest {reference}: nothing more of this export is taken")))?;
-        Ok(Ingest { cache: self.clone(), grant: grant.clone(), name, writing: Some(writing), behind: None, ahead: Ahead::default() })
+        Ok(Ingest {
+            cache: self.clone(),
+            grant: grant.clone(),
+            name,
+            writing: Some(writing),
+            behind: None,
+            ahead: Ahead::default(),
+            streamed: None,
+        })
     }
 
     /// How far an ingest is.
@@ -144,7 +155,8 @@ impl Ingest {
     /// # Errors
     /// [`Error::Internal`] after a call that was cut off.
     pub fn digest(&self) -> Result<Option<Digest>> {
-        if self.behind.is_some() { Ok(None) } else { Ok(Some(self.writing()?.digest())) }
+        let is_known = self.behind.is_none() && self.streamed.is_none();
+        Ok(if is_known { Some(self.writing()?.digest()) } else { None })
     }
 
     /// Appends. `offset` must be where the ingest is. The bytes are in the spool when this returns; those of
@@ -156,19 +168,33 @@ impl Ingest {
     /// [`Error::NotFound`] where it was aborted meanwhile.
     pub async fn write(&mut self, offset: u64, data: Bytes) -> Result<()> {
         self.settle().await?;
-        let at = self.writing()?.offset();
-        if offset != at {
-            return Err(Error::OutOfRange(format!("write at {offset}; ingest {} is at {at}", self.name.reference)));
+        let status = self.status()?;
+        if offset != status.offset {
+            return Err(Error::OutOfRange(format!("write at {offset}; ingest {} is at {}", self.name.reference, status.offset)));
         }
         if data.is_empty() {
             return Ok(());
         }
         if self.grant.documents().is_some() {
-            return self.write_behind(data);
+            // What begins so may be a document of the session: those stay here.
+            if let Some(digest) = status.expected.filter(|_| offset == 0 && !data.starts_with(b"{")) {
+                self.streamed = self.cache.begin_streamed(&self.grant, &digest, status.total)?;
+            }
+            return if self.streamed.is_some() { self.stream(data).await } else { self.write_behind(data) };
         }
         let grant = self.grant.clone();
         self.run(move |writing| take(&grant, writing, &data)).await?;
         self.send_ahead().await
+    }
+
+    /// Hands the bytes on. Where the export that they belong to is dropped, they are.
+    async fn stream(&mut self, data: Bytes) -> Result<()> {
+        let (grant, end) = (self.grant.clone(), self.status()?.offset + data.len() as u64);
+        if let Some(streamed) = &mut self.streamed {
+            outage::unless_dropped(&grant, streamed.write(data)).await?;
+        }
+        self.writing()?.lock.update(|status| (status.offset, status.updated) = (end, OffsetDateTime::now_utc()))?;
+        Ok(())
     }
 
     /// Begins to append. The client sends its next message meanwhile.
@@ -199,7 +225,7 @@ impl Ingest {
     /// As [`Ingest::write`].
     pub async fn restart(&mut self) -> Result<()> {
         self.settle().await?;
-        self.ahead = Ahead::default();
+        (self.ahead, self.streamed) = (Ahead::default(), None);
         self.run(Writing::truncate).await
     }
 
@@ -242,6 +268,9 @@ impl Ingest {
     /// as it was.
     pub async fn commit(mut self, size: Option<u64>, expected: Option<Digest>, labels: BTreeMap<String, String>) -> Result<(Digest, u64)> {
         self.settle().await?;
+        if let Some(streamed) = self.streamed.take() {
+            return self.commit_streamed(streamed, size, expected).await;
+        }
         let (digest, offset) = (self.writing()?.digest(), self.writing()?.offset());
         let checked = check_content(&expected.unwrap_or(digest), size.unwrap_or(offset), &digest, offset);
         // Like containerd: that the expected blob exists counts more than that this one is another.
@@ -254,6 +283,16 @@ impl Ingest {
         outage::unless_dropped(&grant, self.publish(digest, offset, labels)).await?;
         self.writing()?.lock.forget().await?;
         Ok((digest, offset))
+    }
+
+    async fn commit_streamed(mut self, streamed: Streamed, size: Option<u64>, expected: Option<Digest>) -> Result<(Digest, u64)> {
+        let status = self.status()?;
+        let digest = expected.or(status.expected).ok_or_else(|| Error::Invalid("a blob of a build needs its digest".to_owned()))?;
+        self.expect(&digest).await?;
+        let publish = streamed.publish(&self.cache, &self.grant, &digest, size.unwrap_or(status.offset));
+        outage::unless_dropped(&self.grant, publish).await?;
+        self.writing()?.lock.forget().await?;
+        Ok((digest, status.offset))
     }
 
     /// Makes the verified bytes a document of the session, or a blob.

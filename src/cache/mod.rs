@@ -31,6 +31,7 @@ mod recent;
 mod reuse;
 mod sequence;
 mod spool;
+mod streamed;
 mod through;
 mod uploads;
 mod verify;

@@ -4,11 +4,11 @@ use std::cmp::Ordering;
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use futures_util::StreamExt as _;
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt as _};
 
 use super::spool::{SpoolFile, spool_full};
-use super::{Cache, Error, Incoming, Result};
+use super::{Cache, Error, Result};
 use crate::store::Body;
 use crate::transfer::{Hold, Piece, SINGLE_PUT_BYTES};
 use crate::types::Digest;
@@ -21,7 +21,13 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::Precondition`] where fewer or more arrive, [`Error::Exhausted`] with the spool full.
-    pub(super) async fn receive(&self, what: &str, size: u64, body: &mut Incoming, look: impl FnMut(&[u8]) + Send) -> Result<Piece> {
+    pub(super) async fn receive(
+        &self,
+        what: &str,
+        size: u64,
+        body: &mut (impl Stream<Item = Result<Bytes>> + Send + Unpin),
+        look: impl FnMut(&[u8]) + Send,
+    ) -> Result<Piece> {
         if size <= SINGLE_PUT_BYTES
             && let Some(hold) = self.0.transfers.memory().hold(size, PATIENCE).await
         {
@@ -34,7 +40,13 @@ impl Cache {
     }
 }
 
-async fn to_memory(what: &str, size: u64, body: &mut Incoming, hold: Hold, mut look: impl FnMut(&[u8])) -> Result<Piece> {
+async fn to_memory(
+    what: &str,
+    size: u64,
+    body: &mut (impl Stream<Item = Result<Bytes>> + Send + Unpin),
+    hold: Hold,
+    mut look: impl FnMut(&[u8]),
+) -> Result<Piece> {
     let mut bytes = BytesMut::with_capacity(usize::try_from(size).unwrap_or_default());
     while let Some(piece) = body.next().await {
         let piece = piece?;
@@ -48,7 +60,14 @@ async fn to_memory(what: &str, size: u64, body: &mut Incoming, hold: Hold, mut l
     Ok(Piece::new(Body::Bytes(bytes.freeze()), hold))
 }
 
-async fn to_spool(dir: &Path, what: &str, size: u64, body: &mut Incoming, hold: Hold, mut look: impl FnMut(&[u8])) -> Result<Piece> {
+async fn to_spool(
+    dir: &Path,
+    what: &str,
+    size: u64,
+    body: &mut (impl Stream<Item = Result<Bytes>> + Send + Unpin),
+    hold: Hold,
+    mut look: impl FnMut(&[u8]),
+) -> Result<Piece> {
     let mut file = SpoolFile::create(dir).await?;
     while let Some(piece) = body.next().await {
         let piece = piece?;
@@ -63,7 +82,7 @@ async fn to_spool(dir: &Path, what: &str, size: u64, body: &mut Incoming, hold: 
     Ok(Piece::new(finished.body(), (finished, hold)))
 }
 
-fn too_many(what: &str, size: u64) -> Error {
+pub(super) fn too_many(what: &str, size: u64) -> Error {
     Error::Precondition(format!("{what}: more than the announced {size} bytes arrived"))
 }
 

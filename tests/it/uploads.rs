@@ -8,11 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream;
 use remora::cache::layout::Item;
-use remora::cache::{Cache, Condition, Error, Incoming, NewPart, Settings, UploadId};
+use remora::cache::{Cache, Condition, Error, Incoming, Ingest, NewPart, Settings, UploadId};
 use remora::metrics::Metrics;
 use remora::shutdown::Shutdown;
 use remora::store::{Directory, Served, Store, Stores};
-use remora::types::{Digest, ETag, Grant, Scope};
+use remora::types::{Digest, Documents, ETag, Grant, Rights, Scope};
 use tempfile::TempDir;
 
 use crate::support::memory_store::MemoryStore;
@@ -172,6 +172,7 @@ async fn bytes_with_another_digest_leave_nothing_in_the_store() {
     let mut sender = fixture.begin(Digest::of(b"other"));
     sender.send(1, &bytes[..PART]).await;
     sender.send(2, &bytes[PART..]).await;
+    fixture.store.wait_for_parts(2).await;
     assert_eq!(fixture.store.begun_uploads(), 1);
     let refused = sender.complete().await;
     assert!(matches!(&refused, Err(Error::Precondition(why)) if why.contains("have the digest")), "{refused:?}");
@@ -271,6 +272,73 @@ async fn an_ingest_is_sent_while_it_is_written() {
     ingest.commit(Some(bytes.len() as u64), Some(digest), BTreeMap::new()).await.unwrap();
     assert!(fixture.stored(&bytes));
     assert_eq!((fixture.store.open_uploads(), fixture.store.begun_uploads(), fixture.spool_files()), (0, 2, 0));
+}
+
+fn session() -> Grant {
+    let scope = Scope::new("bucket".parse().unwrap(), "").unwrap();
+    Grant::builder(scope, Rights::EXPORT).documents(Arc::new(Documents::new(32 << 20))).build()
+}
+
+/// As containerd's client does, in messages that end where no part does.
+async fn write_all(ingest: &mut Ingest, bytes: &[u8]) -> Result<(), Error> {
+    for message in bytes.chunks(1_000_000) {
+        ingest.write(ingest.status()?.offset, Bytes::copy_from_slice(message)).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_large_blob_of_a_session_goes_into_the_store_and_not_through_the_spool() {
+    let (fixture, session) = (Fixture::new().await, session());
+    let bytes = content(OWN_PART * 4 + 9);
+    let digest = Digest::of(&bytes);
+    let mut ingest = fixture.cache.open_ingest(&session, "ref", bytes.len() as u64, Some(digest)).await.unwrap();
+    write_all(&mut ingest, &bytes[..OWN_PART * 3 + 5]).await.unwrap();
+    fixture.store.wait_for_parts(3).await;
+    assert!(fixture.store.keys().is_empty());
+    let spool = std::fs::read_dir(fixture.dir.path().join("spool")).unwrap();
+    let of_data = |entry: &std::fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "data");
+    assert_eq!(spool.map(Result::unwrap).filter(of_data).map(|entry| entry.metadata().unwrap().len()).sum::<u64>(), 0);
+
+    // What the client begins anew, it begins anew.
+    ingest.restart().await.unwrap();
+    fixture.store.wait_for_no_upload().await;
+    write_all(&mut ingest, &bytes).await.unwrap();
+    let gap = ingest.write(7, Bytes::from_static(b"gap")).await;
+    assert!(matches!(gap, Err(Error::OutOfRange(_))), "{gap:?}");
+    let committed = ingest.commit(Some(bytes.len() as u64), Some(digest), BTreeMap::new()).await.unwrap();
+    assert_eq!(committed, (digest, bytes.len() as u64));
+    assert!(fixture.stored(&bytes));
+    assert_eq!((fixture.store.open_uploads(), fixture.store.begun_uploads(), fixture.spool_files()), (0, 2, 0));
+}
+
+#[tokio::test]
+async fn a_large_blob_of_a_session_that_is_not_what_was_announced_leaves_nothing() {
+    let (fixture, session) = (Fixture::new().await, session());
+    let (bytes, len) = (content(OWN_PART * 3), (OWN_PART * 3) as u64);
+    let (digest, other) = (Digest::of(&bytes), Digest::of(b"other"));
+    for (total, announced, committed) in [(len, other, other), (len + 1, digest, digest), (len - 1, digest, digest), (len, digest, other)] {
+        let mut ingest = fixture.cache.open_ingest(&session, "ref", total, Some(announced)).await.unwrap();
+        let written = write_all(&mut ingest, &bytes).await;
+        let ended = match written {
+            Ok(()) => ingest.commit(Some(total), Some(committed), BTreeMap::new()).await.map(|_| ()),
+            Err(error) => {
+                ingest.close().await;
+                Err(error)
+            }
+        };
+        assert!(matches!(ended, Err(Error::Precondition(_))), "{total} {announced} {committed}: {ended:?}");
+        fixture.store.wait_for_no_upload().await;
+        assert!(fixture.store.keys().is_empty());
+        assert_eq!(fixture.spool_files(), 0);
+    }
+
+    let mut ingest = fixture.cache.open_ingest(&session, "ref", len, Some(digest)).await.unwrap();
+    write_all(&mut ingest, &bytes).await.unwrap();
+    fixture.store.refuse_parts(&[2]);
+    drop(ingest);
+    fixture.store.wait_for_no_upload().await;
+    assert_eq!(fixture.spool_files(), 0);
 }
 
 #[tokio::test]
