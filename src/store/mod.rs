@@ -13,6 +13,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -65,6 +66,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Forgets the parts. An unknown `id` is no error.
     async fn abort_multipart(&self, key: &Key, id: &MultipartId) -> Result<()>;
 
+    /// Uploads of exactly this key that have been begun and not ended, each with the time of its begin by the
+    /// store's clock (whole seconds on S3); the oldest 1,000 at most. None where the store drops by itself
+    /// what nobody ends.
+    async fn list_multipart(&self, _key: &Key) -> Result<Vec<(MultipartId, OffsetDateTime)>> {
+        Ok(Vec::new())
+    }
+
     /// Makes the object young again for lifecycle rules; its bytes stay as they are.
     async fn touch(&self, key: &Key) -> Result<()>;
 
@@ -77,6 +85,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Whether a large object is moved faster in parts, several at once, than in one request.
     fn gains_by_parts(&self) -> bool;
+
+    /// How long after it was made a call that sends next to nothing may still reach the store: its retries
+    /// are over by then.
+    fn deadline(&self) -> Duration {
+        Deadlines::default().total
+    }
 
     /// Whether the store can be reached and written, by a small write that leaves nothing behind.
     async fn check(&self) -> Result<()>;

@@ -45,6 +45,9 @@ struct Shared {
     dir: PathBuf,
     memory: Budget,
     requests: Semaphore,
+    /// When nothing is looked for any more by its time: an upload of this process would be taken for one of an
+    /// earlier run.
+    cleared: CancellationToken,
     shutdown: Shutdown,
 }
 
@@ -76,12 +79,10 @@ impl Uploads {
     /// # Errors
     /// Where `dir` cannot be read.
     pub async fn open(dir: PathBuf, memory: u64, stores: &Stores, shutdown: Shutdown) -> std::io::Result<Self> {
-        let left = leftovers::find(&dir).await?;
-        if !left.is_empty() {
-            shutdown.spawn(leftovers::abort(left, stores.clone()));
-        }
+        let (left, cleared) = (leftovers::find(&dir).await?, CancellationToken::new());
+        shutdown.spawn(leftovers::abort(left, stores.clone(), cleared.clone().drop_guard()));
         let (memory, requests) = (Budget::new(memory), Semaphore::new(REQUESTS));
-        Ok(Self(Arc::new(Shared { dir, memory, requests, shutdown })))
+        Ok(Self(Arc::new(Shared { dir, memory, requests, cleared, shutdown })))
     }
 
     /// The memory that parts on their way take.
@@ -205,14 +206,23 @@ impl Sending {
     }
 
     async fn begin(&self) -> Result<(MultipartId, Reminder)> {
-        let id = self.store.begin_multipart(&self.key).await?;
-        match Reminder::write(&self.shared.dir, &self.bucket, &self.key, &id).await {
-            Ok(reminder) => Ok((id, reminder)),
+        self.shared.cleared.cancelled().await;
+        let failed = |error| Error::Internal { message: "cannot write to the spool".to_owned(), source: Some(Arc::new(error)) };
+        let mut reminder = Reminder::write(&self.shared.dir, &self.bucket, &self.key).await.map_err(failed)?;
+        let id = match self.store.begin_multipart(&self.key).await {
+            Ok(id) => id,
             Err(error) => {
-                self.forget(&id).await;
-                Err(Error::Internal { message: "cannot write to the spool".to_owned(), source: Some(Arc::new(error)) })
+                reminder.remove();
+                return Err(error);
             }
+        };
+        if let Err(error) = reminder.complete(&id).await {
+            if self.forget(&id).await {
+                reminder.remove();
+            }
+            return Err(failed(error));
         }
+        Ok((id, reminder))
     }
 
     /// A part of a file, read at once where there is memory for it.

@@ -11,11 +11,16 @@ use remora::cache::layout::Item;
 use remora::cache::{Cache, Condition, Error, Incoming, Ingest, NewPart, Settings, UploadId};
 use remora::metrics::Metrics;
 use remora::shutdown::Shutdown;
-use remora::store::{Directory, Served, Store, Stores};
-use remora::types::{Digest, Documents, ETag, Grant, Rights, Scope};
+use remora::store::{Directory, S3, Served, Store, Stores};
+use remora::types::{Digest, Documents, ETag, Grant, Key, Rights, Scope};
 use tempfile::TempDir;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
+use crate::store_s3::static_config;
+use crate::support::fault_store::{Fault, FaultStore};
 use crate::support::memory_store::MemoryStore;
+use crate::support::minio::Minio;
 
 const PART: usize = 5 << 20;
 /// As the engine cuts ingests.
@@ -233,6 +238,89 @@ async fn what_a_killed_process_left_in_the_store_goes_at_the_next_start() {
     sender.send(2, &bytes[PART..]).await;
     sender.complete().await.unwrap();
     assert_eq!(store.bytes(&format!("blobs/{}", Digest::of(&bytes))).unwrap(), bytes);
+}
+
+/// What a process leaves that is killed when S3 has begun its upload and it has not been told so.
+struct Unnamed {
+    dir: TempDir,
+    store: Arc<dyn Store>,
+    key: Key,
+}
+
+impl Unnamed {
+    async fn new() -> Self {
+        let minio = Minio::shared().await;
+        let config = static_config(minio.new_bucket().await, minio.endpoint(), minio.access_key(), minio.secret_key());
+        let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(S3::connect(config.clone()).await.unwrap()));
+        let faults = FaultStore::new(S3::connect(config).await.unwrap());
+        faults.fails_with(Fault::SilentBegin);
+        let (cache, grant, bytes) = (open(&dir, Arc::new(faults)).await, grant(), content(PART));
+        let digest = Digest::of(&bytes);
+        Sender::begin(&cache, &grant, digest).send(1, &bytes).await;
+        let left = Self { dir, store, key: Key::new("blobs/", &digest.to_string()) };
+        while left.uploads().await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // A process that is killed drops nothing.
+        std::mem::forget(cache);
+        left
+    }
+
+    async fn uploads(&self) -> Vec<String> {
+        self.store.list_multipart(&self.key).await.unwrap().into_iter().map(|(id, _)| id.0).collect()
+    }
+
+    fn notes(&self) -> Vec<std::path::PathBuf> {
+        let files = std::fs::read_dir(self.dir.path().join("spool")).unwrap().map(|file| file.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect()
+    }
+
+    /// Lets the note be of another time.
+    fn date(&self, asked: OffsetDateTime) {
+        let [path] = &self.notes()[..] else { panic!("want one note: {:?}", self.notes()) };
+        let mut note: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        assert!(note["id"].is_null(), "{note}");
+        note["asked"] = asked.format(&Rfc3339).unwrap().into();
+        std::fs::write(path, note.to_string()).unwrap();
+    }
+
+    /// Starts again, until the note is gone.
+    async fn restart(&self) -> Cache {
+        let reopened = open(&self.dir, Arc::clone(&self.store)).await;
+        while !self.notes().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        reopened
+    }
+}
+
+#[tokio::test]
+async fn an_upload_whose_id_a_killed_process_never_heard_goes_at_the_next_start() {
+    let left = Unnamed::new().await;
+    left.restart().await;
+    assert_eq!(left.uploads().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_upload_of_the_same_key_from_another_time_stays() {
+    for minutes in [-60, 60] {
+        let left = Unnamed::new().await;
+        let uploads = left.uploads().await;
+        left.date(OffsetDateTime::now_utc() + time::Duration::minutes(minutes));
+        left.restart().await;
+        assert_eq!(left.uploads().await, uploads);
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_the_store_refuses_to_begin_leaves_no_note() {
+    let (dir, faults, grant, bytes) = (tempfile::tempdir().unwrap(), FaultStore::new(MemoryStore::default()), grant(), content(PART));
+    let cache = open(&dir, Arc::new(faults.clone())).await;
+    faults.fails_with(Fault::UnavailableWrites);
+    let mut sender = Sender::begin(&cache, &grant, Digest::of(&bytes));
+    sender.send(1, &bytes).await;
+    assert!(matches!(sender.complete().await, Err(Error::Unavailable(_))));
+    assert_eq!(std::fs::read_dir(dir.path().join("spool")).unwrap().count(), 0);
 }
 
 #[tokio::test]

@@ -12,9 +12,11 @@ mod policy;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream};
+use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use self::breaker::Breaker;
@@ -112,6 +114,10 @@ impl Store for Guarded {
         self.call(Pace::Quick, || self.store().abort_multipart(key, id)).await
     }
 
+    async fn list_multipart(&self, key: &Key) -> Result<Vec<(MultipartId, OffsetDateTime)>> {
+        self.call(Pace::of_body(0), || self.store().list_multipart(key)).await
+    }
+
     async fn touch(&self, key: &Key) -> Result<()> {
         self.call(Pace::Long, || self.store().touch(key)).await
     }
@@ -126,6 +132,10 @@ impl Store for Guarded {
 
     fn gains_by_parts(&self) -> bool {
         self.store().gains_by_parts()
+    }
+
+    fn deadline(&self) -> Duration {
+        self.0.policy.deadlines.total
     }
 
     async fn check(&self) -> Result<()> {

@@ -176,6 +176,19 @@ impl Store for S3 {
         }
     }
 
+    async fn list_multipart(&self, key: &Key) -> Result<Vec<(MultipartId, OffsetDateTime)>> {
+        // The uploads of the key itself come before those of longer keys, so that one page is enough.
+        let list = self.client.list_multipart_uploads().bucket(self.bucket()).prefix(key.as_str()).set_expected_bucket_owner(self.owner());
+        let listed = list.send().await.map_err(|error| refusal("list multipart uploads of", key.as_str(), error))?;
+        let of_key = listed.uploads.unwrap_or_default().into_iter().filter(|upload| upload.key.as_deref() == Some(key.as_str()));
+        let each = of_key.map(|upload| {
+            let begun = upload.initiated.and_then(|time| OffsetDateTime::from_unix_timestamp(time.secs()).ok());
+            let id = upload.upload_id.ok_or_else(|| unanswered(key.as_str(), "upload id"))?;
+            Ok((MultipartId(id), begun.ok_or_else(|| unanswered(key.as_str(), "Initiated"))?))
+        });
+        each.collect()
+    }
+
     async fn touch(&self, key: &Key) -> Result<()> {
         self.copy_onto_itself(key).await
     }

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex};
 use futures_util::StreamExt as _;
 use remora::store::{Body, ByteStream, Condition, Error, Meta, MultipartId, Object, Page, Part, Result, Store};
 use remora::types::{ByteRange, ETag, Key};
-
-use super::memory_store::MemoryStore;
+use time::OffsetDateTime;
 
 /// What becomes of the next calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,17 +24,19 @@ pub(crate) enum Fault {
     Throttle(usize),
     /// Refused while signed with what is no longer valid.
     Expired,
+    /// Multipart uploads are begun, and nobody is told.
+    SilentBegin,
     /// Bodies stop after their first piece.
     Stall,
 }
 
-/// A bucket in memory with faults. Clones are one and the same.
+/// A bucket with faults. Clones are one and the same.
 #[derive(Debug, Clone)]
 pub(crate) struct FaultStore(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    store: MemoryStore,
+    store: Arc<dyn Store>,
     fault: Mutex<Fault>,
     calls: AtomicUsize,
     out: AtomicUsize,
@@ -52,9 +53,9 @@ impl Drop for Out<'_> {
 }
 
 impl FaultStore {
-    pub(crate) fn new(store: MemoryStore) -> Self {
+    pub(crate) fn new(store: impl Store) -> Self {
         let (fault, zero) = (Mutex::new(Fault::None), AtomicUsize::default);
-        Self(Arc::new(Inner { store, fault, calls: zero(), out: zero(), most: zero() }))
+        Self(Arc::new(Inner { store: Arc::new(store), fault, calls: zero(), out: zero(), most: zero() }))
     }
 
     pub(crate) fn fails_with(&self, fault: Fault) {
@@ -78,7 +79,7 @@ impl FaultStore {
         let fault = *self.0.fault.lock().unwrap();
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         match fault {
-            Fault::None | Fault::Stall => Ok(()),
+            Fault::None | Fault::Stall | Fault::SilentBegin => Ok(()),
             Fault::Silence => std::future::pending().await,
             Fault::SilentWrites | Fault::UnavailableWrites if is_lookup => Ok(()),
             Fault::SilentWrites => std::future::pending().await,
@@ -118,7 +119,11 @@ impl Store for FaultStore {
 
     async fn begin_multipart(&self, key: &Key) -> Result<MultipartId> {
         self.call(false).await?;
-        self.0.store.begin_multipart(key).await
+        let begun = self.0.store.begin_multipart(key).await;
+        if *self.0.fault.lock().unwrap() == Fault::SilentBegin {
+            std::future::pending::<()>().await;
+        }
+        begun
     }
 
     async fn put_part(&self, key: &Key, id: &MultipartId, number: u16, body: Body) -> Result<Part> {
@@ -133,6 +138,11 @@ impl Store for FaultStore {
 
     async fn abort_multipart(&self, key: &Key, id: &MultipartId) -> Result<()> {
         self.0.store.abort_multipart(key, id).await
+    }
+
+    async fn list_multipart(&self, key: &Key) -> Result<Vec<(MultipartId, OffsetDateTime)>> {
+        self.call(true).await?;
+        self.0.store.list_multipart(key).await
     }
 
     async fn touch(&self, key: &Key) -> Result<()> {
