@@ -76,7 +76,7 @@ async fn read_through(faults: &[Fault], sizes: &[Option<usize>], chosen: impl Fn
     let bucket = minio.new_bucket().await.to_string();
     let blobs = plant(minio, &bucket, sizes, seed).await;
     let proxy = FaultProxy::start(minio.endpoint(), seed);
-    let (sidecar, clients) = start(&Store::Minio { minio, url: proxy.url(), bucket: &bucket });
+    let (sidecar, clients) = start(&Store::Minio { minio, url: proxy.url(), bucket: &bucket, disk_cache: false });
     proxy.set_rules(Rule::mix(RATE, faults));
     let read = async |index: usize| {
         let through = if index.is_multiple_of(2) { Through::S3 } else { Through::Content };

@@ -58,6 +58,7 @@ pub(super) enum Store<'a> {
         minio: &'a Minio,
         url: String,
         bucket: &'a str,
+        disk_cache: bool,
     },
 }
 
@@ -67,10 +68,10 @@ pub(super) fn start(store: &Store<'_>) -> (Sidecar, Clients) {
     let (s3, content) = (free_port(), free_port());
     let (bucket, configuration) = match store {
         Store::Directory => ("remora", String::new()),
-        Store::Minio { minio, url, bucket } => {
+        Store::Minio { minio, url, bucket, disk_cache } => {
             let credentials = format!("access_key_id = \"{}\"\nsecret_access_key_env = \"STORE_SECRET\"", minio.access_key());
             let table = format!("[[buckets]]\nname = \"{bucket}\"\nendpoint = \"{url}\"\nregion = \"us-east-1\"\n{credentials}\n");
-            (*bucket, format!("store = \"s3://{bucket}\"\n{table}"))
+            (*bucket, format!("store = \"s3://{bucket}\"\ndisk_cache.enabled = {disk_cache}\n{table}"))
         }
     };
     let key = format!("[[s3.keys]]\naccess_key_id = \"{KEY}\"\nsecret_access_key_env = \"KEY_SECRET\"\n");

@@ -40,7 +40,7 @@ async fn after_a_kill_in_the_middle_of_a_fetch_every_byte_is_right() {
     let blobs = plant(minio, &bucket, &[Some(SIZE)], seed).await;
     let (blob, digest) = (&blobs[0], Digest::of(&blobs[0]));
     let proxy = FaultProxy::start(minio.endpoint(), seed);
-    let (mut sidecar, clients) = start(&Store::Minio { minio, url: proxy.url(), bucket: &bucket });
+    let (mut sidecar, clients) = start(&Store::Minio { minio, url: proxy.url(), bucket: &bucket, disk_cache: true });
     for kill in 0..KILLS {
         // Each answer stops at a random byte: the kill finds the file at another one each time.
         proxy.set_rules(vec![Rule::on("GET", "/blobs/", 0.7, Fault::Stall(FOR_EVER))]);
