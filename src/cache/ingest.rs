@@ -184,10 +184,10 @@ impl Ingest {
         }
         let grant = self.grant.clone();
         self.run(move |writing| take(&grant, writing, &data)).await?;
-        self.send_ahead().await
+        self.send_ahead()
     }
 
-    /// Hands the bytes on. Where the export that they belong to is dropped, they are.
+    /// Hands the bytes on, or throws them away where the export that they belong to is dropped.
     async fn stream(&mut self, data: Bytes) -> Result<()> {
         let (grant, end) = (self.grant.clone(), self.status()?.offset + data.len() as u64);
         if let Some(streamed) = &mut self.streamed {
@@ -215,8 +215,7 @@ impl Ingest {
         let Some(Behind { done, .. }) = self.behind.take() else { return Ok(()) };
         let (writing, done) = done.await.map_err(|error| Error::Internal(error.to_string()))?;
         self.writing = Some(writing);
-        done?;
-        self.send_ahead().await
+        done
     }
 
     /// Throws away what was received.
@@ -323,25 +322,25 @@ impl Ingest {
     }
 
     /// Sends on what has arrived, and nothing more of an export that is dropped.
-    async fn send_ahead(&mut self) -> Result<()> {
+    fn send_ahead(&mut self) -> Result<()> {
         let grant = self.grant.clone();
-        if outage::unless_dropped(&grant, self.send_arrived()).await?.is_none() {
+        if outage::is_dropped(&grant) || outage::or_dropped(&grant, self.send_arrived())?.is_none() {
             self.ahead = Ahead::default();
         }
         Ok(())
     }
 
     /// Sends on what has arrived, where it is known which blob it is to be and its store gains by that.
-    async fn send_arrived(&mut self) -> Result<()> {
+    fn send_arrived(&mut self) -> Result<()> {
         let lock = &self.writing()?.lock;
-        let (offset, path) = (self.writing()?.offset(), lock.data_path());
+        let offset = self.writing()?.offset();
         if !self.ahead.wants(offset) {
             return Ok(());
         }
         let status = lock.update(|_| ())?;
         if self.ahead.is_undecided() {
             let sent = match status.expected {
-                Some(digest) if !self.may_be_document(path).await? => self.cache.begin_ahead(&self.grant, &digest, status.total)?,
+                Some(digest) => self.cache.begin_ahead(&self.grant, &digest, status.total)?,
                 _ => None,
             };
             self.ahead = Ahead::decided(sent);
@@ -349,18 +348,6 @@ impl Ingest {
         let piece = self.writing()?.lock.piece(offset);
         self.ahead.send(&piece);
         Ok(())
-    }
-
-    /// Whether the bytes may turn out to be a document of the session: those stay here.
-    async fn may_be_document(&self, path: PathBuf) -> Result<bool> {
-        if self.grant.documents().is_none() {
-            return Ok(false);
-        }
-        blocking(move || {
-            let mut first = [0];
-            Ok(std::fs::File::open(path)?.read(&mut first)? == 1 && first == *b"{")
-        })
-        .await
     }
 
     /// The bytes, if they are a JSON object: no layer is one.

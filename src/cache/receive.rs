@@ -1,7 +1,6 @@
 //! Bodies on their way in: in memory where there is room for them, else in the spool.
 
 use std::cmp::Ordering;
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -31,55 +30,53 @@ impl Cache {
         if size <= SINGLE_PUT_BYTES
             && let Some(hold) = self.0.transfers.memory().hold(size, PATIENCE).await
         {
-            return to_memory(what, size, body, hold, look).await;
+            let memory = BytesMut::with_capacity(usize::try_from(size).unwrap_or_default());
+            return Place::Memory(memory).take(what, size, body, hold, look).await;
         }
         let Some(hold) = self.0.spool_budget.try_hold(size) else {
             return Err(spool_full(what, self.0.settings.max_spool_bytes));
         };
-        to_spool(&self.0.settings.spool_dir, what, size, body, hold, look).await
+        Place::Spool(SpoolFile::create(&self.0.settings.spool_dir).await?).take(what, size, body, hold, look).await
     }
 }
 
-async fn to_memory(
-    what: &str,
-    size: u64,
-    body: &mut (impl Stream<Item = Result<Bytes>> + Send + Unpin),
-    hold: Hold,
-    mut look: impl FnMut(&[u8]),
-) -> Result<Piece> {
-    let mut bytes = BytesMut::with_capacity(usize::try_from(size).unwrap_or_default());
-    while let Some(piece) = body.next().await {
-        let piece = piece?;
-        if (bytes.len() + piece.len()) as u64 > size {
-            return Err(too_many(what, size));
-        }
-        look(&piece);
-        bytes.extend_from_slice(&piece);
-    }
-    check_size(what, size, bytes.len() as u64)?;
-    Ok(Piece::new(Body::Bytes(bytes.freeze()), hold))
+/// Where a body goes.
+enum Place {
+    Memory(BytesMut),
+    Spool(SpoolFile),
 }
 
-async fn to_spool(
-    dir: &Path,
-    what: &str,
-    size: u64,
-    body: &mut (impl Stream<Item = Result<Bytes>> + Send + Unpin),
-    hold: Hold,
-    mut look: impl FnMut(&[u8]),
-) -> Result<Piece> {
-    let mut file = SpoolFile::create(dir).await?;
-    while let Some(piece) = body.next().await {
-        let piece = piece?;
-        if file.len() + piece.len() as u64 > size {
-            return Err(too_many(what, size));
+impl Place {
+    async fn take(
+        mut self,
+        what: &str,
+        size: u64,
+        body: &mut (impl Stream<Item = Result<Bytes>> + Send + Unpin),
+        hold: Hold,
+        mut look: impl FnMut(&[u8]),
+    ) -> Result<Piece> {
+        let mut len = 0;
+        while let Some(piece) = body.next().await {
+            let piece = piece?;
+            len += piece.len() as u64;
+            if len > size {
+                return Err(too_many(what, size));
+            }
+            look(&piece);
+            match &mut self {
+                Self::Memory(bytes) => bytes.extend_from_slice(&piece),
+                Self::Spool(file) => file.write(&piece).await?,
+            }
         }
-        look(&piece);
-        file.write(&piece).await?;
+        check_size(what, size, len)?;
+        Ok(match self {
+            Self::Memory(bytes) => Piece::new(Body::Bytes(bytes.freeze()), hold),
+            Self::Spool(file) => {
+                let finished = file.finish().await?;
+                Piece::new(finished.body(), (finished, hold))
+            }
+        })
     }
-    check_size(what, size, file.len())?;
-    let finished = file.finish().await?;
-    Ok(Piece::new(finished.body(), (finished, hold)))
 }
 
 pub(super) fn too_many(what: &str, size: u64) -> Error {

@@ -47,10 +47,6 @@ impl SpoolFile {
         Ok(())
     }
 
-    pub(super) fn len(&self) -> u64 {
-        self.guard.len
-    }
-
     pub(super) async fn finish(mut self) -> Result<FinishedFile> {
         self.file.flush().await?;
         Ok(self.guard)

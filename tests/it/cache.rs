@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use remora::cache::layout::Item;
-use remora::cache::{Cache, Condition, Error, Incoming, NewPart, Settings};
+use remora::cache::{Cache, Condition, Error, Incoming, NewPart};
 use remora::metrics::Metrics;
 use remora::shutdown::Shutdown;
 use remora::store::Stores;
 use remora::types::{ByteRange, Digest, Documents, Grant, ManifestName, Rights, Scope};
 use tempfile::TempDir;
+
+use crate::support::settings::settings;
 
 struct Fixture {
     dir: TempDir,
@@ -22,18 +23,7 @@ struct Fixture {
 
 async fn open(dir: &TempDir) -> Cache {
     let stores = Stores::Directory { root: dir.path().join("store"), default: "bucket".parse().unwrap() };
-    let settings = Settings {
-        spool_dir: dir.path().join("spool"),
-        max_manifest_bytes: 1 << 20,
-        max_open_ingests: 4,
-        ingest_expiry: Duration::from_secs(3600),
-        presence_max_age: Duration::from_secs(600),
-        merge: None,
-        transfer_memory: 32 << 20,
-        upload_memory: 64 << 20,
-        max_spool_bytes: 1 << 30,
-        disk: None,
-    };
+    let settings = settings(dir.path().join("spool"));
     Cache::open(stores, settings, Metrics::default(), Shutdown::default()).await.unwrap()
 }
 

@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::support::memory_store::MemoryStore;
+use crate::support::settings::settings;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MAX_RECORDS: usize = 40;
@@ -42,18 +43,8 @@ impl Bench {
         let (metrics, spool) = (Metrics::default(), tempfile::tempdir().unwrap());
         let served = Served { store, region: None, prefix: String::new() };
         let stores = Stores::Buckets { served: BTreeMap::from([("bucket".parse().unwrap(), served)]), default: "bucket".parse().unwrap() };
-        let settings = Settings {
-            spool_dir: spool.path().to_owned(),
-            max_manifest_bytes: 1 << 20,
-            max_open_ingests: 4,
-            ingest_expiry: HOUR,
-            transfer_memory: 32 << 20,
-            upload_memory: 64 << 20,
-            max_spool_bytes: 1 << 30,
-            disk: None,
-            presence_max_age,
-            merge: Some(MergeRules { max_records: MAX_RECORDS, max_age: HOUR }),
-        };
+        let merge = Some(MergeRules { max_records: MAX_RECORDS, max_age: HOUR });
+        let settings = Settings { presence_max_age, merge, ..settings(spool.path()) };
         let cache = Cache::open(stores, settings, metrics.clone(), Shutdown::default()).await.unwrap();
         Self { cache, store: memory, metrics, _spool: spool }
     }

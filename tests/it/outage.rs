@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::support::disk::Tmpfs;
 use crate::support::fault_store::{Fault, FaultStore};
 use crate::support::memory_store::MemoryStore;
+use crate::support::settings::settings;
 
 const MIB: usize = 1 << 20;
 /// What the spool may hold.
@@ -43,18 +44,7 @@ impl Fixture {
 async fn open(spool: &Path, faults: &FaultStore, max_spool_bytes: usize) -> Cache {
     let served = Served { store: Arc::new(faults.clone()), region: None, prefix: String::new() };
     let stores = Stores::Buckets { served: BTreeMap::from([("bucket".parse().unwrap(), served)]), default: "bucket".parse().unwrap() };
-    let settings = Settings {
-        disk: None,
-        spool_dir: spool.to_owned(),
-        max_manifest_bytes: MIB as u64,
-        max_open_ingests: 4,
-        ingest_expiry: Duration::from_secs(3600),
-        presence_max_age: Duration::from_secs(600),
-        merge: None,
-        transfer_memory: 32 << 20,
-        upload_memory: 64 << 20,
-        max_spool_bytes: max_spool_bytes as u64,
-    };
+    let settings = Settings { max_spool_bytes: max_spool_bytes as u64, ..settings(spool) };
     Cache::open(stores, settings, Metrics::default(), Shutdown::default()).await.unwrap()
 }
 

@@ -21,6 +21,7 @@ use crate::store_s3::static_config;
 use crate::support::fault_store::{Fault, FaultStore};
 use crate::support::memory_store::MemoryStore;
 use crate::support::minio::Minio;
+use crate::support::settings::settings;
 
 const PART: usize = 5 << 20;
 /// As the engine cuts ingests.
@@ -49,18 +50,8 @@ fn grant() -> Grant {
 async fn open(dir: &TempDir, store: Arc<dyn Store>) -> Cache {
     let served = Served { store, region: None, prefix: String::new() };
     let stores = Stores::Buckets { served: BTreeMap::from([("bucket".parse().unwrap(), served)]), default: "bucket".parse().unwrap() };
-    let settings = Settings {
-        spool_dir: dir.path().join("spool"),
-        max_manifest_bytes: 32 << 20,
-        max_open_ingests: 8,
-        ingest_expiry: Duration::from_secs(3600),
-        transfer_memory: 128 << 20,
-        upload_memory: 64 << 20,
-        max_spool_bytes: 1 << 30,
-        disk: None,
-        presence_max_age: Duration::from_secs(600),
-        merge: None,
-    };
+    let spool = dir.path().join("spool");
+    let settings = Settings { max_manifest_bytes: 32 << 20, max_open_ingests: 8, transfer_memory: 128 << 20, ..settings(spool) };
     Cache::open(stores, settings, Metrics::default(), Shutdown::default()).await.unwrap()
 }
 

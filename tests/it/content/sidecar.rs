@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use remora::cache::{Cache, Settings};
 use remora::endpoints::Listener;
@@ -23,6 +22,7 @@ use tonic::{Request, Status, Streaming};
 
 use crate::support::memory_store::MemoryStore;
 use crate::support::minio::Minio;
+use crate::support::settings::settings;
 
 /// Above it, a manifest is refused.
 pub(crate) const MAX_MANIFEST_BYTES: u64 = 32 << 20;
@@ -90,18 +90,8 @@ impl Sidecar {
     }
 
     async fn start(stores: Stores, data: Arc<TempDir>, token: Option<&str>) -> Self {
-        let settings = Settings {
-            spool_dir: data.path().join("spool"),
-            max_manifest_bytes: MAX_MANIFEST_BYTES,
-            max_open_ingests: MAX_INGESTS,
-            ingest_expiry: Duration::from_secs(3600),
-            presence_max_age: Duration::from_secs(600),
-            merge: None,
-            transfer_memory: 32 << 20,
-            upload_memory: 64 << 20,
-            max_spool_bytes: 1 << 30,
-            disk: None,
-        };
+        let settings =
+            Settings { max_manifest_bytes: MAX_MANIFEST_BYTES, max_open_ingests: MAX_INGESTS, ..settings(data.path().join("spool")) };
         let (shutdown, metrics) = (Shutdown::default(), Metrics::default());
         let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();
         let config = Config { token: token.map(Into::into), max_connections: 64, max_streams: MAX_STREAMS };

@@ -34,6 +34,7 @@ use tonic::Code;
 use crate::support::buildkitd::{
     Body, Buildkitd, Ended, FakeBuildkitd, body, buildctl, call, connect, data, grpc, headers, message, ok, trailers, whole,
 };
+use crate::support::settings::settings;
 
 const SOLVE: &str = "/moby.buildkit.v1.Control/Solve";
 const GATEWAY_SOLVE: &str = "/moby.buildkit.v1.frontend.LLBBridge/Solve";
@@ -147,18 +148,7 @@ impl Sidecar {
         };
         change(&mut config);
         let (keyring, metrics, shutdown) = (Keyring::new(Vec::new(), Duration::ZERO), Metrics::default(), Shutdown::default());
-        let settings = Settings {
-            spool_dir: dir.path().join("spool"),
-            max_manifest_bytes: 1 << 20,
-            max_open_ingests: 10,
-            ingest_expiry: Duration::from_secs(60),
-            presence_max_age: Duration::from_secs(600),
-            merge: None,
-            transfer_memory: 32 << 20,
-            upload_memory: 64 << 20,
-            max_spool_bytes: 1 << 30,
-            disk: None,
-        };
+        let settings = Settings { max_open_ingests: 10, ingest_expiry: Duration::from_secs(60), ..settings(dir.path().join("spool")) };
         let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();
         let content = Content::new(cache.clone(), content::Config { token: None, max_connections: 10, max_streams: 100 }, metrics.clone());
         let control = Control::new(cache, content.for_sessions(), keyring.clone(), config, metrics.clone(), shutdown.clone());

@@ -19,6 +19,7 @@ use remora::types::{ByteRange, Digest, Grant, Scope};
 use time::OffsetDateTime;
 
 use crate::support::memory_store::MemoryStore;
+use crate::support::settings::settings;
 
 const MIB: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,18 +52,7 @@ impl Rig {
         let stores = Stores::Buckets { served: BTreeMap::from([("bucket".parse().unwrap(), served)]), default: "bucket".parse().unwrap() };
         let mut disk = DiskSettings { dir: dir.to_owned(), max_size: 1 << 30, min_free: 0, read_ahead: 64 << 20, read_ahead_fetches: 4 };
         adjust(&mut disk);
-        let settings = Settings {
-            upload_memory: 64 << 20,
-            max_spool_bytes: 1 << 30,
-            spool_dir: spool.path().to_owned(),
-            max_manifest_bytes: 1 << 20,
-            max_open_ingests: 4,
-            ingest_expiry: Duration::from_secs(600),
-            transfer_memory: 32 << 20,
-            disk: Some(disk),
-            presence_max_age: Duration::from_secs(600),
-            merge: None,
-        };
+        let settings = Settings { ingest_expiry: Duration::from_secs(600), disk: Some(disk), ..settings(spool.path()) };
         let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();
         Self { cache, store, metrics, shutdown, dir: dir.to_owned(), folder: None, _spool: spool }
     }

@@ -30,6 +30,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::memory_store::MemoryStore;
+use crate::support::settings::settings;
 
 const BUCKET: &str = "build-cache";
 const MAX_MANIFEST_BYTES: u64 = 32 << 20;
@@ -56,18 +57,8 @@ impl Endpoint {
         let served = Served { store: served, region: Some("eu-west-1".to_owned()), prefix: String::new() };
         let bucket = BUCKET.parse().unwrap();
         let stores = Stores::Buckets { served: BTreeMap::from([(BUCKET.parse().unwrap(), served)]), default: bucket };
-        let mut settings = Settings {
-            spool_dir: data_dir.path().join("spool"),
-            max_manifest_bytes: MAX_MANIFEST_BYTES,
-            max_open_ingests: 16,
-            ingest_expiry: Duration::from_secs(3600),
-            presence_max_age: Duration::from_secs(600),
-            merge: None,
-            transfer_memory: 32 << 20,
-            upload_memory: 64 << 20,
-            max_spool_bytes: 1 << 30,
-            disk: None,
-        };
+        let mut settings =
+            Settings { max_manifest_bytes: MAX_MANIFEST_BYTES, max_open_ingests: 16, ..settings(data_dir.path().join("spool")) };
         change(&mut settings);
         let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
         let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();

@@ -8,5 +8,6 @@ pub mod faults;
 pub(crate) mod memory_store;
 pub mod minio;
 pub(crate) mod ranged_store;
+pub(crate) mod settings;
 pub(crate) mod sidecar;
 pub mod tools;
