@@ -228,7 +228,7 @@ impl Cache {
         if piece.is_in_memory() {
             if upload.sequence.waiting_part(number).is_some() {
                 let cache = self.clone();
-                self.0.shutdown.spawn(async move { cache.make_room(&upload, number, piece).await });
+                self.0.shutdown.spawn(async move { cache.make_room(&upload, number).await });
             }
         } else if let Some(store) = &upload.store {
             // The client waits, so that the spool fills no faster than it drains.
@@ -237,17 +237,15 @@ impl Cache {
         Ok(etag)
     }
 
-    /// Moves a part whose turn does not come from memory to the spool.
-    async fn make_room(&self, upload: &Upload, number: u16, piece: Piece) {
+    /// Moves a part whose turn does not come from memory to the spool. Holds no memory meanwhile.
+    async fn make_room(&self, upload: &Upload, number: u16) {
         tokio::select! {
             () = tokio::time::sleep(TURN_PATIENCE) => {}
             () = self.0.shutdown.draining() => return,
         }
+        let Some(piece) = upload.sequence.waiting_part(number) else { return };
         let Body::Bytes(bytes) = piece.body() else { return };
         let Some(hold) = self.0.spool_budget.try_hold(bytes.len() as u64) else { return };
-        if !upload.sequence.waiting_part(number).is_some_and(|waiting| waiting.is(&piece)) {
-            return;
-        }
         let moved = async {
             let mut file = SpoolFile::create(&self.0.settings.spool_dir).await?;
             file.write(bytes).await?;

@@ -121,6 +121,23 @@ async fn parts_in_any_order_and_repeated_reach_the_store_while_others_arrive() {
     assert_eq!((fixture.store.open_uploads(), fixture.store.begun_uploads(), fixture.spool_files()), (0, 1, 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_part_that_had_its_turn_gives_its_memory_back_at_once() {
+    let fixture = Fixture::new().await;
+    // Twice what the memory holds, each pair in the wrong order.
+    let bytes = content(PART * 28);
+    let mut sender = fixture.begin(Digest::of(&bytes));
+    let begun = tokio::time::Instant::now();
+    for (pair, first) in bytes.chunks(2 * PART).zip((1_u16..).step_by(2)) {
+        sender.send(first + 1, &pair[PART..]).await;
+        sender.send(first, &pair[..PART]).await;
+    }
+    sender.complete().await.unwrap();
+    // The clock stands still while anything is done: this is what parts have waited for memory.
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(fixture.stored(&bytes));
+}
+
 #[tokio::test]
 async fn a_part_may_be_sent_again_after_it_was_hashed() {
     let fixture = Fixture::new().await;
