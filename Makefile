@@ -3,10 +3,11 @@
 # make lint         format, clippy, shell and Go checks
 # make bench        whole builds through remora and without it, timed; docs/performance.md has the options of BENCH
 # make bench-quick  the same in two minutes; fails only when remora is far slower than native
+# make bench-hot    the paths that cost CPU for each byte or call, alone; three minutes, needs no tools
 # make chaos        builds under faults, through remora and without it, and the table of docs/faults.md; about an hour
 # make tools        fetches and builds the real parts once, into a cache folder outside the tree
 
-.PHONY: demo test lint bench bench-quick chaos tools build
+.PHONY: demo test lint bench bench-quick bench-hot chaos tools build
 
 demo: tools
 	scripts/demo.sh
@@ -23,6 +24,9 @@ bench: tools
 
 bench-quick: tools
 	cargo bench --locked --bench builds -- --quick $(BENCH)
+
+bench-hot:
+	cargo bench --locked --bench hot_paths -- $(BENCH)
 
 chaos: tools
 	cargo test --locked --test e2e chaos::table -- --ignored --exact --nocapture

@@ -15,6 +15,8 @@ mod body;
 mod builds;
 mod call;
 mod forward;
+#[doc(hidden)]
+pub mod hot_paths;
 mod inline;
 mod limits;
 mod local;

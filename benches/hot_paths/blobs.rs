@@ -1,0 +1,106 @@
+//! Blobs: what remora adds to a read whose store costs nothing, and what a lookup costs that asks no store.
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput};
+use futures_util::TryStreamExt as _;
+use remora::cache::{Cache, Settings, layout};
+use remora::metrics::Metrics;
+use remora::shutdown::Shutdown;
+use remora::store::{Served, Store, Stores};
+use remora::transfer::Downloads;
+use remora::types::{Digest, Grant, Hasher, Rights, Scope};
+use tokio::runtime::Runtime;
+
+use crate::store::OneBlob;
+
+const BLOB_BYTES: usize = 64 << 20;
+const PIECE_BYTES: usize = 1 << 20;
+const MEMORY: u64 = 128 << 20;
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+}
+
+fn scope() -> Scope {
+    Scope::new("bucket".parse().unwrap(), "team/").unwrap()
+}
+
+/// A build's grant: its lookups are answered from memory.
+fn grant() -> Grant {
+    Grant::builder(scope(), Rights::IMPORT).names(&["app".parse().unwrap()]).build()
+}
+
+async fn cache(store: OneBlob, spool: &tempfile::TempDir) -> Cache {
+    let served = Served { store: Arc::new(store), region: None, prefix: String::new() };
+    let stores = Stores::Buckets { served: BTreeMap::from([("bucket".parse().unwrap(), served)]), default: "bucket".parse().unwrap() };
+    let settings = Settings {
+        spool_dir: spool.path().to_owned(),
+        max_manifest_bytes: 1 << 20,
+        max_open_ingests: 1,
+        max_spool_bytes: 1 << 20,
+        ingest_expiry: Duration::from_secs(3600),
+        presence_max_age: Duration::from_secs(3600),
+        merge: None,
+        transfer_memory: MEMORY,
+        upload_memory: 1 << 20,
+        disk: None,
+    };
+    Cache::open(stores, settings, Metrics::default(), Shutdown::default()).await.unwrap()
+}
+
+pub(crate) fn reads(criterion: &mut Criterion) {
+    let (runtime, spool) = (runtime(), tempfile::tempdir().unwrap());
+    let bytes = Bytes::from(vec![7; BLOB_BYTES]);
+    let digest = Digest::of(&bytes);
+    let mut group = criterion.benchmark_group("64 MiB");
+    group.throughput(Throughput::Bytes(BLOB_BYTES as u64));
+    group.bench_function("SHA-256 of pieces of 1 MiB", |bencher| {
+        bencher.iter(|| {
+            let mut hasher = Hasher::default();
+            bytes.chunks(PIECE_BYTES).for_each(|piece| hasher.update(piece));
+            assert_eq!(hasher.finish(), digest);
+        });
+    });
+    // A version that was verified is not hashed again, so the store has a new one for each read.
+    let cache = runtime.block_on(cache(OneBlob::new(bytes.clone(), PIECE_BYTES).ever_new(), &spool));
+    let grant = grant();
+    group.bench_function("read and verified", |bencher| {
+        bencher.to_async(&runtime).iter(|| async {
+            let blob = cache.read_blob(&grant, &digest, None).await.unwrap();
+            let read = blob.body.try_fold(0, |read, piece| async move { Ok(read + piece.len()) }).await.unwrap();
+            assert_eq!(read, BLOB_BYTES);
+        });
+    });
+    for (name, piece) in [("through the window, pieces of 1 MiB", PIECE_BYTES), ("through the window, pieces of 64 KiB", 64 << 10)] {
+        let store: Arc<dyn Store> = Arc::new(OneBlob::new(bytes.clone(), piece).in_ranges());
+        let (downloads, key) = (Downloads::new(MEMORY), layout::blob_key(&scope(), &digest));
+        group.bench_function(name, |bencher| {
+            bencher.to_async(&runtime).iter(|| async {
+                let object = downloads.get(&store, &key, None).await.unwrap();
+                let read = object.body.try_fold(0, |read, piece| async move { Ok(read + piece.len()) }).await.unwrap();
+                assert_eq!(read, BLOB_BYTES);
+            });
+        });
+    }
+    group.finish();
+}
+
+pub(crate) fn lookups(criterion: &mut Criterion) {
+    let (runtime, spool, scope, grant) = (runtime(), tempfile::tempdir().unwrap(), scope(), grant());
+    let bytes = Bytes::from_static(b"layer");
+    let digest = Digest::of(&bytes);
+    let (text, key) = (digest.to_string(), layout::blob_key(&scope, &digest));
+    let mut group = criterion.benchmark_group("lookup");
+    group.bench_function("digest from its text", |bencher| bencher.iter(|| black_box(&text).parse::<Digest>().unwrap()));
+    group.bench_function("blob from its key", |bencher| bencher.iter(|| layout::locate(&scope, black_box(key.as_str())).unwrap()));
+    let cache = runtime.block_on(cache(OneBlob::new(bytes, PIECE_BYTES), &spool));
+    group.bench_function("blob that was seen", |bencher| {
+        bencher.to_async(&runtime).iter(|| async { cache.stat_blob(&grant, &digest).await.unwrap() });
+    });
+    group.finish();
+}
