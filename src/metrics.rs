@@ -82,6 +82,16 @@ label_values! {
     }
 }
 
+label_values! {
+    /// How the second request for a slow range ended.
+    HedgeOutcome {
+        /// It brought what the reader waited for.
+        Won => "won",
+        /// The first one did after all, or the reader left.
+        Lost => "lost",
+    }
+}
+
 /// Whether calls to a store are made; the gauge shows it as a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerState {
@@ -123,6 +133,11 @@ struct EndpointLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HedgeLabels {
+    outcome: HedgeOutcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabels {
     transport: Transport,
 }
@@ -156,6 +171,7 @@ struct Families {
     allowed: Family<StoreLabels, Gauge>,
     exports_dropped: Counter,
     corrupt_blobs: Counter,
+    hedges: Family<HedgeLabels, Counter>,
     disk: Disk,
 }
 
@@ -205,6 +221,8 @@ impl Default for Metrics {
         let allowed = added(all, "store_allowed_requests", "Requests to a store that may be out at once now");
         let exports_dropped = added(all, "exports_dropped", "Manifests of builds that were not published, as the store failed");
         let corrupt_blobs = added(all, "blobs_corrupt", "Stored blobs whose bytes are not those of their digest");
+        let hedges =
+            added(all, "hedged_ranges", "Ranges of blobs that were far slower than others and asked for twice, by whether the second won");
         let disk = Disk {
             hits: added(all, "disk_cache_hits", "Reads of blobs that the disk cache had or was just fetching"),
             misses: added(all, "disk_cache_misses", "Reads of blobs for which the store was asked, though there is a disk cache"),
@@ -242,6 +260,7 @@ impl Default for Metrics {
             allowed,
             exports_dropped,
             corrupt_blobs,
+            hedges,
             disk,
         }))
     }
@@ -321,6 +340,12 @@ impl Metrics {
     /// A stored blob turned out not to have its digest.
     pub fn blob_corrupt(&self) {
         self.0.corrupt_blobs.inc();
+    }
+
+    /// A range that was asked for twice is at its end: whether the second request won.
+    pub fn range_hedged(&self, won: bool) {
+        let outcome = if won { HedgeOutcome::Won } else { HedgeOutcome::Lost };
+        self.0.hedges.get_or_create(&HedgeLabels { outcome }).inc();
     }
 
     /// A blob was read with a disk cache: whether that had it.

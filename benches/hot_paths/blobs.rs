@@ -78,7 +78,7 @@ pub(crate) fn reads(criterion: &mut Criterion) {
     });
     for (name, piece) in [("through the window, pieces of 1 MiB", PIECE_BYTES), ("through the window, pieces of 64 KiB", 64 << 10)] {
         let store: Arc<dyn Store> = Arc::new(OneBlob::new(bytes.clone(), piece).in_ranges());
-        let (downloads, key) = (Downloads::new(MEMORY), layout::blob_key(&scope(), &digest));
+        let (downloads, key) = (Downloads::new(MEMORY, Metrics::default()), layout::blob_key(&scope(), &digest));
         group.bench_function(name, |bencher| {
             bencher.to_async(&runtime).iter(|| async {
                 let object = downloads.get(&store, &key, None).await.unwrap();

@@ -137,7 +137,8 @@ impl Cache {
         let transfers = Uploads::open(settings.spool_dir.clone(), settings.upload_memory, &stores, shutdown.clone()).await?;
         let disk = through::open_disk(&settings, &metrics, &shutdown).await;
         let read_ahead = read_ahead::ReadAhead::new(settings.disk.as_ref());
-        let (presence, downloads) = (presence::Presence::new(settings.presence_max_age), Downloads::new(settings.transfer_memory));
+        let presence = presence::Presence::new(settings.presence_max_age);
+        let downloads = Downloads::new(settings.transfer_memory, metrics.clone());
         Ok(Self(Arc::new(Inner {
             stores,
             downloads,

@@ -101,6 +101,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         false
     }
 
+    /// Whether a call is welcome that could be done without: not while the store is throttling, does not
+    /// answer, or has as many calls as it may have.
+    fn has_headroom(&self) -> bool {
+        true
+    }
+
     /// Waits while the store is known not to answer.
     async fn answering(&self) {}
 }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 
+use super::hedge::Hedges;
 use super::resume::{self, Source};
 use super::shares::Shares;
 use super::window::Reader;
+use crate::metrics::Metrics;
 use crate::store::{Error, Object, Result, Store};
 use crate::types::{ByteRange, Key};
 
@@ -14,23 +16,26 @@ use crate::types::{ByteRange, Key};
 /// [`super::upload`] make: S3 serves a range within one part the fastest.
 pub const RANGE_BYTES: u64 = 8 << 20;
 
-/// Reads objects. Cheap to clone; clones share one shares.
+/// Reads objects. Cheap to clone; clones share their bounds.
 #[derive(Debug, Clone)]
 pub struct Downloads {
     shares: Shares,
+    hedges: Hedges,
 }
 
 impl Downloads {
     /// All reads together keep at most `memory` bytes that their readers have not taken yet. With less
-    /// than [`RANGE_BYTES`] each read has one request at a time.
+    /// than [`RANGE_BYTES`] each read has one request at a time. Ranges that are asked for twice are counted
+    /// in `metrics`.
     #[must_use]
-    pub fn new(memory: u64) -> Self {
-        Self { shares: Shares::new(memory) }
+    pub fn new(memory: u64, metrics: Metrics) -> Self {
+        Self { shares: Shares::new(memory), hedges: Hedges::new(metrics) }
     }
 
     /// Reads an object, or a part of it, as [`Store::get`] does, but with as many requests at once as the
     /// reader keeps up with. All of them are for the version that the first one found. What breaks off
-    /// is taken up again where it broke, a bounded number of times. Dropping the body ends every request.
+    /// is taken up again where it broke, a bounded number of times; a range that is far slower than the others
+    /// is asked for a second time while the reader waits for it. Dropping the body ends every request.
     ///
     /// # Errors
     /// Those of [`Store::get`]. In the body [`Error::Precondition`] where the object has become another
@@ -50,7 +55,8 @@ impl Downloads {
         let end = first.meta.size.min(wanted_end);
         let source = Arc::new(Source { store: Arc::clone(store), key: key.clone(), version: first.meta.etag.clone() });
         let head = resume::read(Arc::clone(&source), begun, Some(first.body));
-        let body = if begun.end() < end { Reader::open(source, begun, head, end, self.shares.clone()).boxed() } else { head };
+        let body =
+            if begun.end() < end { Reader::open(source, begun, head, end, self.shares.clone(), self.hedges.clone()).boxed() } else { head };
         Ok(Object { meta: first.meta, range: ByteRange::new(start, end), body })
     }
 

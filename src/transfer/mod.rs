@@ -1,15 +1,18 @@
 //! Moves large objects: several requests at once where the store gains by it, within bounds on memory.
 //!
-//! [`Downloads`] reads in ranges ([`window`]), each of which goes on after a fault ([`resume`]).
+//! [`Downloads`] reads in ranges ([`window`]), each of which goes on after a fault ([`resume`]) and is asked
+//! for again where it is far slower than the others ([`hedge`]).
 //! [`Uploads`] sends in parts that begin while the object still arrives.
 
 mod budget;
 mod download;
+mod hedge;
 mod leftovers;
 mod piece;
 mod resume;
 mod shares;
 mod upload;
+mod waits;
 mod window;
 
 pub use budget::{Budget, Hold};

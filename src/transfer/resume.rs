@@ -90,7 +90,8 @@ impl Reading {
 }
 
 impl Source {
-    async fn open(&self, range: ByteRange) -> Result<ByteStream> {
+    /// Asks for `range` of this very version, once.
+    pub(super) async fn open(&self, range: ByteRange) -> Result<ByteStream> {
         let object = self.store.get(&self.key, Some(range), Some(&self.version)).await?;
         // For stores that know no If-Match.
         if object.meta.etag != self.version || object.range != Some(range) {

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,8 +15,10 @@ use futures_util::Stream;
 use tokio::time::Instant;
 
 use super::download::{RANGE_BYTES, range_end};
+use super::hedge::{Hedge, Hedges, Siblings};
 use super::resume::{self, Source};
 use super::shares::{Holder, Room, Shares};
+use super::waits::Waits;
 use crate::store::{ByteStream, Result};
 use crate::types::ByteRange;
 
@@ -54,20 +56,28 @@ struct Window {
     end: u64,
     /// Adjacent, from `position` on. All but the first have room in the shares.
     ranges: VecDeque<Range>,
+    hedges: Hedges,
+    siblings: Siblings,
     /// How many ranges may be under way.
     width: usize,
     /// How many bytes may be held.
     share: u64,
+    waits: Waits,
     pace: Pace,
     polled: Instant,
 }
 
 struct Range {
-    end: u64,
+    span: ByteRange,
+    /// How long the reader had waited when it began.
+    begun: Duration,
     /// What arrived ahead of the reader.
     ready: VecDeque<Result<Bytes>>,
     /// The rest; `None` at its end.
     rest: Option<ByteStream>,
+    /// A second request for that; `None` also when it has ended.
+    hedge: Option<Hedge>,
+    hedged: bool,
     /// Of the whole range, until `ready` is delivered.
     room: Option<Room>,
 }
@@ -76,25 +86,28 @@ struct Range {
 struct Pace {
     since: Instant,
     delivered: u64,
+    /// What it had waited before.
     waited: Duration,
-    waiting: Option<Instant>,
     /// Bytes that were delivered without a change of the width.
     steady: u64,
 }
 
 impl Reader {
     /// Reads up to `end`, first what `head` brings: the bytes of `begun`.
-    pub(super) fn open(source: Arc<Source>, begun: ByteRange, head: ByteStream, end: u64, shares: Shares) -> Self {
+    pub(super) fn open(source: Arc<Source>, begun: ByteRange, head: ByteStream, end: u64, shares: Shares, hedges: Hedges) -> Self {
         let now = Instant::now();
-        let head = Range { end: begun.end(), ready: VecDeque::new(), rest: Some(head), room: None };
+        let head = Range::new(begun, head, None, Duration::ZERO);
         let window = Arc::new(Shared(Mutex::new(Window {
             source,
             position: begun.start(),
             end,
             ranges: VecDeque::from([head]),
+            hedges,
+            siblings: Siblings::default(),
             width: FIRST_WIDTH,
             share: 0,
-            pace: Pace::new(now),
+            waits: Waits::default(),
+            pace: Pace::new(now, Duration::ZERO),
             polled: now,
         })));
         let holder: Arc<dyn Holder> = Arc::<Shared>::clone(&window);
@@ -111,7 +124,7 @@ impl Stream for Reader {
         let mut window = self.window.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         window.polled = now;
-        window.pace.resumed(now);
+        window.waits.end(now);
         loop {
             window.open(&self.shares);
             let moved = window.fetch_ahead(context);
@@ -126,11 +139,11 @@ impl Stream for Reader {
                     return Poll::Ready(Some(Err(error)));
                 }
                 Poll::Ready(None) if window.ranges.is_empty() => return Poll::Ready(None),
-                Poll::Ready(None) => drop(window.ranges.pop_front()),
+                Poll::Ready(None) => window.first_ended(),
                 // What came in ahead has not asked to be woken for more.
-                Poll::Pending if moved => {}
+                Poll::Pending if moved || window.hedge_first() => {}
                 Poll::Pending => {
-                    window.pace.waits(now);
+                    window.waits.begin(now, context);
                     return Poll::Pending;
                 }
             }
@@ -142,7 +155,7 @@ impl Window {
     /// Begins ranges until the window is full, the object ends, or there is no room.
     fn open(&mut self, shares: &Shares) {
         while self.ranges.len() < self.width {
-            let start = self.ranges.back().map_or(self.position, |range| range.end);
+            let start = self.ranges.back().map_or(self.position, |range| range.span.end());
             let more = if self.width == 1 { (LONE_RANGES - 1) * RANGE_BYTES } else { 0 };
             let Some(range) = ByteRange::new(start, range_end(start).saturating_add(more).min(self.end)) else { return };
             let room = if self.ranges.is_empty() {
@@ -156,7 +169,8 @@ impl Window {
                 Some(room)
             };
             let rest = resume::read(Arc::clone(&self.source), range, None);
-            self.ranges.push_back(Range { end: range.end(), ready: VecDeque::new(), rest: Some(rest), room });
+            self.hedges.earn(range.len());
+            self.ranges.push_back(Range::new(range, rest, room, self.waits.total()));
         }
     }
 
@@ -169,21 +183,52 @@ impl Window {
             if !matches!(piece, Some(Ok(_))) {
                 range.rest = None;
             }
+            if piece.is_none() {
+                self.siblings.add(range.span.len(), self.waits.total() - range.begun);
+            }
             range.ready.extend(piece);
         }
         moved
     }
 
-    /// The next piece of the first range; `None` at its end.
+    /// The next piece of the first range, from whichever request has it; `None` at its end.
     fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
         let Some(first) = self.ranges.front_mut() else { return Poll::Ready(None) };
         if let Some(piece) = first.ready.pop_front() {
             return Poll::Ready(Some(piece));
         }
         first.room = None;
-        match &mut first.rest {
-            Some(rest) => rest.as_mut().poll_next(context),
-            None => Poll::Ready(None),
+        let Some(rest) = &mut first.rest else { return Poll::Ready(None) };
+        if let Poll::Ready(piece) = rest.as_mut().poll_next(context) {
+            return Poll::Ready(piece);
+        }
+        let Some(hedge) = &mut first.hedge else { return Poll::Pending };
+        let brought = ready!(hedge.poll_from(self.position, context));
+        let hedge = first.hedge.take();
+        let Some(piece) = brought else { return Poll::Pending };
+        first.rest = hedge.map(Hedge::wins);
+        Poll::Ready(Some(Ok(piece)))
+    }
+
+    /// Asks for what is missing of the first range again, where that is slow, once. Whether it did.
+    fn hedge_first(&mut self) -> bool {
+        let Some(first) = self.ranges.front_mut().filter(|first| !first.hedged) else { return false };
+        let slow = self.siblings.outran(first.span.len(), self.waits.total() - first.begun);
+        if !slow || !self.source.store.has_headroom() {
+            return false;
+        }
+        let Some(missing) = ByteRange::new(self.position, first.span.end()) else { return false };
+        first.hedge = self.hedges.begin(Arc::clone(&self.source), missing);
+        first.hedged = first.hedge.is_some();
+        first.hedged
+    }
+
+    /// Goes on to the next range.
+    fn first_ended(&mut self) {
+        if let Some(first) = self.ranges.pop_front()
+            && first.rest.is_some()
+        {
+            self.siblings.add(first.span.len(), self.waits.total() - first.begun);
         }
     }
 
@@ -196,29 +241,25 @@ impl Window {
         let time = now.duration_since(self.pace.since);
         let steady = self.pace.steady + self.pace.delivered;
         let fast = u128::from(self.pace.delivered) * 1_000_000_000 > FAST * time.as_nanos() * self.width as u128;
-        let width = match self.pace.waited {
+        let width = match self.waits.total() - self.pace.waited {
             waited if waited * WAITS_MUCH > time && !fast => (self.width + 1).min(MAX_WIDTH),
             waited if (fast || waited * WAITS_LITTLE < time) && steady >= RANGE_BYTES => (self.width - 1).max(1),
             _ => self.width,
         };
         let steady = if width == self.width { steady } else { 0 };
-        (self.width, self.share, self.pace) = (width, shares.share(), Pace { steady, ..Pace::new(now) });
+        (self.width, self.share, self.pace) = (width, shares.share(), Pace { steady, ..Pace::new(now, self.waits.total()) });
+    }
+}
+
+impl Range {
+    fn new(span: ByteRange, rest: ByteStream, room: Option<Room>, begun: Duration) -> Self {
+        Self { span, begun, ready: VecDeque::new(), rest: Some(rest), hedge: None, hedged: false, room }
     }
 }
 
 impl Pace {
-    fn new(now: Instant) -> Self {
-        Self { since: now, delivered: 0, waited: Duration::ZERO, waiting: None, steady: 0 }
-    }
-
-    fn waits(&mut self, now: Instant) {
-        self.waiting.get_or_insert(now);
-    }
-
-    fn resumed(&mut self, now: Instant) {
-        if let Some(since) = self.waiting.take() {
-            self.waited += now.duration_since(since);
-        }
+    fn new(now: Instant, waited: Duration) -> Self {
+        Self { since: now, delivered: 0, waited, steady: 0 }
     }
 }
 

@@ -69,6 +69,7 @@ async fn a_store_that_is_silent_costs_seconds_once() {
     assert!(matches!(&first, Err(Error::Unavailable(why)) if why.contains("no answer")), "{first:?}");
     assert!(took < Duration::from_secs(7), "{took:?}");
     setting.assert_metric("remora_store_breaker{store=\"memory:faults\"} 2");
+    assert!(!setting.store.has_headroom());
     for _ in 0..100 {
         let (refused, took) = timed(setting.put()).await;
         assert!(matches!(&refused, Err(Error::Unavailable(why)) if why.contains("breaker")), "{refused:?}");
@@ -159,6 +160,7 @@ async fn a_store_that_throttles_is_asked_for_less_and_no_call_fails() {
     setting.faults.most_at_once();
     join_all((0..100).map(|_| setting.put())).await;
     assert!(setting.faults.most_at_once() < 16);
+    assert!(!setting.store.has_headroom());
     setting.faults.fails_with(Fault::None);
     for _ in 0..40 {
         join_all((0..100).map(|_| setting.put())).await;
@@ -166,6 +168,7 @@ async fn a_store_that_throttles_is_asked_for_less_and_no_call_fails() {
     setting.faults.most_at_once();
     join_all((0..100).map(|_| setting.put())).await;
     assert_eq!(setting.faults.most_at_once(), 64);
+    assert!(setting.store.has_headroom());
     setting.assert_metric("remora_store_breaker{store=\"memory:faults\"} 0");
 }
 

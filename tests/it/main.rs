@@ -22,6 +22,7 @@ mod disk_cache;
 mod download;
 mod faults;
 mod guarded;
+mod hedging;
 mod manifests;
 mod outage;
 mod presence;

@@ -82,6 +82,11 @@ impl Limit {
         Some(state.allowed)
     }
 
+    /// Whether the store has not asked for less lately, and a slot is free.
+    pub(super) fn has_headroom(&self) -> bool {
+        self.state().allowed == self.max && self.slots.available_permits() > 0
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,9 +119,14 @@ mod tests {
         assert_eq!(limit.throttled(), None, "one burst");
         drop(slots);
         assert_eq!(limit.slots.available_permits(), 4);
+        assert!(!limit.has_headroom(), "it may have less than it could");
         let rounds: Vec<usize> = (0..4 + 5 + 6 + 7).filter_map(|_| limit.answered()).collect();
         assert_eq!(rounds, [5, 6, 7, 8]);
         assert_eq!((limit.answered(), limit.slots.available_permits()), (None, 8));
+        let _slots = limit.slots.acquire_many(7).await.unwrap();
+        assert!(limit.has_headroom());
+        let _last = limit.slot().await;
+        assert!(!limit.has_headroom(), "no slot is free");
     }
 
     #[test]

@@ -142,6 +142,10 @@ impl Store for Guarded {
         self.call(Pace::of_body(0), || self.store().check()).await
     }
 
+    fn has_headroom(&self) -> bool {
+        self.0.breaker.is_closed() && self.0.limit.has_headroom()
+    }
+
     async fn answering(&self) {
         self.0.breaker.closed().await;
     }

@@ -8,6 +8,7 @@ use futures_util::{StreamExt, stream};
 use remora::store::{Body, Condition, Error, Meta, MultipartId, Object, Page, Part, Result, Store};
 use remora::types::{ByteRange, Digest, ETag, Key};
 use time::OffsetDateTime;
+use tokio::sync::watch;
 
 /// Bodies come in pieces of this size.
 pub(crate) const PIECE_BYTES: u64 = 64 << 10;
@@ -21,6 +22,26 @@ pub(crate) enum Fate {
     BreaksAfter(u64),
     /// The end after so many bytes.
     EndsAfter(u64),
+    /// Nothing more after so many bytes.
+    StopsAfter(u64),
+    /// So long a wait before each piece.
+    Trickles(Duration),
+    /// No answer until the gate is open.
+    Waits(Gate),
+}
+
+/// Opens when a test says so.
+#[derive(Debug, Clone)]
+pub(crate) struct Gate(watch::Sender<bool>);
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(false))
+    }
+
+    pub(crate) fn open(&self) {
+        self.0.send_replace(true);
+    }
 }
 
 type Fates = Box<dyn FnMut(ByteRange) -> Fate + Send>;
@@ -37,6 +58,7 @@ struct Inner {
     latency: Duration,
     /// Before each piece.
     pause: Duration,
+    headroom: bool,
     seen: Seen,
 }
 
@@ -63,7 +85,8 @@ impl RangedStore {
     pub(crate) fn new(bytes: Bytes) -> Self {
         let (latency, pause) = (Duration::ZERO, Duration::ZERO);
         let version = version(&bytes);
-        Self(Arc::new(Mutex::new(Inner { bytes, version, fates: Box::new(|_| Fate::Good), latency, pause, seen: Seen::default() })))
+        let (fates, seen): (Fates, _) = (Box::new(|_| Fate::Good), Seen::default());
+        Self(Arc::new(Mutex::new(Inner { bytes, version, fates, latency, pause, headroom: true, seen })))
     }
 
     /// Asks `fates` what becomes of each GET.
@@ -78,6 +101,12 @@ impl RangedStore {
             let mut inner = self.0.lock().unwrap();
             (inner.latency, inner.pause) = (latency, pause);
         }
+        self
+    }
+
+    /// Has no room for calls that could be done without.
+    pub(crate) fn without_headroom(self) -> Self {
+        self.0.lock().unwrap().headroom = false;
         self
     }
 
@@ -133,10 +162,12 @@ impl Store for RangedStore {
         if latency > Duration::ZERO {
             tokio::time::sleep(latency).await;
         }
-        let mut inner = self.0.lock().unwrap();
-        inner.seen.gets.push((range, version.cloned()));
-        let bytes = inner.bytes.clone();
-        let meta = Meta { size: bytes.len() as u64, etag: inner.version.clone(), modified: OffsetDateTime::UNIX_EPOCH };
+        let (bytes, etag) = {
+            let mut inner = self.0.lock().unwrap();
+            inner.seen.gets.push((range, version.cloned()));
+            (inner.bytes.clone(), inner.version.clone())
+        };
+        let meta = Meta { size: bytes.len() as u64, etag, modified: OffsetDateTime::UNIX_EPOCH };
         if version.is_some_and(|version| *version != meta.etag) {
             return Err(Error::Precondition(key.to_string()));
         }
@@ -144,17 +175,25 @@ impl Store for RangedStore {
             return Ok(Object { meta, range: None, body: stream::empty().boxed() });
         };
         let found = ByteRange::new(wanted.start(), wanted.end().min(meta.size)).ok_or_else(|| Error::Invalid(wanted.to_header()))?;
-        let (len, end) = match (inner.fates)(found) {
-            Fate::Good => (found.len(), None),
+        let fate = (self.0.lock().unwrap().fates)(found);
+        let (mut len, mut end, mut slower, mut stops) = (found.len(), None, Duration::ZERO, false);
+        match fate {
+            Fate::Good => {}
             Fate::Refused(error) => return Err(error()),
-            Fate::BreaksAfter(len) => (len.min(found.len()), Some(Err(Error::Unavailable("as told".to_owned())))),
-            Fate::EndsAfter(len) => (len.min(found.len()), None),
-        };
+            Fate::BreaksAfter(after) => (len, end) = (after.min(len), Some(Err(Error::Unavailable("as told".to_owned())))),
+            Fate::EndsAfter(after) => len = after.min(len),
+            Fate::StopsAfter(after) => (len, stops) = (after.min(len), true),
+            Fate::Trickles(pause) => slower = pause,
+            Fate::Waits(gate) => drop(gate.0.subscribe().wait_for(|open| *open).await),
+        }
         let part = bytes.slice(found.start() as usize..(found.start() + len) as usize);
-        let body = stream::unfold((part, end, open), |(mut rest, end, open)| async move {
-            let pause = open.0.0.lock().unwrap().pause;
+        let body = stream::unfold((part, end, open), move |(mut rest, end, open)| async move {
+            let pause = open.0.0.lock().unwrap().pause + slower;
             if pause > Duration::ZERO {
                 tokio::time::sleep(pause).await;
+            }
+            if rest.is_empty() && stops {
+                std::future::pending::<()>().await;
             }
             if rest.is_empty() {
                 return end.map(|end| (end, (rest, None, open)));
@@ -200,6 +239,10 @@ impl Store for RangedStore {
 
     fn gains_by_parts(&self) -> bool {
         true
+    }
+
+    fn has_headroom(&self) -> bool {
+        self.0.lock().unwrap().headroom
     }
 
     async fn check(&self) -> Result<()> {
