@@ -35,7 +35,7 @@ const WAITS_MUCH: u32 = 8;
 const FAST: u128 = 150_000_000;
 /// How many ranges are asked for in one request when that is the only one.
 const LONE_RANGES: u64 = 4;
-/// It shrinks, once a range, while the reader waits for less than one part in so many.
+/// It shrinks, once a turn, while the reader waits for less than one part in so many.
 const WAITS_LITTLE: u32 = 64;
 /// A reader that has not asked for so long may do without what was fetched ahead, if others need the room.
 const IDLE: Duration = Duration::from_secs(2);
@@ -63,7 +63,10 @@ struct Window {
     /// How many bytes may be held.
     share: u64,
     waits: Waits,
-    pace: Pace,
+    /// Where the width was judged last.
+    step: Mark,
+    /// Where this turn of the window began.
+    turn: Mark,
     polled: Instant,
 }
 
@@ -82,14 +85,20 @@ struct Range {
     room: Option<Room>,
 }
 
-/// How much of its time the reader waits.
-struct Pace {
-    since: Instant,
-    delivered: u64,
-    /// What it had waited before.
+/// How far a reader had come.
+#[derive(Clone, Copy)]
+struct Mark {
+    at: Instant,
+    position: u64,
+    /// How long it had waited by then.
     waited: Duration,
-    /// Bytes that were delivered without a change of the width.
-    steady: u64,
+}
+
+/// What lies between two marks.
+struct Stretch {
+    bytes: u64,
+    time: Duration,
+    waited: Duration,
 }
 
 impl Reader {
@@ -97,6 +106,7 @@ impl Reader {
     pub(super) fn open(source: Arc<Source>, begun: ByteRange, head: ByteStream, end: u64, shares: Shares, hedges: Hedges) -> Self {
         let now = Instant::now();
         let head = Range::new(begun, head, None, Duration::ZERO);
+        let start = Mark { at: now, position: begun.start(), waited: Duration::ZERO };
         let window = Arc::new(Shared(Mutex::new(Window {
             source,
             position: begun.start(),
@@ -107,7 +117,8 @@ impl Reader {
             width: FIRST_WIDTH,
             share: 0,
             waits: Waits::default(),
-            pace: Pace::new(now, Duration::ZERO),
+            step: start,
+            turn: start,
             polled: now,
         })));
         let holder: Arc<dyn Holder> = Arc::<Shared>::clone(&window);
@@ -234,20 +245,24 @@ impl Window {
 
     fn delivered(&mut self, bytes: u64, now: Instant, shares: &Shares) {
         self.position += bytes;
-        self.pace.delivered += bytes;
-        if self.pace.delivered < STEP_BYTES {
+        if self.position - self.step.position < STEP_BYTES {
             return;
         }
-        let time = now.duration_since(self.pace.since);
-        let steady = self.pace.steady + self.pace.delivered;
-        let fast = u128::from(self.pace.delivered) * 1_000_000_000 > FAST * time.as_nanos() * self.width as u128;
-        let width = match self.waits.total() - self.pace.waited {
-            waited if waited * WAITS_MUCH > time && !fast => (self.width + 1).min(MAX_WIDTH),
-            waited if (fast || waited * WAITS_LITTLE < time) && steady >= RANGE_BYTES => (self.width - 1).max(1),
-            _ => self.width,
+        let here = Mark { at: now, position: self.position, waited: self.waits.total() };
+        let (step, steady) = (here.since(self.step), here.since(self.turn));
+        // What is ready comes in bursts, and then the reader waits: less is judged only by a whole turn of the window.
+        let turned = steady.bytes >= self.width as u64 * RANGE_BYTES;
+        let width = if step.waited * WAITS_MUCH > step.time && !step.is_fast(self.width) {
+            (self.width + 1).min(MAX_WIDTH)
+        } else if turned && (steady.waited * WAITS_LITTLE < steady.time || steady.is_fast(self.width)) {
+            (self.width - 1).max(1)
+        } else {
+            self.width
         };
-        let steady = if width == self.width { steady } else { 0 };
-        (self.width, self.share, self.pace) = (width, shares.share(), Pace { steady, ..Pace::new(now, self.waits.total()) });
+        if turned || width != self.width {
+            self.turn = here;
+        }
+        (self.width, self.share, self.step) = (width, shares.share(), here);
     }
 }
 
@@ -257,9 +272,16 @@ impl Range {
     }
 }
 
-impl Pace {
-    fn new(now: Instant, waited: Duration) -> Self {
-        Self { since: now, delivered: 0, waited, steady: 0 }
+impl Mark {
+    fn since(self, earlier: Self) -> Stretch {
+        Stretch { bytes: self.position - earlier.position, time: self.at.duration_since(earlier.at), waited: self.waited - earlier.waited }
+    }
+}
+
+impl Stretch {
+    /// Whether each of so many connections brings much.
+    fn is_fast(&self, width: usize) -> bool {
+        u128::from(self.bytes) * 1_000_000_000 > FAST * self.time.as_nanos() * width as u128
     }
 }
 
