@@ -6,7 +6,7 @@
 //! another exporter was faster, from the start. A put with a condition replaces, or fails.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ const ATTEMPTS: u32 = 20;
 /// Pauses between them, the first and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
+/// The ETag of no object, in the form of one.
+const NO_VERSION: &str = "00000000000000000000000000000000";
+
 /// How manifests of one name are united.
 #[derive(Debug, Clone, Copy)]
 pub struct MergeRules {
@@ -41,18 +44,22 @@ pub(super) struct Publishing {
     /// Exporters of this process wait for each other: fewer puts meet in the store, and where it knows no
     /// conditions, none.
     locks: Locks,
-    /// Buckets whose store knows no conditional writes.
-    unconditional: Mutex<HashSet<BucketName>>,
+    /// Whether the store of each bucket heeds the conditions of writes, where that is known.
+    conditional: Mutex<HashMap<BucketName, bool>>,
 }
 
 impl Publishing {
-    fn knows_conditions(&self, bucket: &BucketName) -> bool {
-        !self.unconditional.lock().unwrap_or_else(PoisonError::into_inner).contains(bucket)
+    fn is_conditional(&self, bucket: &BucketName) -> Option<bool> {
+        self.conditional.lock().unwrap_or_else(PoisonError::into_inner).get(bucket).copied()
     }
 
-    /// Whether this is news.
-    fn has_no_conditions(&self, bucket: &BucketName) -> bool {
-        self.unconditional.lock().unwrap_or_else(PoisonError::into_inner).insert(bucket.clone())
+    fn learn(&self, bucket: &BucketName, conditional: bool) {
+        if self.conditional.lock().unwrap_or_else(PoisonError::into_inner).insert(bucket.clone(), conditional).is_none() && !conditional {
+            tracing::warn!(
+                "bucket {bucket} knows no conditional writes: exporters to one name lose each other's results where they go through \
+                 different remoras at the same time"
+            );
+        }
     }
 }
 
@@ -105,28 +112,44 @@ impl Cache {
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         for _ in 0..ATTEMPTS {
             let (document, mut condition) = self.united(store, &sent, &promised).await?;
-            if !self.0.publishing.knows_conditions(bucket) {
+            if self.0.publishing.is_conditional(bucket) == Some(false) {
                 condition = Condition::None;
             }
-            match store.put(&sent.key, Body::Bytes(document.clone()), condition).await {
+            match store.put(&sent.key, Body::Bytes(document.clone()), condition.clone()).await {
                 Err(store::Error::Precondition(_)) => {
+                    self.0.publishing.learn(bucket, true);
                     self.0.metrics.manifest_conflict();
                     tracing::info!(manifest.name = %name, "another exporter published {name} at this moment: merging with what it put");
                     tokio::time::sleep(backoff.pause()).await;
                 }
-                Err(store::Error::Unsupported(why)) => {
-                    if self.0.publishing.has_no_conditions(bucket) {
-                        tracing::warn!(
-                            "bucket {bucket} knows no conditional writes ({why}): exporters to one name lose each other's results \
-                             where they go through different remoras at the same time"
-                        );
-                    }
+                Err(store::Error::Unsupported(_)) => {
+                    self.0.publishing.learn(bucket, false);
                     return Ok(store.put(&sent.key, Body::Bytes(document), Condition::None).await?);
                 }
-                stored => return Ok(stored?),
+                stored => {
+                    let etag = stored?;
+                    if condition != Condition::None {
+                        self.try_conditions(store, bucket, &sent.key, document).await;
+                    }
+                    return Ok(etag);
+                }
             }
         }
         Err(Error::Unavailable(format!("manifest {name}: other exporters published it {ATTEMPTS} times meanwhile")))
+    }
+
+    /// Finds out, once for each bucket, whether its store heeds conditions or passes over them in silence, as
+    /// some do: no object is this version.
+    async fn try_conditions(&self, store: &dyn Store, bucket: &BucketName, key: &Key, document: Bytes) {
+        if self.0.publishing.is_conditional(bucket).is_some() {
+            return;
+        }
+        match store.put(key, Body::Bytes(document), Condition::Matches(ETag::new(NO_VERSION))).await {
+            Err(store::Error::Precondition(_)) => self.0.publishing.learn(bucket, true),
+            Ok(_) | Err(store::Error::Unsupported(_)) => self.0.publishing.learn(bucket, false),
+            // The next export asks again.
+            Err(error) => tracing::debug!(%error, "cannot tell whether bucket {bucket} knows conditional writes"),
+        }
     }
 
     /// What to store now, and under which condition.

@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::support::memory_store::MemoryStore;
+use crate::support::fault_store::FaultStore;
+use crate::support::log::Log;
+use crate::support::memory_store::{Conditions, MemoryStore};
 use crate::support::settings::settings;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -36,6 +38,11 @@ impl Bench {
 
     pub(crate) async fn over(store: MemoryStore, presence_max_age: Duration) -> Self {
         Self::through(Arc::new(store.clone()), store, presence_max_age).await
+    }
+
+    /// Over a store whose every call takes its time, so that those of several exporters meet.
+    async fn over_slow(store: &MemoryStore) -> Self {
+        Self::through(Arc::new(FaultStore::new(store.clone())), store.clone(), HOUR).await
     }
 
     /// What reaches `memory` by way of `store`.
@@ -354,6 +361,26 @@ async fn exporters_to_one_name_keep_each_others_results() {
 }
 
 #[tokio::test]
+async fn exporters_that_meet_in_the_store_lose_nothing_and_the_log_says_so() {
+    let ((log, _guard), store) = (Log::capture(), MemoryStore::default());
+    // As two remoras on one bucket.
+    let [left, right] = [Bench::over_slow(&store).await, Bench::over_slow(&store).await];
+    let steps: Vec<String> = (0..8).map(|step| format!("step {step}")).collect();
+    steps.iter().for_each(|step| left.plant(step));
+    let documents: Vec<Bytes> = steps.iter().map(|step| chain(&[step], OffsetDateTime::UNIX_EPOCH)).collect();
+    let puts = documents.iter().enumerate().map(|(index, document)| if index % 2 == 0 { left.put(document) } else { right.put(document) });
+    for put in futures_util::future::join_all(puts).await {
+        put.unwrap();
+    }
+    assert_eq!(meaning(&left.stored()).len(), 8);
+    let metrics = left.metrics.encode() + &right.metrics.encode();
+    let conflicts: usize =
+        metrics.lines().filter_map(|line| line.strip_prefix("remora_manifest_conflicts_total ")?.parse::<usize>().ok()).sum();
+    assert!(conflicts > 0);
+    assert_eq!(log.lines("another exporter published app at this moment").len(), conflicts);
+}
+
+#[tokio::test]
 async fn a_put_with_a_condition_replaces_or_fails() {
     let bench = Bench::new(HOUR).await;
     ["a", "b"].iter().for_each(|blob| bench.plant(blob));
@@ -377,14 +404,18 @@ async fn what_cannot_be_read_is_replaced() {
 
 #[tokio::test]
 async fn a_store_without_conditional_writes_still_merges_what_one_process_puts() {
-    let bench = Bench::over(MemoryStore::without_conditions(), HOUR).await;
-    ["a", "b", "c"].iter().for_each(|blob| bench.plant(blob));
-    let documents = ["a", "b", "c"].map(|step| chain(&[step], OffsetDateTime::UNIX_EPOCH));
-    for put in futures_util::future::join_all(documents.iter().map(|document| bench.put(document))).await {
-        put.unwrap();
+    for conditions in [Conditions::Refused, Conditions::Ignored] {
+        let (log, _guard) = Log::capture();
+        let bench = Bench::over_slow(&MemoryStore::new(conditions)).await;
+        ["a", "b", "c"].iter().for_each(|blob| bench.plant(blob));
+        let documents = ["a", "b", "c"].map(|step| chain(&[step], OffsetDateTime::UNIX_EPOCH));
+        for put in futures_util::future::join_all(documents.iter().map(|document| bench.put(document))).await {
+            put.unwrap();
+        }
+        assert_eq!(meaning(&bench.stored()).len(), 3);
+        assert_eq!(bench.store.calls().puts, 4, "the store is asked once whether it knows conditions");
+        assert_eq!(log.lines("bucket bucket knows no conditional writes").len(), 1);
     }
-    assert_eq!(meaning(&bench.stored()).len(), 3);
-    assert_eq!(bench.store.calls().puts, 4, "the store is asked once whether it knows conditions");
 }
 
 #[tokio::test]

@@ -23,8 +23,7 @@ struct Inner {
     /// Bodies that are being read, and bytes that went out in all.
     reads: watch::Sender<Reads>,
     calls: Mutex<Calls>,
-    /// Set for a store that knows no conditional writes.
-    unconditional: bool,
+    conditions: Conditions,
     parts: Mutex<Parts>,
     /// The version that an object becomes when it is touched; `None`: it stays the same.
     touched: Mutex<Option<String>>,
@@ -34,6 +33,16 @@ struct Inner {
     limits: Mutex<BTreeMap<String, watch::Sender<usize>>>,
     /// A part was stored, or an upload ended.
     changed: Notify,
+}
+
+/// What a store makes of conditional writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Conditions {
+    Heeded,
+    /// With an error, as some S3-compatible ones do.
+    Refused,
+    /// In silence, as others do.
+    Ignored,
 }
 
 /// Calls by their kind, ever.
@@ -70,21 +79,16 @@ pub(crate) struct Reads {
 
 impl Default for MemoryStore {
     fn default() -> Self {
-        Self::new(false)
+        Self::new(Conditions::Heeded)
     }
 }
 
 impl MemoryStore {
-    fn new(unconditional: bool) -> Self {
+    pub(crate) fn new(conditions: Conditions) -> Self {
         let (objects, reads, calls) = (Mutex::default(), watch::Sender::new(Reads::default()), Mutex::default());
         let (parts, touched, stalled, changed) = (Mutex::default(), Mutex::default(), Mutex::default(), Notify::new());
         let limits = Mutex::default();
-        Self(Arc::new(Inner { objects, reads, calls, unconditional, parts, touched, stalled, limits, changed }))
-    }
-
-    /// A store that answers conditional writes as some S3-compatible ones do.
-    pub(crate) fn without_conditions() -> Self {
-        Self::new(true)
+        Self(Arc::new(Inner { objects, reads, calls, conditions, parts, touched, stalled, limits, changed }))
     }
 
     /// The calls since this was last asked.
@@ -255,9 +259,11 @@ impl Store for MemoryStore {
 
     async fn put(&self, key: &Key, body: Body, condition: Condition) -> Result<ETag> {
         self.count(|calls| calls.puts += 1);
-        if self.0.unconditional && condition != Condition::None {
-            return Err(Error::Unsupported("conditional writes".to_owned()));
-        }
+        let condition = match self.0.conditions {
+            Conditions::Heeded => condition,
+            Conditions::Refused if condition != Condition::None => return Err(Error::Unsupported("conditional writes".to_owned())),
+            Conditions::Refused | Conditions::Ignored => Condition::None,
+        };
         let bytes = content(body).await;
         let found = self.find(key).ok().map(|(_, meta)| meta.etag);
         match (condition, found) {

@@ -5,6 +5,7 @@ pub(crate) mod disk;
 pub mod fake_s3;
 pub(crate) mod fault_store;
 pub mod faults;
+pub(crate) mod log;
 pub(crate) mod memory_store;
 pub mod minio;
 pub(crate) mod ranged_store;
