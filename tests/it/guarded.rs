@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 
 use crate::support::fault_store::{Fault, FaultStore};
+use crate::support::log::Log;
 use crate::support::memory_store::MemoryStore;
 
 /// A guarded store with faults, and its metrics.
@@ -120,6 +121,27 @@ async fn the_breaker_closes_by_itself_when_the_store_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_state_of_the_breaker_is_told() {
+    let ((log, _guard), setting) = (Log::capture(), Setting::new());
+    let breaker = "remora_store_breaker{store=\"memory:faults\"}";
+    setting.assert_metric(&format!("{breaker} 0"));
+    setting.faults.fails_with(Fault::Silence);
+    setting.store.head(&key()).await.unwrap_err();
+    setting.assert_metric(&format!("{breaker} 2"));
+    // The first probe is out by now, and waits.
+    sleep(Duration::from_secs(1)).await;
+    setting.assert_metric(&format!("{breaker} 1"));
+    let refused = setting.store.head(&key()).await;
+    assert!(matches!(&refused, Err(Error::Unavailable(why)) if why.contains("breaker")), "no caller is the probe: {refused:?}");
+    setting.faults.fails_with(Fault::None);
+    setting.store.answering().await;
+    setting.assert_metric(&format!("{breaker} 0"));
+    for line in ["memory:faults does not answer: calls fail at once", "memory:faults answers again after"] {
+        assert_eq!(log.lines(line).len(), 1, "{line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn single_faults_are_tried_again_unseen() {
     let setting = Setting::new();
     setting.faults.fails_with(Fault::Unavailable);
@@ -149,6 +171,36 @@ async fn a_call_is_signed_anew_once() {
     setting.put().await.unwrap();
     assert_eq!(setting.faults.calls(), 2);
     setting.assert_metric("remora_store_retries_total{store=\"memory:faults\",reason=\"denied\"} 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_refused_again_is_given_up() {
+    let setting = Setting::new();
+    setting.faults.fails_with(Fault::Denied);
+    assert!(matches!(setting.put().await, Err(Error::Denied(_))));
+    assert_eq!(setting.faults.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_ends_in_time_while_the_store_only_throttles() {
+    let setting = Setting::with(Policy { max_requests: 1, ..Policy::default() });
+    setting.faults.fails_with(Fault::Throttle(1));
+    let (put, took) = timed(setting.put()).await;
+    assert!(matches!(&put, Err(Error::Exhausted(why)) if why.contains("SlowDown")), "{put:?}");
+    assert!(took < Policy::default().deadlines.total && setting.faults.calls() == 8, "{took:?}, {} tries", setting.faults.calls());
+
+    // Another has the only slot for more than a minute.
+    let key = key();
+    setting.faults.fails_with(Fault::SilentWrites);
+    let body = Body::Bytes(Bytes::from(vec![0; 16 << 20]));
+    let second = async {
+        sleep(Duration::from_secs(1)).await;
+        timed(setting.store.head(&key)).await
+    };
+    let (_, (head, took)) = tokio::join!(setting.store.put(&key, body, Condition::None), second);
+    assert!(matches!(&head, Err(Error::Exhausted(why)) if why.contains("throttling")), "{head:?}");
+    assert_eq!(took, Policy::default().deadlines.total);
+    setting.assert_metric("remora_store_breaker{store=\"memory:faults\"} 0");
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@
 
 mod admin;
 mod architecture;
+mod bounds;
 mod cache;
 mod cache_config;
 mod chaos;

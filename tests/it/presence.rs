@@ -1,5 +1,6 @@
 //! What is known of blobs without asking the store, and how many calls the rest costs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use remora::types::{Digest, Grant, ManifestName, Rights, Scope};
 use time::OffsetDateTime;
 
 use crate::manifests::{Bench, document};
+use crate::support::fault_store::FaultStore;
 use crate::support::memory_store::{Calls, MemoryStore};
 
 fn blobs(count: usize) -> Vec<Digest> {
@@ -66,6 +68,36 @@ async fn blobs_are_checked_by_pages_or_one_by_one_whichever_is_less() {
         let (put, _) = checked(&bench.cache, &bench.store, &all[..wanted]).await;
         let error = put.unwrap_err().to_string();
         assert!(error.contains("1 blobs that are not stored") && error.contains(&all[wanted / 2].to_string()), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn lookups_one_by_one_are_many_at_once_and_not_too_many() {
+    let memory = MemoryStore::default();
+    let slow = FaultStore::new(memory.clone());
+    let bench = Bench::through(Arc::new(slow.clone()), memory, Duration::from_secs(600)).await;
+    // So many that no page of a listing has enough of those that are wanted.
+    let all = blobs(40_000);
+    all.iter().for_each(|digest| plant(&bench.store, digest));
+    let (put, calls) = checked(&bench.cache, &bench.store, &all[..200]).await;
+    put.unwrap();
+    assert!(calls.heads > 100, "{calls:?}");
+    let most = slow.most_at_once();
+    assert!((32..=64).contains(&most), "{most} at once");
+}
+
+#[tokio::test]
+async fn imports_that_come_together_share_one_check() {
+    let bench = Bench::new(Duration::from_secs(600)).await;
+    let all = blobs(60);
+    all.iter().for_each(|digest| plant(&bench.store, digest));
+    bench.store.plant("manifests/app", document(&all, &[]), OffsetDateTime::now_utc());
+    let import = Grant::builder(scope(), Rights::IMPORT).names(&[name()]).build();
+    // A blob may be gone half a second later: then all are looked up again.
+    for (pause, lists) in [(Duration::ZERO, 1), (Duration::ZERO, 0), (Duration::from_millis(501), 1)] {
+        tokio::time::sleep(pause).await;
+        bench.cache.import_manifest(&import, &name()).await.unwrap();
+        assert_eq!(bench.store.calls(), Calls { gets: 1, lists, ..Calls::default() });
     }
 }
 

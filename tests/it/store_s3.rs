@@ -2,12 +2,16 @@
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
+use axum::http::StatusCode;
 use bytes::Bytes;
+use remora::metrics::Metrics;
 use remora::shutdown::Shutdown;
-use remora::store::{Body, Checksums, Condition, Credentials, Deadlines, Error, S3, S3Config, ServerSideEncryption, Store as _};
+use remora::store::{
+    Body, Checksums, Condition, Credentials, Deadlines, Error, Guarded, Policy, S3, S3Config, ServerSideEncryption, Store as _,
+};
 use remora::types::{BucketName, ETag, Key};
 use s3s::dto;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
@@ -86,6 +90,8 @@ async fn in_a_process_of_its_own() {
     match S3::connect(config).await {
         Ok(store) => {
             println!("region {:?}", store.region());
+            let metrics = Metrics::default().store(store.url());
+            let store = Guarded::new(Arc::new(store), Policy::default(), metrics, Shutdown::default());
             // Never call the real S3.
             if std::env::vars_os().any(|(name, _)| name == "REMORA_TEST_PROFILE" || name.to_string_lossy().starts_with("AWS_ENDPOINT_URL"))
             {
@@ -177,6 +183,8 @@ async fn serve(router: axum::Router) -> String {
 
 /// Between checks of a process that makes several.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Longer than refusals are thought to be about something else than what was just fetched; less than 40 checks take.
+const REVOKED_AFTER: Duration = Duration::from_millis(6500);
 
 #[tokio::test]
 async fn credentials_that_expire_are_renewed_in_time() {
@@ -201,6 +209,41 @@ async fn credentials_that_expire_are_renewed_in_time() {
     assert_eq!(found.matches("check Ok(())").count(), 40, "{found}");
     // 40 checks take 8 s at least, and each fetch is good for 1.5.
     assert!((4..40).contains(&asked.load(Ordering::SeqCst)), "{asked:?}");
+}
+
+/// A store that takes credentials no more before they say that they expire.
+#[tokio::test]
+async fn credentials_that_the_store_refuses_are_fetched_anew() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&asked);
+    let container = axum::Router::new().fallback(move || async move {
+        let number = seen.fetch_add(1, Ordering::SeqCst) + 1;
+        format!(r#"{{"AccessKeyId":"KEY{number}","SecretAccessKey":"secret","Token":"token","Expiration":"2099-01-01T00:00:00Z"}}"#)
+    });
+    let first_call = Arc::new(OnceLock::new());
+    let store = axum::Router::new().fallback(move |headers: axum::http::HeaderMap| async move {
+        let revoked = first_call.get_or_init(Instant::now).elapsed() > REVOKED_AFTER;
+        let valid = if revoked { "Credential=KEY2/" } else { "Credential=KEY1/" };
+        if headers["authorization"].to_str().unwrap().contains(valid) {
+            (StatusCode::OK, [("etag", "\"x\"")], "")
+        } else {
+            (
+                StatusCode::BAD_REQUEST,
+                [("content-type", "application/xml")],
+                "<Error><Code>ExpiredToken</Code><Message>no</Message></Error>",
+            )
+        }
+    });
+    let (container, store) = (serve(container).await, serve(store).await);
+    let environment = [
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", container.as_str()),
+        ("AWS_ENDPOINT_URL_S3", store.as_str()),
+        ("AWS_REGION", "us-east-1"),
+        ("REMORA_TEST_CHECKS", "40"),
+    ];
+    let found = outcome_in(&environment, "bucket").await;
+    assert_eq!(found.matches("check Ok(())").count(), 40, "{found}");
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
@@ -270,6 +313,24 @@ async fn a_server_that_does_not_listen_is_unavailable() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = static_config("bucket".parse().unwrap(), &format!("http://{closed}"), "key", "secret");
     let outcome = S3::connect(config).await.unwrap().head(&key()).await;
+    assert!(matches!(outcome, Err(Error::Unavailable(_))), "{outcome:?}");
+}
+
+/// As behind a firewall that drops packets: a server whose queue of connections is full.
+#[tokio::test]
+async fn a_connection_that_does_not_open_is_given_up() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let (address, mut queue) = (listener.local_addr().unwrap(), Vec::new());
+    while let Ok(waiting) = tokio::time::timeout(PAUSE, tokio::net::TcpStream::connect(address)).await {
+        queue.push(waiting.unwrap());
+    }
+    let mut config = static_config("bucket".parse().unwrap(), &format!("http://{address}"), "key", "secret");
+    config.deadlines.connect = PAUSE;
+    let store = S3::connect(config).await.unwrap();
+    // The system itself gives up after two minutes.
+    let outcome = tokio::time::timeout(Duration::from_secs(60), store.head(&key())).await.expect("it waits for a connection");
     assert!(matches!(outcome, Err(Error::Unavailable(_))), "{outcome:?}");
 }
 

@@ -189,3 +189,31 @@ async fn sixty_four_streams_run_at_once_on_one_connection() {
     });
     futures_util::future::join_all(calls).await;
 }
+
+#[tokio::test]
+async fn one_call_too_many_on_a_connection_waits_for_another_to_end() {
+    let sidecar = Sidecar::start(|config| config.max_streams = 2).await;
+    let mut building = Building::start(&sidecar.buildkitd).await;
+    let client = sidecar.client().await;
+    let make = |request: Request<Body>| {
+        let mut client = client.clone();
+        async move { Ended::of(client.send_request(request).await.unwrap()).await.unwrap() }
+    };
+    // The client knows the bound from the answer to its first call on.
+    make(unary(ANY, &SolveRequest::default())).await;
+    let _: SolveRequest = building.next(ANY).await;
+    let builds =
+        futures_util::future::join_all(["one", "two"].map(|build| make(unary(SOLVE, &solve_request(build, CacheOptions::default())))));
+    let one_more = async {
+        for _ in 0..2 {
+            let _: SolveRequest = building.next(SOLVE).await;
+        }
+        let mut one_more = std::pin::pin!(make(unary(ANY, &SolveRequest::default())));
+        let early = tokio::time::timeout(Duration::from_millis(200), one_more.as_mut()).await;
+        assert!(early.is_err(), "it is answered");
+        building.end.notify_one();
+        assert_eq!(one_more.await.status().code(), Code::Ok);
+        building.end.notify_one();
+    };
+    tokio::join!(builds, one_more);
+}

@@ -5,11 +5,12 @@ mod calls;
 mod connections;
 mod replay;
 mod routes;
+mod sessions;
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +35,8 @@ use tonic::Code;
 use crate::support::buildkitd::{
     Body, Buildkitd, Ended, FakeBuildkitd, body, buildctl, call, connect, data, grpc, headers, message, ok, trailers, whole,
 };
+use crate::support::fault_store::{Fault, FaultStore};
+use crate::support::log::Log;
 use crate::support::settings::settings;
 
 const SOLVE: &str = "/moby.buildkit.v1.Control/Solve";
@@ -125,17 +128,22 @@ struct Sidecar {
     keyring: Keyring,
     metrics: Metrics,
     shutdown: Shutdown,
-    _dir: TempDir,
+    faults: FaultStore,
+    dir: TempDir,
 }
 
 impl Sidecar {
     async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        Self::with(Keyring::new(Vec::new(), Duration::ZERO), change).await
+    }
+
+    async fn with(keyring: Keyring, change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = |name: &str| format!("unix://{}/{name}.sock", dir.path().display()).parse::<Address>().unwrap();
         let (address, buildkitd) = (socket("control"), socket("buildkitd"));
         let bucket: BucketName = "build-cache".parse().unwrap();
-        let store = Arc::new(Directory::new(dir.path(), &bucket));
-        let served = Served { store, region: Some("eu-west-1".to_owned()), prefix: String::new() };
+        let faults = FaultStore::new(Directory::new(dir.path(), &bucket));
+        let served = Served { store: Arc::new(faults.clone()), region: Some("eu-west-1".to_owned()), prefix: String::new() };
         let stores = Stores::Buckets { served: [(bucket.clone(), served)].into(), default: bucket };
         let mut config = Config {
             buildkitd: buildkitd.clone(),
@@ -147,7 +155,7 @@ impl Sidecar {
             max_streams: 1000,
         };
         change(&mut config);
-        let (keyring, metrics, shutdown) = (Keyring::new(Vec::new(), Duration::ZERO), Metrics::default(), Shutdown::default());
+        let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
         let settings = Settings { max_open_ingests: 10, ingest_expiry: Duration::from_secs(60), ..settings(dir.path().join("spool")) };
         let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();
         let content = Content::new(cache.clone(), content::Config { token: None, max_connections: 10, max_streams: 100 }, metrics.clone());
@@ -155,11 +163,19 @@ impl Sidecar {
         let control = Arc::new(control);
         let listener = Listener::bind(&address).await.unwrap();
         shutdown.spawn(Arc::clone(&control).serve(listener, shutdown.clone()));
-        Self { address, buildkitd, control, keyring, metrics, shutdown, _dir: dir }
+        Self { address, buildkitd, control, keyring, metrics, shutdown, faults, dir }
     }
 
     async fn client(&self) -> SendRequest<Body> {
         connect(&self.address, &self.shutdown).await
+    }
+
+    /// A session of this id, for as long as what comes back is kept.
+    async fn session(&self, id: &str) -> impl Sized + use<> {
+        let (frames, from_client) = body();
+        let mut session = call(SESSION, from_client);
+        session.headers_mut().insert("x-docker-expose-session-uuid", id.parse().unwrap());
+        (frames, self.client().await.send_request(session).await.unwrap())
     }
 
     /// Makes a call on a connection of its own.
@@ -191,6 +207,13 @@ async fn recording(address: &Address) -> (FakeBuildkitd, mpsc::UnboundedReceiver
     (peer, receiver)
 }
 
+/// A session in which buildkitd asks nothing.
+fn silent_session() -> Response<Body> {
+    let (frames, silence) = body();
+    std::mem::forget(frames);
+    grpc(silence)
+}
+
 /// A peer whose builds run until they are told to end; its other calls are answered at once.
 struct Building {
     _peer: FakeBuildkitd,
@@ -207,6 +230,9 @@ impl Building {
             let (sender, end) = (sender.clone(), Arc::clone(&notified));
             async move {
                 let path = request.uri().path().to_owned();
+                if path == SESSION {
+                    return silent_session();
+                }
                 let body = request.into_body().collect().await.unwrap().to_bytes();
                 sender.send((path.clone(), body)).unwrap();
                 if path == SOLVE {
@@ -224,36 +250,6 @@ impl Building {
         let (got, body) = self.started.recv().await.unwrap();
         assert_eq!(got, path);
         M::decode(&body[5..]).unwrap()
-    }
-}
-
-/// Everything that the library logs on this thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn capture() -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let writer = log.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false).with_writer(move || writer.clone()).finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn lines(&self, wanted: &str) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.lines().filter(|line| line.contains(wanted)).map(str::to_owned).collect()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

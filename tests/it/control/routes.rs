@@ -17,10 +17,7 @@ async fn a_builder_without_a_way_to_the_s3_endpoint_is_served_through_its_sessio
             let sender = sender.clone();
             async move {
                 if request.uri().path() == SESSION {
-                    // It says nothing, and stays.
-                    let (frames, silence) = body();
-                    std::mem::forget(frames);
-                    return grpc(silence);
+                    return silent_session();
                 }
                 let body = request.into_body().collect().await.unwrap().to_bytes();
                 if SolveRequest::decode(&body[5..]).unwrap().reference.starts_with("remora-probe") {
@@ -31,10 +28,7 @@ async fn a_builder_without_a_way_to_the_s3_endpoint_is_served_through_its_sessio
             }
         })
         .await;
-        let (_frames, from_client) = body();
-        let mut session = call(SESSION, from_client);
-        session.headers_mut().insert("x-docker-expose-session-uuid", "the-session".parse().unwrap());
-        let _session = sidecar.client().await.send_request(session).await.unwrap();
+        let _session = sidecar.session("the-session").await;
         let build = SolveRequest { session: "the-session".to_owned(), ..cached_build("the-ref") };
         assert_eq!(sidecar.call(unary(SOLVE, &build)).await.status().code(), Code::Ok);
         let forwarded = SolveRequest::decode(&received.recv().await.unwrap()[5..]).unwrap();

@@ -217,3 +217,31 @@ async fn a_manifest_above_the_bound_drops_the_export_or_is_refused() {
         assert_eq!((endpoint.store.keys(), endpoint.dropped()), (Vec::new(), u64::from(on_unavailable == Miss)));
     }
 }
+
+#[tokio::test]
+async fn one_upload_too_many_drops_the_export_or_is_refused() {
+    for on_unavailable in [Miss, Fail] {
+        let store = MemoryStore::default();
+        let endpoint = Endpoint::over(store.clone(), Arc::new(store), on_unavailable, |settings| settings.max_open_ingests = 1).await;
+        let (operator, pieces) = (endpoint.client("OPERATOR"), [content(5 << 20, 1), content(9, 2)]);
+        let key = blob_key(b"another");
+        let open = operator.create_multipart_upload().bucket(BUCKET).key(&key).send().await.unwrap();
+        let refused =
+            |refused: String| assert!(refused.starts_with("SlowDown") && refused.contains("limits.max_open_ingests"), "{refused}");
+        refused(put_in_parts(&operator, &pieces).await.unwrap_err());
+        let (build, _guard) = endpoint.exporter("build");
+        match put_in_parts(&build, &pieces).await {
+            Ok(()) => {
+                assert!(on_unavailable == Miss);
+                put(&build, MANIFEST, &manifest(&[])).await.unwrap();
+            }
+            Err(error) => {
+                assert!(on_unavailable == Fail);
+                refused(error);
+            }
+        }
+        assert_eq!((endpoint.store.keys(), endpoint.dropped()), (Vec::new(), u64::from(on_unavailable == Miss)));
+        operator.abort_multipart_upload().bucket(BUCKET).key(&key).upload_id(open.upload_id().unwrap()).send().await.unwrap();
+        put_in_parts(&operator, &pieces).await.unwrap();
+    }
+}

@@ -24,6 +24,8 @@ pub(crate) enum Fault {
     Throttle(usize),
     /// Refused while signed with what is no longer valid.
     Expired,
+    /// Refused however it is signed.
+    Denied,
     /// Multipart uploads are begun, and nobody is told.
     SilentBegin,
     /// Bodies stop after their first piece.
@@ -87,6 +89,7 @@ impl FaultStore {
             Fault::Throttle(each) if call.is_multiple_of(each) => Err(Error::Exhausted("SlowDown".to_owned())),
             Fault::Throttle(_) => Ok(()),
             Fault::Expired => Err(Error::Denied("ExpiredToken".to_owned())),
+            Fault::Denied => Err(Error::Denied("AccessDenied".to_owned())),
         }
     }
 }
@@ -168,8 +171,10 @@ impl Store for FaultStore {
         self.call(true).await
     }
 
-    async fn sign_anew(&self, _: &Error) -> bool {
-        self.fails_with(Fault::None);
+    async fn sign_anew(&self, refusal: &Error) -> bool {
+        if refusal.to_string().contains("ExpiredToken") {
+            self.fails_with(Fault::None);
+        }
         true
     }
 }
