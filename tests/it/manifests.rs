@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::support::fault_store::FaultStore;
+use crate::support::fault_store::{Fault, FaultStore};
 use crate::support::log::Log;
 use crate::support::memory_store::{Conditions, MemoryStore};
 use crate::support::settings::settings;
@@ -312,6 +312,23 @@ async fn an_import_is_served_what_can_be_had() {
     let metrics = bench.metrics.encode();
     for line in ["remora_pruned_manifests_total 2", "remora_pruned_layers_total 5", "remora_pruned_records_total 5"] {
         assert!(metrics.contains(line), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_store_says_nothing_of_is_not_promised() {
+    let memory = MemoryStore::default();
+    let faults = FaultStore::new(memory.clone());
+    let bench = Bench::through(Arc::new(faults.clone()), memory, HOUR).await;
+    ["a", "b"].iter().for_each(|blob| bench.plant(blob));
+    let sent = chain(&["a", "b"], OffsetDateTime::UNIX_EPOCH);
+    bench.put(&sent).await.unwrap();
+    let import = grant(Rights::IMPORT);
+    for (fault, records) in [(Fault::UnavailableLookups, 0), (Fault::None, 2)] {
+        tokio::time::sleep(Duration::from_millis(501)).await;
+        faults.fails_with(fault);
+        let served = bench.cache.import_manifest(&import, &name()).await.unwrap();
+        assert_eq!(served.config.records().len(), records, "{fault:?}");
     }
 }
 

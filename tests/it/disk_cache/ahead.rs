@@ -43,14 +43,19 @@ async fn read(rig: &Rig, grant: &Grant, digest: &Digest) -> Bytes {
     collect(rig.open(grant, digest, None).await.unwrap()).await.unwrap()
 }
 
+/// How many layers have come ahead, and are done with.
+fn came_ahead(rig: &Rig) -> u64 {
+    rig.metric("read_ahead_bytes_total") / (3 * MIB as u64)
+}
+
 #[tokio::test]
 async fn a_chain_is_fetched_when_one_of_it_is_read() {
     let rig = Rig::new().await;
     let (blobs, digests) = chain(&rig, 6);
     let grant = import(&rig).await;
     assert!(read(&rig, &grant, &digests[2]).await == blobs[2]);
-    rig.eventually("all are there", |rig| rig.metric("disk_cache_fills_total") == 6).await;
-    assert_eq!((rig.gets(), rig.metric("read_ahead_bytes_total")), (6, 5 * 3 * MIB as u64), "one request each");
+    rig.eventually("all are there", |rig| rig.metric("disk_cache_fills_total") == 6 && came_ahead(rig) == 5).await;
+    assert_eq!(rig.gets(), 6, "one request each");
     for (digest, blob) in digests.iter().zip(&blobs) {
         assert!(read(&rig, &grant, digest).await == *blob);
     }
@@ -94,7 +99,7 @@ async fn no_more_is_fetched_ahead_than_the_budget_has_until_it_is_read() {
     rig.eventually("two are there", |rig| rig.metric("disk_cache_fills_total") == 3).await;
     assert_eq!(rig.kept(&digests), [true, true, false, false, true]);
     assert!(read(&rig, &grant, &digests[0]).await == blobs[0]);
-    rig.eventually("one more", |rig| rig.metric("disk_cache_fills_total") == 4).await;
+    rig.eventually("one more", |rig| rig.metric("disk_cache_fills_total") == 4 && came_ahead(rig) == 3).await;
     assert_eq!(rig.kept(&digests), [true, true, true, false, true]);
     rig.end().await;
     assert_eq!(rig.metric("read_ahead_wasted_bytes_total") / (3 * MIB as u64), 2, "the second and the third");
@@ -151,7 +156,9 @@ async fn the_end_does_not_wait_for_what_nobody_reads() {
     rig.eventually("half of it has come", |rig| rig.store.reads().borrow().bytes >= 5 * MIB as u64).await;
     rig.eventually("the first is kept", |rig| rig.kept(&digests) == [true, false]).await;
     rig.end().await;
-    assert_eq!((rig.kept(&digests), rig.drafts()), (vec![true, false], 0));
+    assert_eq!(rig.kept(&digests), [true, false]);
+    // A write under way takes its file with it.
+    rig.eventually("no draft is left", |rig| rig.drafts() == 0).await;
     let wasted = rig.metric("read_ahead_wasted_bytes_total");
     assert!(wasted <= 2 * MIB as u64 && wasted == rig.metric("read_ahead_bytes_total"), "{wasted}");
 }

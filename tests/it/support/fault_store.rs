@@ -20,6 +20,8 @@ pub(crate) enum Fault {
     Unavailable,
     /// The same, of all but lookups.
     UnavailableWrites,
+    /// Objects can be read, and nothing else is told of them.
+    UnavailableLookups,
     /// Every one of so many calls is told to slow down.
     Throttle(usize),
     /// Refused while signed with what is no longer valid.
@@ -74,6 +76,14 @@ impl FaultStore {
         self.0.most.swap(0, Ordering::SeqCst)
     }
 
+    async fn look_up(&self) -> Result<()> {
+        self.call(true).await?;
+        match *self.0.fault.lock().unwrap() {
+            Fault::UnavailableLookups => Err(Error::Unavailable("broken".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
     async fn call(&self, is_lookup: bool) -> Result<()> {
         let call = self.0.calls.fetch_add(1, Ordering::SeqCst);
         self.0.most.fetch_max(self.0.out.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
@@ -81,7 +91,7 @@ impl FaultStore {
         let fault = *self.0.fault.lock().unwrap();
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         match fault {
-            Fault::None | Fault::Stall | Fault::SilentBegin => Ok(()),
+            Fault::None | Fault::Stall | Fault::SilentBegin | Fault::UnavailableLookups => Ok(()),
             Fault::Silence => std::future::pending().await,
             Fault::SilentWrites | Fault::UnavailableWrites if is_lookup => Ok(()),
             Fault::SilentWrites => std::future::pending().await,
@@ -101,7 +111,7 @@ impl Store for FaultStore {
     }
 
     async fn head(&self, key: &Key) -> Result<Meta> {
-        self.call(true).await?;
+        self.look_up().await?;
         self.0.store.head(key).await
     }
 
@@ -159,7 +169,7 @@ impl Store for FaultStore {
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page> {
-        self.call(true).await?;
+        self.look_up().await?;
         self.0.store.list(prefix, after, limit).await
     }
 
