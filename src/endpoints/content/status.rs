@@ -24,6 +24,15 @@ pub(super) fn from_error(error: &Error) -> Status {
     Status::new(code, error.to_string())
 }
 
+/// The same in Write, where `UNAVAILABLE` is a ref with a writer, for which containerd's client asks again without
+/// end (`content.OpenWriter`): a store that does not answer must not be told so.
+pub(super) fn of_write(error: &Error) -> Status {
+    match error {
+        Error::Unavailable(_) => Status::unknown(error.to_string()),
+        other => from_error(other),
+    }
+}
+
 /// How a call that ended so is counted.
 pub(super) fn class(code: Code) -> Class {
     match code {
@@ -49,5 +58,19 @@ pub(super) fn log(operation: &'static str, status: &Status) {
     match class(code) {
         Class::Failed => tracing::warn!(operation, ?code, reason, "a call of the content endpoint failed"),
         Class::Ok | Class::Miss | Class::Refused => tracing::debug!(operation, ?code, reason, "a call of the content endpoint was refused"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writer_waits_for_another_and_not_for_the_store() {
+        let (locked, outage) = (Error::Locked(String::new()), Error::Unavailable("the store".to_owned()));
+        assert_eq!((from_error(&locked).code(), from_error(&outage).code()), (Code::Unavailable, Code::Unavailable));
+        assert_eq!(of_write(&locked).code(), Code::Unavailable);
+        let told = of_write(&outage);
+        assert!(told.code() == Code::Unknown && told.message().contains("the store"), "{told:?}");
     }
 }

@@ -7,7 +7,7 @@ use futures_util::{Stream, stream};
 use tonic::{Status, Streaming};
 
 use super::calls::{Call, Calls, bytes, parse_digest, timestamp};
-use super::status::from_error;
+use super::status::of_write;
 use crate::cache::{Cache, Ingest};
 use crate::proto::content::{WriteAction, WriteContentRequest, WriteContentResponse};
 use crate::types::{Digest, Grant};
@@ -83,7 +83,7 @@ impl Writer {
         if action == WriteAction::Commit {
             let size = (open.total > 0).then_some(open.total);
             let labels = request.labels.into_iter().collect();
-            let (digest, _) = open.ingest.commit(size, open.expected, labels).await.map_err(|error| from_error(&error))?;
+            let (digest, _) = open.ingest.commit(size, open.expected, labels).await.map_err(|error| of_write(&error))?;
             answer.digest = digest.to_string();
             self.committed = true;
         } else {
@@ -96,8 +96,8 @@ impl Writer {
         if reference.is_empty() {
             return Err(Status::invalid_argument("the first message of a Write needs a ref"));
         }
-        let ingest = self.cache.open_ingest(&self.grant, reference, total, expected).await.map_err(|error| from_error(&error))?;
-        let status = ingest.status().map_err(|error| from_error(&error))?;
+        let ingest = self.cache.open_ingest(&self.grant, reference, total, expected).await.map_err(|error| of_write(&error))?;
+        let status = ingest.status().map_err(|error| of_write(&error))?;
         Ok(Open { ingest, reference: reference.to_owned(), total: status.total, expected })
     }
 }
@@ -109,14 +109,14 @@ impl Open {
             return Err(Status::invalid_argument(format!("the stream writes ref {:?}; another needs a stream of its own", self.reference)));
         }
         if total > 0 && total != self.total {
-            self.ingest.announce(total).await.map_err(|error| from_error(&error))?;
+            self.ingest.announce(total).await.map_err(|error| of_write(&error))?;
             self.total = total;
         }
         if let Some(expected) = expected {
             self.expected = Some(expected);
             // A commit looks for it itself.
             if request.action != WriteAction::Commit as i32 {
-                self.ingest.expect(&expected).await.map_err(|error| from_error(&error))?;
+                self.ingest.expect(&expected).await.map_err(|error| of_write(&error))?;
             }
         }
         Ok(())
@@ -125,18 +125,18 @@ impl Open {
     /// Appends a message's data, if any. Offset 0 begins anew, as in containerd.
     async fn append(&mut self, request: &WriteContentRequest) -> Result<(), Status> {
         let offset = u64::try_from(request.offset).map_err(|_| Status::out_of_range(format!("offset {} is negative", request.offset)))?;
-        let status = self.ingest.status().map_err(|error| from_error(&error))?;
+        let status = self.ingest.status().map_err(|error| of_write(&error))?;
         if offset == 0 && status.offset > 0 {
-            self.ingest.restart().await.map_err(|error| from_error(&error))?;
+            self.ingest.restart().await.map_err(|error| of_write(&error))?;
         }
-        self.ingest.write(offset, request.data.clone()).await.map_err(|error| from_error(&error))
+        self.ingest.write(offset, request.data.clone()).await.map_err(|error| of_write(&error))
     }
 
     /// Without a digest while the bytes of a build are being written: containerd's client
     /// (`core/content/proxy`, v2.4) then keeps the one that it had.
     fn answer(&self, action: WriteAction) -> Result<WriteContentResponse, Status> {
-        let status = self.ingest.status().map_err(|error| from_error(&error))?;
-        let digest = self.ingest.digest().map_err(|error| from_error(&error))?;
+        let status = self.ingest.status().map_err(|error| of_write(&error))?;
+        let digest = self.ingest.digest().map_err(|error| of_write(&error))?;
         Ok(WriteContentResponse {
             action: action as i32,
             started_at: Some(timestamp(status.started)),
