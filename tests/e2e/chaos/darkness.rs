@@ -1,4 +1,4 @@
-//! The store is there and says nothing: before a build, while it imports, between, while it exports.
+//! The store is gone, or there and says nothing: before a build, while it imports, between, while it exports.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -15,6 +15,10 @@ const ADDED: Duration = Duration::from_secs(10);
 const ADDED_ON_A_BUSY_MACHINE: Duration = Duration::from_secs(30);
 /// Steps before the one that tells the test that it runs.
 const STEPS: &str = "RUN busybox dd if=/dev/urandom of=/first bs=1M count=3\n";
+
+pub fn nobody_listens(contestant: Contestant, scale: Scale) -> Verdict {
+    dark(contestant, scale, |rig| rig.proxy.set_link(Link::Refused), |_| ())
+}
 
 pub fn before_the_build(contestant: Contestant, scale: Scale) -> Verdict {
     dark(contestant, scale, |rig| rig.proxy.set_link(Link::Dark), |_| ())
@@ -34,7 +38,7 @@ pub fn during_the_export(contestant: Contestant, scale: Scale) -> Verdict {
 
 /// Builds on a cache of the first step, with a step that lets `at_step` happen while it runs.
 fn dark(contestant: Contestant, scale: Scale, prepare: impl FnOnce(&Rig), at_step: impl FnOnce(&Rig)) -> Verdict {
-    let rig = Rig::start(contestant, seed());
+    let mut rig = Rig::start(contestant, seed());
     let steps = Steps::new();
     rig.build(&rig.cached(&steps.context, "app")).expect_success();
     let undisturbed = steps.build_with_another(&rig, |_| ());
@@ -52,6 +56,11 @@ fn dark(contestant: Contestant, scale: Scale, prepare: impl FnOnce(&Rig), at_ste
         verdict.check(added <= allowed, || format!("{:.1} s were added", added.as_secs_f64()));
         verdict.note(format!("{:.1} s were added", added.as_secs_f64()));
     }
+    if contestant != Contestant::Native {
+        let (dropped, log) = (rig.remora().metric("remora_exports_dropped_total"), rig.remora().log());
+        let told = log.matches("is dropped, and the build goes on").count();
+        verdict.check((dropped, told) == (1, 1), || format!("{dropped} exports are counted as dropped, the log has {told}"));
+    }
     rig.proxy.set_rules(Vec::new());
     rig.proxy.set_link(Link::Up);
     if let Err(why) = rig.verify() {
@@ -66,6 +75,10 @@ fn dark(contestant: Contestant, scale: Scale, prepare: impl FnOnce(&Rig), at_ste
         };
         let recovered = (0..4).any(|_| cached(&mut verdict));
         verdict.check(recovered, || "the cache does not come back".to_owned());
+        if contestant != Contestant::Native {
+            let breaker = rig.remora().metric("remora_store_breaker");
+            verdict.check(breaker == 0, || "the breaker is not closed".to_owned());
+        }
     }
     verdict
 }

@@ -1,62 +1,30 @@
 //! Blobs that are not in the bucket any more, or not what they were.
 
-use std::collections::BTreeSet;
-
 use aws_sdk_s3::primitives::ByteStream;
-use serde_json::Value;
 
 use super::rig::{BUCKET, Contestant, Rig};
 use super::verdict::{Scale, Verdict};
-use crate::support::client::Outcome;
+use crate::support::chain::{self, LAYERS, executed};
 use crate::support::context::Context;
 use crate::support::faults::seed;
 use crate::support::minio::block_on;
 
-const LAYERS: usize = 10;
 const DELETED: [usize; 3] = [6, 8, 9];
 const FLIPPED: usize = 5;
 
-/// A chain of steps with a layer each; that of step 0 is the files of the context.
-fn chain() -> Context {
-    let step = |number: usize| format!("RUN busybox dd if=/dev/urandom of=/layer-{number}. bs=64k count={}\n", 4 * number);
-    Context::after_base(&(1..=LAYERS).map(step).collect::<String>())
-}
-
-/// The blobs of the chain, in its order.
-fn chain_of(manifest: &[u8]) -> Vec<String> {
-    let manifest: Value = serde_json::from_slice(manifest).expect("one JSON document");
-    let layers = manifest["layers"].as_array().expect("layers");
-    let on_top_of = |below: i64| layers.iter().position(|layer| layer["parent"].as_i64().unwrap_or_default() == below);
-    let mut chain = Vec::new();
-    let mut next = on_top_of(-1);
-    while let Some(index) = next {
-        chain.push(layers[index]["blob"].as_str().expect("digest").to_owned());
-        next = on_top_of(index.try_into().expect("few layers"));
-    }
-    assert_eq!(chain.len(), LAYERS + 1, "{manifest}");
-    chain
-}
-
-/// The steps that were executed, by their numbers.
-fn executed(outcome: &Outcome) -> BTreeSet<usize> {
-    let of = |number: &usize| outcome.steps.iter().find(|(name, _)| name.contains(&format!("/layer-{number}."))).expect("the step").1;
-    (1..=LAYERS).filter(|number| !of(number).cached).collect()
-}
-
 /// Caches a chain, and makes the builder forget it.
 fn cached_chain(contestant: Contestant) -> (Rig, Context, Vec<String>) {
-    let (rig, context) = (Rig::start(contestant, seed()), chain());
+    let (rig, context) = (Rig::start(contestant, seed()), chain::context());
     rig.build(&rig.cached(&context, "app")).expect_success().assert_executed();
     rig.buildkitd.prune();
-    let chain = chain_of(&rig.minio().objects(BUCKET)["manifests/app"]);
+    let chain = chain::blobs(&rig.minio().objects(BUCKET)["manifests/app"]);
     (rig, context, chain)
 }
 
 pub fn three_of_ten_layers_are_deleted(contestant: Contestant, _: Scale) -> Verdict {
     let (rig, context, chain) = cached_chain(contestant);
     for number in DELETED {
-        let key = format!("blobs/{}", chain[number]);
-        block_on(rig.minio().client().delete_object().bucket(BUCKET).key(key).send()).expect("delete");
+        rig.minio().delete(BUCKET, &format!("blobs/{}", chain[number]));
     }
     let mut verdict = Verdict::default();
     if let Some(outcome) = verdict.add(rig.build(&rig.cached(&context, "app"))) {

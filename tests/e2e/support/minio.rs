@@ -21,7 +21,7 @@ pub const SECRET_ACCESS_KEY: &str = "canary-secret-of-the-store";
 pub struct Minio {
     dir: tempfile::TempDir,
     port: u16,
-    daemon: Option<Running>,
+    daemon: Running,
 }
 
 impl Minio {
@@ -31,42 +31,28 @@ impl Minio {
         for bucket in buckets {
             make_bucket(dir.path(), bucket);
         }
-        let mut minio = Self { dir, port: free_port(), daemon: None };
-        minio.boot();
-        minio
-    }
-
-    fn boot(&mut self) {
+        let port = free_port();
         let mut command = leashed(tool("minio"));
-        server(&mut command, self.dir.path(), &format!("127.0.0.1:{}", self.port));
-        command.env("HOME", self.dir.path());
-        let mut daemon = Running::start(command);
+        server(&mut command, dir.path(), &format!("127.0.0.1:{port}"));
+        command.env("HOME", dir.path());
+        let mut minio = Self { dir, port, daemon: Running::start(command) };
+        let client = minio.client();
         eventually("MinIO answers", READY_LIMIT, || {
-            daemon.assert_running();
-            let listed = block_on(self.client().list_buckets().send());
+            minio.daemon.assert_running();
+            let listed = block_on(client.list_buckets().send());
             listed.is_ok().then_some(())
         });
-        self.daemon = Some(daemon);
+        minio
     }
 
     /// Makes it take connections and answer nothing.
     pub fn freeze(&self) {
-        self.daemon.as_ref().expect("it runs").signal(Signal::STOP);
+        self.daemon.signal(Signal::STOP);
     }
 
     /// Ends [`Self::freeze`].
     pub fn thaw(&self) {
-        self.daemon.as_ref().expect("it runs").signal(Signal::CONT);
-    }
-
-    /// Ends it; its data stay.
-    pub fn stop(&mut self) {
-        self.daemon = None;
-    }
-
-    /// Starts it again, at the same address.
-    pub fn start_again(&mut self) {
-        self.boot();
+        self.daemon.signal(Signal::CONT);
     }
 
     /// Its URL.

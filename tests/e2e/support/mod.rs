@@ -2,6 +2,7 @@
 
 pub mod buildkitd;
 pub mod cases;
+pub mod chain;
 pub mod client;
 pub mod context;
 pub mod credentials;
@@ -18,6 +19,7 @@ pub mod minio;
 pub mod process;
 pub mod registry;
 pub mod remora;
+pub mod stages;
 pub mod storage;
 #[path = "../../it/support/tools.rs"]
 pub mod tools;

@@ -1,7 +1,7 @@
 //! Where remora keeps the cache: a directory, or MinIO.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::minio::{self, Minio};
 use super::process::files_below;
@@ -45,11 +45,11 @@ impl Storage {
         }
     }
 
-    /// MinIO itself, to stop and start it.
-    pub fn minio_mut(&mut self) -> &mut Minio {
+    /// The file of an object, where the store is a directory.
+    pub fn file(&self, bucket: &str, key: &str) -> PathBuf {
         match self {
-            Self::Minio(minio) => minio,
-            Self::Directory(_) => panic!("this store is a directory"),
+            Self::Directory(dir) => dir.path().join(bucket).join(key),
+            Self::Minio(_) => panic!("this store is MinIO"),
         }
     }
 
