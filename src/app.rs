@@ -54,6 +54,7 @@ impl App {
         let stores = open_stores(config.store, &metrics, &shutdown).await?;
         let cache = Cache::open(stores.clone(), config.cache, metrics.clone(), shutdown.clone()).await?;
         shutdown.spawn(cache.clone().touch_in_background(shutdown.clone()));
+        shutdown.spawn(cache.clone().finish_journal(shutdown.clone()));
         let keyring = match config.on_unavailable {
             OnUnavailable::Miss => Keyring::tolerant(config.operator_keys, config.grant_grace),
             OnUnavailable::Fail => Keyring::new(config.operator_keys, config.grant_grace),
@@ -66,7 +67,7 @@ impl App {
         let control =
             Control::new(cache.clone(), content.for_sessions(), keyring.clone(), control_config, metrics.clone(), shutdown.clone());
         let control = Arc::new(control);
-        let s3 = Arc::new(S3::new(cache, keyring, config.s3.config, metrics.clone()));
+        let s3 = Arc::new(S3::new(cache.clone(), keyring, config.s3.config, metrics.clone()));
 
         let mut checks = store_checks(&stores, config.on_unavailable);
         if !control_listeners.is_empty() {
@@ -76,7 +77,7 @@ impl App {
                 async move { control.check_buildkitd().await.map_err(Fault::Fatal) }
             }));
         }
-        let admin = Arc::new(Admin::new(Readiness::new(checks, shutdown.clone()), metrics));
+        let admin = Arc::new(Admin::new(Readiness::new(checks, shutdown.clone()), metrics, cache));
 
         tracing::info!("{}", stores.offer());
         start("control", control_listeners, &shutdown, |listener, shutdown| Arc::clone(&control).serve(listener, shutdown));

@@ -103,6 +103,18 @@ pub enum BreakerState {
     Open,
 }
 
+impl BreakerState {
+    /// Its name, for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half open",
+            Self::Open => "open",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StoreLabels {
     store: String,
@@ -172,6 +184,8 @@ struct Families {
     exports_dropped: Counter,
     corrupt_blobs: Counter,
     hedges: Family<HedgeLabels, Counter>,
+    journal_entries: Gauge,
+    journal_bytes: Gauge,
     disk: Disk,
 }
 
@@ -223,6 +237,8 @@ impl Default for Metrics {
         let corrupt_blobs = added(all, "blobs_corrupt", "Stored blobs whose bytes are not those of their digest");
         let hedges =
             added(all, "hedged_ranges", "Ranges of blobs that were far slower than others and asked for twice, by whether the second won");
+        let journal_entries = added(all, "journal_entries", "Blobs and manifests that were acknowledged and are not in the store yet");
+        let journal_bytes = added(all, "journal_bytes", "Their bytes");
         let disk = Disk {
             hits: added(all, "disk_cache_hits", "Reads of blobs that the disk cache had or was just fetching"),
             misses: added(all, "disk_cache_misses", "Reads of blobs for which the store was asked, though there is a disk cache"),
@@ -261,6 +277,8 @@ impl Default for Metrics {
             exports_dropped,
             corrupt_blobs,
             hedges,
+            journal_entries,
+            journal_bytes,
             disk,
         }))
     }
@@ -348,6 +366,12 @@ impl Metrics {
         self.0.hedges.get_or_create(&HedgeLabels { outcome }).inc();
     }
 
+    /// So many entries of so many bytes are in the journal now.
+    pub fn journal(&self, entries: usize, bytes: u64) {
+        self.0.journal_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.0.journal_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
     /// A blob was read with a disk cache: whether that had it.
     pub fn disk_lookup(&self, found: bool) {
         let counter = if found { &self.0.disk.hits } else { &self.0.disk.misses };
@@ -392,6 +416,19 @@ impl Metrics {
     /// How many builds run now.
     pub fn running_builds(&self, change: i64) {
         self.0.running.inc_by(change);
+    }
+
+    /// How many builds run now, as counted so far.
+    #[must_use]
+    pub fn builds_running(&self) -> u64 {
+        u64::try_from(self.0.running.get()).unwrap_or_default()
+    }
+
+    /// The state of a store's breaker, by the store's URL; `None` where it has none.
+    #[must_use]
+    pub fn breaker_state(&self, url: &str) -> Option<BreakerState> {
+        let state = self.0.breakers.get(&StoreLabels { store: url.to_owned() })?.get();
+        [BreakerState::Closed, BreakerState::HalfOpen, BreakerState::Open].into_iter().find(|known| *known as i64 == state)
     }
 
     /// A build is run again without its cache.

@@ -40,6 +40,7 @@ async fn cache(store: OneBlob, spool: &tempfile::TempDir) -> Cache {
     let stores = Stores::Buckets { served: BTreeMap::from([("bucket".parse().unwrap(), served)]), default: "bucket".parse().unwrap() };
     let settings = Settings {
         spool_dir: spool.path().to_owned(),
+        journal_dir: None,
         max_manifest_bytes: 1 << 20,
         max_open_ingests: 1,
         max_spool_bytes: 1 << 20,

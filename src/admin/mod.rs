@@ -4,12 +4,14 @@
 //! - `/readyz`: 200 when builds can be served, else 503; each check with its cause, as JSON. A store that does
 //!   not answer is told there, and makes it 503 only where builds get the error (`on_unavailable = "fail"`)
 //! - `/metrics`: Prometheus (OpenMetrics text)
+//! - `/status`: what goes on and what waits, as JSON, for `remora status`
 //! - `/`: this list
 
 mod readiness;
+mod status;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -19,11 +21,15 @@ use axum::routing::get;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 
+use crate::cache::Cache;
 use crate::endpoints::{Listener, accept_loop};
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 
+use status::Source;
+
 pub use readiness::{Check, CheckReport, Fault, Readiness, Report};
+pub use status::{Status, StoreStatus};
 
 /// Probes and scrapers need few.
 const MAX_CONNECTIONS: usize = 64;
@@ -34,6 +40,7 @@ const INDEX: &str = "\
 /livez    200 while the process runs
 /readyz   200 when builds can be served, else 503, with the cause
 /metrics  Prometheus
+/status   what goes on and what waits
 ";
 
 /// The admin endpoint.
@@ -43,14 +50,16 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves `readiness` and `metrics`.
+    /// Serves `readiness`, `metrics`, and what goes on in `cache`.
     #[must_use]
-    pub fn new(readiness: Readiness, metrics: Metrics) -> Self {
+    pub fn new(readiness: Readiness, metrics: Metrics, cache: Cache) -> Self {
+        let source = Source { cache, metrics: metrics.clone(), started: Instant::now() };
         let router = Router::new()
             .route("/", get(|| async { INDEX }))
             .route("/livez", get(|| async { "ok\n" }))
             .route("/readyz", get(readyz).with_state(Arc::new(readiness)))
-            .route("/metrics", get(scrape).with_state(metrics));
+            .route("/metrics", get(scrape).with_state(metrics))
+            .route("/status", get(tell).with_state(source));
         Self { router }
     }
 
@@ -75,6 +84,11 @@ async fn readyz(State(readiness): State<Arc<Readiness>>) -> impl IntoResponse {
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = serde_json::to_string(&*report).unwrap_or_default();
     (status, [(header::CONTENT_TYPE, "application/json")], body)
+}
+
+async fn tell(State(source): State<Source>) -> impl IntoResponse {
+    let body = serde_json::to_string(&source.status()).unwrap_or_default();
+    ([(header::CONTENT_TYPE, "application/json")], body)
 }
 
 async fn scrape(State(metrics): State<Metrics>) -> impl IntoResponse {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use secrecy::SecretString;
 
-use crate::types::{Documents, Grant, GrantBuilder, ManifestName, Promises, Rights, Scope, Usage};
+use crate::types::{Documents, Durability, Grant, GrantBuilder, ManifestName, Promises, Rights, Scope, Usage};
 
 pub use builds::BuildGuard;
 
@@ -74,6 +74,19 @@ pub enum Purpose {
     Import,
     /// `--cache-to`.
     Export,
+}
+
+/// What a build needs a grant for.
+#[derive(Debug, Clone, Copy)]
+pub struct GrantRequest<'a> {
+    /// An import may read the manifests in `names` and the blobs that they name. An export may write.
+    pub purpose: Purpose,
+    /// Where.
+    pub scope: &'a Scope,
+    /// Which manifests.
+    pub names: &'a [ManifestName],
+    /// When what is written is acknowledged.
+    pub durability: Durability,
 }
 
 /// All access keys. Cheap to clone.
@@ -155,40 +168,32 @@ impl Keyring {
     }
 
     /// A grant for a running build; the same one when asked for again. `None` where no such build runs.
-    ///
-    /// An import may read the manifests in `names` and the blobs that they name. An export may write.
     #[must_use]
-    pub fn issue(&self, reference: &str, purpose: Purpose, scope: &Scope, names: &[ManifestName]) -> Option<IssuedGrant> {
-        self.issue_with(reference, purpose, scope, names, |grant| grant)
+    pub fn issue(&self, reference: &str, asked: &GrantRequest<'_>) -> Option<IssuedGrant> {
+        self.issue_with(reference, asked, |grant| grant)
     }
 
     /// As [`Keyring::issue`], for a build's session: its documents, up to `max_document_bytes` together,
     /// stay with the grant.
     #[must_use]
-    pub fn issue_for_session(
-        &self,
-        reference: &str,
-        purpose: Purpose,
-        scope: &Scope,
-        names: &[ManifestName],
-        max_document_bytes: u64,
-    ) -> Option<IssuedGrant> {
-        self.issue_with(reference, purpose, scope, names, |grant| grant.documents(Arc::new(Documents::new(max_document_bytes))))
+    pub fn issue_for_session(&self, reference: &str, asked: &GrantRequest<'_>, max_document_bytes: u64) -> Option<IssuedGrant> {
+        self.issue_with(reference, asked, |grant| grant.documents(Arc::new(Documents::new(max_document_bytes))))
     }
 
     fn issue_with(
         &self,
         reference: &str,
-        purpose: Purpose,
-        scope: &Scope,
-        names: &[ManifestName],
+        asked: &GrantRequest<'_>,
         narrow: impl FnOnce(GrantBuilder) -> GrantBuilder,
     ) -> Option<IssuedGrant> {
+        let &GrantRequest { purpose, scope, names, durability } = asked;
         let mut state = self.state();
         let (build, running) = state.builds.find(reference)?;
         let (usage, promises) = (Arc::clone(&running.usage), Arc::clone(&running.promises));
         let same = |entry: &&Entry| {
-            entry.build == build && entry.purpose == purpose && entry.names == names && entry.credential.grant.scope() == scope
+            let grant = &entry.credential.grant;
+            let alike = grant.scope() == scope && grant.durability() == durability;
+            entry.build == build && entry.purpose == purpose && entry.names == names && alike
         };
         if let Some(entry) = state.grants.values().find(same) {
             return Some(entry.issued.clone());
@@ -198,7 +203,7 @@ impl Keyring {
             Purpose::Import => Rights::IMPORT,
             Purpose::Export => Rights::EXPORT,
         };
-        let grant = narrow(Grant::builder(scope.clone(), rights).names(names).usage(usage));
+        let grant = narrow(Grant::builder(scope.clone(), rights).names(names).durability(durability).usage(usage));
         let grant = if purpose == Purpose::Import { grant.disclosed_blobs_only() } else { grant };
         let grant = if self.0.tolerant { grant.losses(promises) } else { grant };
         let credential = Credential { secret_access_key: issued.secret_access_key.clone().into(), grant: grant.build() };
@@ -268,14 +273,18 @@ mod tests {
         vec!["app".parse().unwrap()]
     }
 
+    fn issue(keyring: &Keyring, reference: &str, purpose: Purpose) -> Option<IssuedGrant> {
+        keyring.issue(reference, &GrantRequest { purpose, scope: &scope(), names: &names(), durability: Durability::S3 })
+    }
+
     #[test]
     fn a_grant_is_stable_while_its_build_runs_and_ends_with_it() {
         let keyring = Keyring::new(Vec::new(), Duration::ZERO);
-        assert!(keyring.issue("ref", Purpose::Import, &scope(), &names()).is_none());
+        assert!(issue(&keyring, "ref", Purpose::Import).is_none());
         let build = keyring.begin_build("ref");
-        let first = keyring.issue("ref", Purpose::Import, &scope(), &names()).unwrap();
-        let again = keyring.issue("ref", Purpose::Import, &scope(), &names()).unwrap();
-        let export = keyring.issue("ref", Purpose::Export, &scope(), &names()).unwrap();
+        let first = issue(&keyring, "ref", Purpose::Import).unwrap();
+        let again = issue(&keyring, "ref", Purpose::Import).unwrap();
+        let export = issue(&keyring, "ref", Purpose::Export).unwrap();
         assert_eq!(first.access_key_id, again.access_key_id);
         assert_ne!(first.access_key_id, export.access_key_id);
         assert!(keyring.lookup(&first.access_key_id).unwrap().grant.check(Right::Write).is_err());
@@ -291,7 +300,7 @@ mod tests {
         let keyring = Keyring::new(Vec::new(), Duration::ZERO);
         let first = keyring.begin_build("first");
         let second = keyring.begin_build("second");
-        let grant = keyring.issue("first", Purpose::Import, &scope(), &names()).unwrap();
+        let grant = issue(&keyring, "first", Purpose::Import).unwrap();
         drop(first);
         let third = keyring.begin_build("third");
         assert!(keyring.lookup(&grant.access_key_id).is_ok());
@@ -304,7 +313,7 @@ mod tests {
     fn secrets_are_not_in_debug_output() {
         let keyring = Keyring::new(Vec::new(), Duration::ZERO);
         let _build = keyring.begin_build("ref");
-        let grant = keyring.issue("ref", Purpose::Import, &scope(), &names()).unwrap();
+        let grant = issue(&keyring, "ref", Purpose::Import).unwrap();
         assert!(!format!("{keyring:?} {grant:?}").contains(&grant.secret_access_key));
     }
 }

@@ -173,8 +173,16 @@ impl Cache {
         self.publish_blob(grant, digest, &piece).await
     }
 
-    /// Makes verified bytes visible as a blob.
+    /// Makes verified bytes a blob: in the journal, where the grant is for that and there is room, else in the store.
     pub(super) async fn publish_blob(&self, grant: &Grant, digest: &Digest, piece: &Piece) -> Result<BlobInfo> {
+        match self.journal_blob(grant, digest, piece.body()).await {
+            Some(acknowledged) => Ok(acknowledged),
+            None => self.store_blob(grant, digest, piece).await,
+        }
+    }
+
+    /// Makes verified bytes visible as a blob.
+    pub(super) async fn store_blob(&self, grant: &Grant, digest: &Digest, piece: &Piece) -> Result<BlobInfo> {
         let (store, key, size) = (self.store(grant)?, layout::blob_key(grant.scope(), digest), piece.body().len());
         // The name is the content, so whoever comes second writes the same bytes.
         let etag = if size > SINGLE_PUT_BYTES && store.gains_by_parts() {

@@ -177,7 +177,9 @@ impl Ingest {
         }
         if self.grant.documents().is_some() {
             // What begins so may be a document of the session: those stay here.
-            if let Some(digest) = status.expected.filter(|_| offset == 0 && !data.starts_with(b"{")) {
+            if let Some(digest) = status.expected.filter(|_| offset == 0 && !data.starts_with(b"{"))
+                && !self.cache.journal(&self.grant).is_some_and(|journal| journal.has_room(status.total))
+            {
                 self.streamed = self.cache.begin_streamed(&self.grant, &digest, status.total)?;
             }
             return if self.streamed.is_some() { self.stream(data).await } else { self.write_behind(data) };

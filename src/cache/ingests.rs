@@ -160,6 +160,11 @@ impl Registry {
         self.states().get(name).map(|state| state.status.clone())
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.states().len()
+    }
+
     pub(super) fn statuses(&self, scope: &Scope) -> Vec<IngestStatus> {
         let scope = scope_text(scope);
         let mut all: Vec<_> = self.states().iter().filter(|(name, _)| name.scope == scope).map(|(_, state)| state.status.clone()).collect();

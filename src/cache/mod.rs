@@ -14,6 +14,8 @@ mod fetch;
 mod graph;
 mod ingest;
 mod ingests;
+mod joined;
+mod journal;
 mod labels;
 pub mod layout;
 mod locks;
@@ -31,6 +33,7 @@ mod recent;
 mod reuse;
 mod sequence;
 mod spool;
+mod status;
 mod streamed;
 mod through;
 mod uploads;
@@ -57,12 +60,14 @@ pub use config::{CacheConfig, CacheInput, CacheRecord, CacheResult, ChainedResul
 pub use disk::DiskSettings;
 pub use error::{Error, Result};
 pub use ingest::{Ingest, IngestStatus};
+pub use journal::JournalStatus;
 pub use labels::Labelled;
 pub use manifests::{Manifest, ManifestInfo};
 pub use merge::{MergeLimits, Merged};
 pub use objects::{ObjectInfo, ObjectPage};
 pub use prune::Pruned;
 pub use publish::MergeRules;
+pub use status::{CacheStatus, SpoolStatus};
 pub use uploads::{NewPart, UploadId, UploadedPart};
 
 pub use crate::store::Condition;
@@ -77,11 +82,14 @@ pub type Outgoing = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 pub struct Settings {
     /// Where unfinished blobs are kept. Made when missing.
     pub spool_dir: PathBuf,
+    /// Where exports are kept that are acknowledged before their store has them. Made when missing. `None`: there
+    /// are none, whatever grants say.
+    pub journal_dir: Option<PathBuf>,
     /// Manifests with more bytes are refused.
     pub max_manifest_bytes: u64,
     /// Ingests that may be open at once, and as many uploads.
     pub max_open_ingests: usize,
-    /// Bytes that all of them may have in the spool, together.
+    /// Bytes that all of them may have in the spool, together, those of the journal included.
     pub max_spool_bytes: u64,
     /// An ingest that nobody wrote to for so long is forgotten.
     pub ingest_expiry: Duration,
@@ -119,22 +127,28 @@ struct Inner {
     ingests: ingests::Registry,
     uploads: uploads::Registry,
     transfers: Uploads,
+    journal: Option<journal::Journal>,
     /// Bytes in the spool.
     spool_budget: Budget,
     shutdown: Shutdown,
 }
 
 impl Cache {
-    /// Opens the cache over `stores`; takes up the ingests that an earlier run left in the spool, and
-    /// aborts the multipart uploads that it left in the stores. Counts into `metrics`. What goes on in the
+    /// Opens the cache over `stores`; takes up the ingests that an earlier run left in the spool and what it left
+    /// in the journal (see [`Cache::finish_journal`]), and aborts the multipart uploads that it left in the stores. Counts into `metrics`. What goes on in the
     /// background is done by tasks of `shutdown`.
     ///
     /// # Errors
-    /// [`Error::Internal`] or [`Error::Exhausted`] where the spool cannot be read or written.
+    /// [`Error::Internal`] or [`Error::Exhausted`] where the spool or the journal cannot be read or written.
     pub async fn open(stores: Stores, settings: Settings, metrics: Metrics, shutdown: Shutdown) -> Result<Self> {
         let spool_budget = Budget::new(settings.max_spool_bytes);
         let ingests = ingests::Registry::open(&settings, spool_budget.clone()).await?;
         let transfers = Uploads::open(settings.spool_dir.clone(), settings.upload_memory, &stores, shutdown.clone()).await?;
+        let (max_spool, journal_metrics) = (settings.max_spool_bytes, metrics.clone());
+        let journal = match settings.journal_dir.clone() {
+            Some(dir) => Some(journal::Journal::open(dir, spool_budget.clone(), max_spool, journal_metrics).await?),
+            None => None,
+        };
         let disk = through::open_disk(&settings, &metrics, &shutdown).await;
         let read_ahead = read_ahead::ReadAhead::new(settings.disk.as_ref());
         let presence = presence::Presence::new(settings.presence_max_age);
@@ -154,6 +168,7 @@ impl Cache {
             ingests,
             uploads: uploads::Registry::default(),
             transfers,
+            journal,
             spool_budget,
             shutdown,
         })))

@@ -75,6 +75,9 @@ struct Sent<'a> {
 impl Cache {
     /// Publishes a manifest when every blob that it names is stored.
     ///
+    /// Under a grant for `durability = "local"` and [`Condition::None`] it is acknowledged when the journal has it,
+    /// and published later; what is not stored by then is left out of it.
+    ///
     /// With [`Condition::None`] it is united with what is stored under that name, if
     /// [`Settings::merge`](super::Settings::merge) is set; where nothing is, or nothing of it is worth
     /// keeping, the document is stored as given, but for the versions of verified blobs (see `vouch`). A blob that was there when its writer asked
@@ -89,11 +92,21 @@ impl Cache {
         grant.check_manifest(Right::Write, name)?;
         self.check_manifest_size(document.len() as u64)?;
         let config = CacheConfig::parse(&document).map_err(|malformed| Error::Invalid(format!("manifest {name}: {malformed}")))?;
+        if condition == Condition::None
+            && let Some(acknowledged) = self.journal_manifest(grant, name, &document, &config).await?
+        {
+            grant.usage().manifest_written();
+            return Ok(acknowledged);
+        }
         let store = self.store(grant)?;
         let key = layout::manifest_key(grant.scope(), name);
         let sent = Sent { grant, name, key, document, config };
         let etag = match condition {
-            Condition::None => self.unite(store.as_ref(), sent).await?,
+            Condition::None => {
+                let scope = grant.scope();
+                let promised = sent.config.blobs().into_keys().filter(|digest| self.0.presence.recall(scope, digest).is_some()).collect();
+                self.unite(store.as_ref(), sent, &promised).await?
+            }
             condition => {
                 let missing = self.lost(store.as_ref(), grant, &[&sent.config]).await?;
                 self.refuse(&sent, &missing)?;
@@ -104,14 +117,25 @@ impl Cache {
         Ok(etag)
     }
 
-    async fn unite(&self, store: &dyn Store, sent: Sent<'_>) -> Result<ETag> {
+    /// Publishes a manifest that was acknowledged before, as [`Cache::put_manifest`] does; whichever of its blobs is
+    /// not stored, the results that need it are left out.
+    ///
+    /// # Errors
+    /// The same, but none for a missing blob.
+    pub(super) async fn publish_promised(&self, grant: &Grant, name: &ManifestName, document: Bytes) -> Result<ETag> {
+        let config = CacheConfig::parse(&document).map_err(|malformed| Error::Invalid(format!("manifest {name}: {malformed}")))?;
+        let (store, key) = (self.store(grant)?, layout::manifest_key(grant.scope(), name));
+        let promised = config.blobs().into_keys().collect();
+        self.unite(store.as_ref(), Sent { grant, name, key, document, config }, &promised).await
+    }
+
+    /// Unites a manifest with the stored one. Blobs that are `promised` may be gone.
+    async fn unite(&self, store: &dyn Store, sent: Sent<'_>, promised: &BTreeSet<Digest>) -> Result<ETag> {
         let (bucket, name) = (sent.grant.scope().bucket(), sent.name);
-        let promised: BTreeSet<Digest> =
-            sent.config.blobs().into_keys().filter(|digest| self.0.presence.recall(sent.grant.scope(), digest).is_some()).collect();
         let _alone = self.0.publishing.locks.lock((bucket, sent.key.as_str())).await;
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         for _ in 0..ATTEMPTS {
-            let (document, mut condition) = self.united(store, &sent, &promised).await?;
+            let (document, mut condition) = self.united(store, &sent, promised).await?;
             if self.0.publishing.is_conditional(bucket) == Some(false) {
                 condition = Condition::None;
             }

@@ -62,7 +62,11 @@ impl Cache {
         if let Some(losses) = grant.losses() {
             losses.promises().begin_export();
         }
-        let found = self.stat_blob(grant, digest).await?;
+        if let Some(found) = self.find_in_journal(grant, digest) {
+            return Ok(found);
+        }
+        let found = self.stat_blob(grant, digest).await;
+        let found = self.or_guessed(grant, digest, found)?;
         if OffsetDateTime::now_utc() - found.modified > TOUCH_AFTER { self.touch_later(grant, found) } else { Ok(found) }
     }
 

@@ -2,12 +2,15 @@
 //! bytes are free then.
 //!
 //! The state of the hash behind every part is kept (about 100 bytes each), so a part that is sent again
-//! can be told from another one.
+//! can be told from another one. Where the blob is to be on this disk as a whole, the bytes are joined in a file
+//! as they are hashed.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::joined::Joined;
+use crate::store::Body;
 use crate::transfer::Piece;
 use crate::types::{Digest, Hasher};
 
@@ -16,17 +19,34 @@ use crate::types::{Digest, Hasher};
 pub(super) struct Sequence {
     /// Parts that wait for their turn; a part sent again waits too.
     waiting: Mutex<BTreeMap<u16, Piece>>,
-    /// The hash behind each part so far, from that of no part on. Held while hashing.
-    hashed: Mutex<Vec<Hasher>>,
+    /// Held while hashing.
+    hashed: Mutex<Hashed>,
 }
 
-impl Default for Sequence {
-    fn default() -> Self {
-        Self { waiting: Mutex::default(), hashed: Mutex::new(vec![Hasher::default()]) }
-    }
+/// The parts that had their turn.
+#[derive(Debug)]
+struct Hashed {
+    /// The hash behind each, from that of no part on.
+    behind: Vec<Hasher>,
+    /// Their bytes, where those are kept.
+    joined: Option<Joined>,
+}
+
+/// How far the hash got.
+#[derive(Debug, Default)]
+pub(super) struct Advanced {
+    /// Parts that must be sent again: they were hashed behind one that is now another.
+    pub(super) lost: Vec<u16>,
+    /// The file could not take the next part, which waits still.
+    pub(super) is_stuck: bool,
 }
 
 impl Sequence {
+    /// No parts yet; `joined` is to take them.
+    pub(super) fn new(joined: Option<Joined>) -> Self {
+        Self { waiting: Mutex::default(), hashed: Mutex::new(Hashed { behind: vec![Hasher::default()], joined }) }
+    }
+
     pub(super) fn insert(&self, number: u16, piece: Piece) {
         self.waiting().insert(number, piece);
     }
@@ -43,24 +63,47 @@ impl Sequence {
         }
     }
 
-    /// Hashes all whose turn has come. Blocks. Returns the parts that must be sent again: they were hashed
-    /// behind one that is now another.
-    pub(super) fn advance(&self) -> io::Result<Vec<u16>> {
+    /// Hashes all whose turn has come. Blocks.
+    pub(super) fn advance(&self) -> io::Result<Advanced> {
         let mut hashed = self.hashed();
-        let mut lost = Vec::new();
-        while let Some((number, piece)) = self.next(hashed.len()) {
+        let Hashed { behind, joined } = &mut *hashed;
+        let mut advanced = Advanced::default();
+        while let Some((number, piece)) = self.next(behind.len()) {
             let index = usize::from(number);
-            let mut hasher = hashed[index - 1].clone();
+            let mut hasher = behind[index - 1].clone();
             piece.read(|bytes| hasher.update(bytes))?;
-            let same = hashed.get(index).is_some_and(|known| known.clone().finish() == hasher.clone().finish());
-            if !same {
-                lost.extend((number..).skip(1).take(hashed.len().saturating_sub(index + 1)));
-                hashed.truncate(index);
-                hashed.push(hasher);
+            let same = behind.get(index).is_some_and(|known| known.clone().finish() == hasher.clone().finish());
+            if same {
+                continue;
             }
+            advanced.lost.extend((number..).skip(1).take(behind.len().saturating_sub(index + 1)));
+            behind.truncate(index);
+            if let Some(joined) = joined
+                && joined.put(index - 1, &piece).is_err()
+            {
+                // One that came meanwhile is newer.
+                self.waiting().entry(number).or_insert(piece);
+                advanced.is_stuck = true;
+                break;
+            }
+            behind.push(hasher);
         }
-        lost.retain(|number| usize::from(*number) >= hashed.len() && self.waiting_part(*number).is_none());
-        Ok(lost)
+        let hashed = behind.len();
+        advanced.lost.retain(|number| usize::from(*number) >= hashed && self.waiting_part(*number).is_none());
+        Ok(advanced)
+    }
+
+    /// The file of the parts `numbers`, where it has those and no others. It lasts until the sequence is dropped
+    /// or [leaves](Self::leave_file) it.
+    pub(super) fn file_of(&self, numbers: &[u16]) -> Option<Body> {
+        let hashed = self.hashed();
+        let all = numbers.len() + 1 == hashed.behind.len() && numbers.iter().zip(1_u16..).all(|(number, turn)| *number == turn);
+        hashed.joined.as_ref().filter(|_| all).map(Joined::body)
+    }
+
+    /// The parts in the file, from the first on. None is joined any more.
+    pub(super) fn leave_file(&self) -> Vec<Piece> {
+        self.hashed().joined.take().map(Joined::into_pieces).unwrap_or_default()
     }
 
     fn next(&self, hashed: usize) -> Option<(u16, Piece)> {
@@ -73,8 +116,9 @@ impl Sequence {
     /// any that wait. `None`: a part has been hashed before them that is not among them. Blocks.
     pub(super) fn digest(&self, numbers: &[u16]) -> io::Result<Option<Digest>> {
         let hashed = self.hashed();
-        let in_turn = numbers.iter().zip(1_u16..).take(hashed.len() - 1).take_while(|(number, turn)| *number == turn).count();
-        let mut hasher = hashed[in_turn].clone();
+        let known = hashed.behind.len() - 1;
+        let in_turn = numbers.iter().zip(1_u16..).take(known).take_while(|(number, turn)| *number == turn).count();
+        let mut hasher = hashed.behind[in_turn].clone();
         for number in &numbers[in_turn..] {
             let Some(piece) = self.waiting_part(*number) else { return Ok(None) };
             piece.read(|bytes| hasher.update(bytes))?;
@@ -86,7 +130,7 @@ impl Sequence {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hashed(&self) -> MutexGuard<'_, Vec<Hasher>> {
+    fn hashed(&self) -> MutexGuard<'_, Hashed> {
         self.hashed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

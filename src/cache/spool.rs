@@ -53,7 +53,18 @@ impl SpoolFile {
     }
 }
 
+/// A temporary file, empty, to be written in a blocking thread.
+pub(super) fn create_blocking(spool_dir: &Path) -> io::Result<(std::fs::File, FinishedFile)> {
+    let path = spool_dir.join(format!("{TEMPORARY}{:032x}", rand::random::<u128>()));
+    let file = std::fs::File::create_new(&path)?;
+    Ok((file, FinishedFile { path, len: 0 }))
+}
+
 impl FinishedFile {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The file as something to store. The file must live until that is done.
     pub(super) fn body(&self) -> Body {
         Body::File { path: self.path.clone(), offset: 0, len: self.len }

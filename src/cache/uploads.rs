@@ -1,7 +1,8 @@
 //! Multipart uploads, as S3 has them: numbered parts in any order, joined at the end.
 //!
 //! A blob's parts go on to the store while others still arrive, and are hashed in their order; what they
-//! join to becomes visible when it has the right digest. An upload ends with the process: S3 clients begin
+//! join to becomes visible when it has the right digest. Under `durability = "local"` they are joined on disk,
+//! as long as there is room, and the blob goes to the journal. An upload ends with the process: S3 clients begin
 //! again, and the next start aborts what the store holds of it.
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::ingests::blocking;
+use super::joined::Joined;
 use super::layout::{self, Item};
 use super::receive::check_digest;
 use super::sequence::Sequence;
@@ -80,7 +82,7 @@ struct Upload {
     item: Item,
     state: Mutex<State>,
     sequence: Sequence,
-    /// On the way into the store; manifests wait here until they are whole.
+    /// On the way into the store; `None`: a manifest, which waits here until it is whole.
     store: Option<transfer::Upload>,
     completing: AtomicBool,
 }
@@ -88,6 +90,8 @@ struct Upload {
 #[derive(Debug)]
 struct State {
     parts: BTreeMap<u16, Known>,
+    /// The parts are joined on this disk, and the store gets none of them.
+    is_kept: bool,
     last_used: Instant,
 }
 
@@ -111,8 +115,17 @@ impl Registry {
         Ok(upload)
     }
 
+    /// How many are open.
+    pub(super) fn count(&self) -> usize {
+        self.uploads().len()
+    }
+
     fn remove(&self, id: &UploadId) {
-        self.uploads().remove(id);
+        let removed = self.uploads().remove(id);
+        // Whoever holds it still has no use for the file.
+        if let Some(upload) = removed.filter(|upload| upload.state().is_kept) {
+            drop(upload.sequence.leave_file());
+        }
     }
 }
 
@@ -130,18 +143,38 @@ impl Upload {
         let etag = ETag::new(&format!("{:032x}", rand::random::<u128>()));
         state.parts.insert(number, Known { etag: etag.clone(), size: Some(piece.body().len()) });
         self.sequence.insert(number, piece.clone());
-        if let Some(store) = &self.store {
+        if let Some(store) = self.store.as_ref().filter(|_| !state.is_kept) {
             store.send(number, piece.clone());
         }
         Ok(etag)
     }
 
-    /// Hashes what has its turn. Parts that a part sent again has made void are as if never sent.
+    /// Hashes what has its turn. Parts that a part sent again has made void are as if never sent. Without room for
+    /// more on this disk, the store gets the parts after all.
     fn advance(&self) -> io::Result<()> {
-        for number in self.sequence.advance()? {
-            self.state().parts.remove(&number);
+        loop {
+            let advanced = self.sequence.advance()?;
+            for number in advanced.lost {
+                self.state().parts.remove(&number);
+            }
+            if !advanced.is_stuck {
+                return Ok(());
+            }
+            self.turn_to_store();
         }
-        Ok(())
+    }
+
+    /// Sends everything to the store from now on, what came before too.
+    fn turn_to_store(&self) {
+        let mut state = self.state();
+        let Some(store) = self.store.as_ref().filter(|_| std::mem::take(&mut state.is_kept)) else { return };
+        let kept = self.sequence.leave_file();
+        for number in state.parts.keys() {
+            let waiting = self.sequence.waiting_part(*number);
+            if let Some(piece) = waiting.or_else(|| kept.get(usize::from(*number).checked_sub(1)?).cloned()) {
+                store.send(*number, piece);
+            }
+        }
     }
 
     /// Checks that `wanted` were sent with those tags, in rising order. Whether they are copies of the
@@ -194,6 +227,10 @@ impl Cache {
     pub fn begin_upload(&self, grant: &Grant, item: Item) -> Result<UploadId> {
         check(grant, &item)?;
         let (store, settings, scope) = (self.store(grant)?, &self.0.settings, grant.scope());
+        let joined = self.journal(grant).filter(|_| matches!(item, Item::Blob(_))).and_then(|_| {
+            // Made as quickly as it is unlinked.
+            Joined::create(&settings.spool_dir, self.0.spool_budget.try_hold(0)?).ok()
+        });
         let mut uploads = self.0.uploads.uploads();
         uploads.retain(|_, upload| upload.state().last_used.elapsed() < settings.ingest_expiry);
         if uploads.len() >= settings.max_open_ingests {
@@ -204,8 +241,9 @@ impl Cache {
             Item::Blob(digest) => Some(self.0.transfers.begin(store, scope.bucket().clone(), layout::blob_key(scope, digest))),
             Item::Manifest(_) => None,
         };
-        let state = Mutex::new(State { parts: BTreeMap::new(), last_used: Instant::now() });
-        let upload = Upload { grant: grant.clone(), item, state, sequence: Sequence::default(), store, completing: AtomicBool::new(false) };
+        let state = Mutex::new(State { parts: BTreeMap::new(), is_kept: joined.is_some(), last_used: Instant::now() });
+        let (sequence, completing) = (Sequence::new(joined), AtomicBool::new(false));
+        let upload = Upload { grant: grant.clone(), item, state, sequence, store, completing };
         uploads.insert(id.clone(), Arc::new(upload));
         Ok(id)
     }
@@ -230,7 +268,7 @@ impl Cache {
                 let cache = self.clone();
                 self.0.shutdown.spawn(async move { cache.make_room(&upload, number).await });
             }
-        } else if let Some(store) = &upload.store {
+        } else if let Some(store) = upload.store.as_ref().filter(|_| !upload.state().is_kept) {
             // The client waits, so that the spool fills no faster than it drains.
             store.sent(number).await?;
         }
@@ -310,10 +348,15 @@ impl Cache {
                     store.abort().await;
                 }
                 checked?;
-                let size = upload.size(&numbers);
-                // The name is the content, so whoever comes second writes the same bytes.
-                let etag = store.finish(numbers, Condition::None).await?;
-                self.blob_written(grant, digest, size, etag).etag
+                if let Some(file) = upload.sequence.file_of(&numbers) {
+                    self.publish_blob(grant, digest, &file.into()).await?.etag
+                } else {
+                    upload.turn_to_store();
+                    let size = upload.size(&numbers);
+                    // The name is the content, so whoever comes second writes the same bytes.
+                    let etag = store.finish(numbers, Condition::None).await?;
+                    self.blob_written(grant, digest, size, etag).etag
+                }
             }
             (Item::Manifest(name), _) => {
                 self.check_manifest_size(upload.size(&numbers))?;

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed (for `verify`: something is wrong), 64 wrong flags or configuration
 //! (`EX_USAGE` of sysexits).
 
+mod admin;
 mod health;
 mod inspect;
 mod ls;
@@ -10,6 +11,7 @@ mod output;
 mod rm;
 mod scope;
 mod serve;
+mod status;
 mod verify;
 
 use std::ffi::OsString;
@@ -50,6 +52,9 @@ ADDR is unix:///path or tcp://host:port. A flag beats its variable, and that the
     /// Exit 0 when a running remora is ready, 1 with the causes when it is not
     #[command(after_help = "Example:\n  remora health --admin tcp://127.0.0.1:9191")]
     Health(health::Args),
+    /// Show what a running remora is doing, and what waits in its journal
+    #[command(after_help = "Example:\n  remora status --json | jq .journal.entries")]
+    Status(status::Args),
     /// List the caches of a bucket
     #[command(after_help = "Example:\n  remora ls --store s3://build-cache --json")]
     Ls(ls::Args),
@@ -144,7 +149,7 @@ impl Command {
     fn store_flags(&mut self) -> Option<&mut config::StoreFlags> {
         match self {
             Self::Serve(flags) | Self::CheckConfig(flags) => Some(&mut flags.store),
-            Self::Health(_) => None,
+            Self::Health(_) | Self::Status(_) => None,
             Self::Ls(args) => Some(&mut args.scope.store),
             Self::Inspect(args) => Some(&mut args.scope.store),
             Self::Rm(args) => Some(&mut args.scope.store),
@@ -157,6 +162,7 @@ impl Command {
             Self::Serve(flags) => serve::run(Config::load(&flags)?).await,
             Self::CheckConfig(flags) => check_config(&Config::load(&flags)?, out),
             Self::Health(args) => health::run(&args).await,
+            Self::Status(args) => status::run(&args, out).await,
             Self::Ls(args) => ls::run(args, out).await,
             Self::Inspect(args) => inspect::run(args, out).await,
             Self::Rm(args) => rm::run(args, out).await,

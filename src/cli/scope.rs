@@ -62,6 +62,7 @@ impl ScopeArgs {
         let scope = Scope::with_prefixes(bucket, &prefix, &self.blobs_prefix, &self.manifests_prefix).map_err(usage)?;
         let spool = Spool(std::env::temp_dir().join(format!("remora-{:016x}", rand::random::<u64>())));
         config.cache.spool_dir = spool.0.clone();
+        config.cache.journal_dir = None;
         // That is the server's, and these commands are about what is stored.
         config.cache.disk = None;
         let (metrics, shutdown) = (Metrics::default(), Shutdown::default());

@@ -6,7 +6,7 @@ use super::file::{
 };
 use super::units::{Bytes, Count, Period, Text};
 use crate::telemetry::{Filter, Format};
-use crate::types::{Address, Scope};
+use crate::types::{Address, Durability, Scope};
 
 impl Default for File {
     fn default() -> Self {
@@ -15,6 +15,7 @@ impl Default for File {
             data_dir: "/var/lib/remora".into(),
             default_bucket: None,
             on_unavailable: OnUnavailable::Miss,
+            durability: Text(Durability::S3),
             drain_deadline: seconds(30),
             log: Log::default(),
             buildkitd: Buildkitd::default(),

@@ -9,7 +9,7 @@ use super::store_url::StoreUrl;
 use super::units::{Capacity, Count, Period, Size, Text};
 use super::{Error, defaults};
 use crate::telemetry::{Filter, Format};
-use crate::types::{Address, BucketName};
+use crate::types::{Address, BucketName, Durability};
 
 /// The whole file. Flags and variables are laid over it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,7 @@ pub(super) struct File {
     /// `None`: [`Self::DEFAULT_BUCKET`].
     pub(super) default_bucket: Option<Text<BucketName>>,
     pub(super) on_unavailable: OnUnavailable,
+    pub(super) durability: Text<Durability>,
     pub(super) drain_deadline: Text<Period>,
     pub(super) log: Log,
     pub(super) buildkitd: Buildkitd,
@@ -334,6 +335,7 @@ mod tests {
             ("lisen = []", 1, "unknown key lisen; known here: store, "),
             ("\n[control]\nlisten = ['tcp://x']", 3, "control.listen[0]: invalid address \"tcp://x\": want unix:///"),
             ("drain_deadline = '30'", 1, "drain_deadline: invalid duration \"30\": want "),
+            ("durability = 'disk'", 1, "durability: invalid durability \"disk\": want s3 or local"),
             ("drain_deadline = 30", 1, "drain_deadline: invalid type: integer `30`, expected a string"),
             ("[control]\ntransport = 'fast'", 2, "control.transport: unknown variant `fast`, expected one of `auto`, `relay`, `session`"),
             ("[limits]\nmax_connections = 0", 2, "limits.max_connections: invalid value: integer `0`, expected a number from 1"),

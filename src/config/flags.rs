@@ -39,6 +39,9 @@ pub struct Flags {
     /// What becomes of builds when the store fails: miss (they go on without it) or fail [default: miss]
     #[arg(long, value_name = "POLICY", env = "REMORA_ON_UNAVAILABLE", hide_env_values = true)]
     pub on_unavailable: Option<String>,
+    /// When exports are done: s3 (the store has everything) or local (this disk has, the rest follows) [default: s3]
+    #[arg(long, value_name = "DURABILITY", env = "REMORA_DURABILITY", hide_env_values = true)]
+    pub durability: Option<String>,
     /// buildkitd's socket [default: unix:///run/buildkit/buildkitd.sock]
     #[arg(long, value_name = "ADDR", env = "REMORA_BUILDKITD", hide_env_values = true)]
     pub buildkitd: Option<String>,
@@ -100,6 +103,7 @@ impl Flags {
         overlay.optional(&mut file.store, self.store.store.as_deref(), "store", "store")?;
         overlay.value(&mut file.data_dir, self.store.data_dir.as_deref(), "data_dir", "data_dir")?;
         overlay.value(&mut file.on_unavailable, self.on_unavailable.as_deref(), "on_unavailable", "on_unavailable")?;
+        overlay.value(&mut file.durability, self.durability.as_deref(), "durability", "durability")?;
         overlay.value(&mut file.buildkitd.address, self.buildkitd.as_deref(), "buildkitd", "buildkitd.address")?;
         overlay.addresses(&mut file.control.listen, &self.control, "control", "control.listen")?;
         overlay.value(&mut file.control.transport, self.transport.as_deref(), "transport", "control.transport")?;

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::endpoints::{content, control, s3};
 use crate::transfer::RANGE_BYTES;
-use crate::types::Address;
+use crate::types::{Address, Durability};
 use crate::{auth, cache, telemetry};
 
 pub use buckets::{BucketConfig, StoreConfig};
@@ -108,15 +108,22 @@ impl Config {
                 file::Transport::Session => control::Transport::Session,
             },
             advertise: file.s3.advertise.clone(),
+            durability: file.durability.0,
             max_message_bytes: file.control.max_message_bytes.0,
             connect_timeout: file.buildkitd.connect_timeout.0.0,
             max_connections,
             max_streams,
         };
+        let mut warnings = secrets.warnings;
+        if file.durability.0 == Durability::Local && matches!(store, StoreConfig::Directory { .. }) {
+            warnings.push("durability: local is the same as s3 where the store is a directory, which has everything at once".to_owned());
+        }
         Ok(Self {
             log: telemetry::Config { filter: file.log.filter.0.clone(), format: file.log.format },
             cache: cache::Settings {
                 spool_dir: file.data_dir.join("spool"),
+                // A directory has what it is given at once.
+                journal_dir: matches!(store, StoreConfig::Buckets { .. }).then(|| file.data_dir.join("journal")),
                 max_manifest_bytes: file.limits.max_manifest_bytes.0,
                 max_open_ingests: file.limits.max_open_ingests.0,
                 max_spool_bytes: file.limits.max_spool_bytes.0,
@@ -144,7 +151,7 @@ impl Config {
             operator_keys,
             grant_grace: file.s3.grant_grace.0.0,
             admin: addresses(&file.admin.listen),
-            warnings: secrets.warnings,
+            warnings,
             data_dir: file.data_dir.clone(),
             store,
             effective: file,

@@ -29,6 +29,13 @@ impl Budget {
         Self { free: Arc::new(Semaphore::new(usize::try_from(all).unwrap_or(Semaphore::MAX_PERMITS))), all }
     }
 
+    /// Bytes that are held now, in whole KiB.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        let free = u64::try_from(self.free.available_permits()).unwrap_or(u64::MAX);
+        u64::from(self.all).saturating_sub(free) * UNIT
+    }
+
     /// Takes `bytes`, at once or not at all.
     #[must_use]
     pub fn try_hold(&self, bytes: u64) -> Option<Hold> {
@@ -75,6 +82,7 @@ mod tests {
         let first = budget.try_hold(6 << 10).unwrap();
         assert!(budget.try_hold(5 << 10).is_none());
         assert!(budget.hold(5 << 10, Duration::ZERO).await.is_none());
+        assert_eq!(budget.used(), 6 << 10);
         drop(first);
         let all = budget.hold(10 << 10, Duration::ZERO).await.unwrap();
         assert!(budget.try_hold(1).is_none());

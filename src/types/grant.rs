@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Digest, Documents, Losses, ManifestName, Promises, Scope, Usage};
+use super::{Digest, Documents, Durability, Losses, ManifestName, Promises, Scope, Usage};
 
 /// One thing that a caller may do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +77,7 @@ pub struct Grant {
     documents: Option<Arc<Documents>>,
     /// Set for a build that is to go on without its cache when the store fails.
     losses: Option<Arc<Losses>>,
+    durability: Durability,
     usage: Arc<Usage>,
 }
 
@@ -120,6 +121,13 @@ impl GrantBuilder {
         self
     }
 
+    /// What is written is acknowledged when it has reached this.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.0.durability = durability;
+        self
+    }
+
     /// Counts into `usage`.
     #[must_use]
     pub fn usage(mut self, usage: Arc<Usage>) -> Self {
@@ -146,6 +154,7 @@ impl Grant {
             sub_prefixes: false,
             documents: None,
             losses: None,
+            durability: Durability::S3,
             usage: Arc::default(),
         })
     }
@@ -191,6 +200,12 @@ impl Grant {
     #[must_use]
     pub fn losses(&self) -> Option<&Losses> {
         self.losses.as_deref()
+    }
+
+    /// What an acknowledged write has reached.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.durability
     }
 
     /// The same grant for a longer prefix, where it reaches there.

@@ -9,6 +9,7 @@ mod chaos;
 mod crashes;
 mod deploy;
 mod disk_cache;
+mod durability;
 mod faults;
 mod forwarding;
 mod grants;

@@ -55,6 +55,21 @@ fn health_exits_with_the_causes_of_readyz() {
 }
 
 #[test]
+fn status_tells_what_goes_on_to_people_and_programs() {
+    let sidecar = Sidecar::start();
+    let status = run(&["status", "--json", "--admin", &sidecar.address("admin")]).json();
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert!(status["stores"][0]["url"].as_str().unwrap().starts_with("file:///"), "{status}");
+    assert_eq!(status["spool"], serde_json::json!({"bytes": 0, "max_bytes": 17_179_869_184_u64}));
+    assert_eq!(status["journal"], serde_json::json!({"entries": 0, "bytes": 0, "oldest": null, "last_error": null}));
+    assert!(["uptime_seconds", "builds_running", "ingests", "uploads"].iter().all(|key| status[key].is_u64()), "{status}");
+    let text = run(&["status", "--admin", &sidecar.address("admin")]).stdout;
+    assert!(text.contains("journal  0 entries (0 B)\n") && text.contains("of 16.00 GiB; 0 ingests, 0 uploads\n"), "{text}");
+    let nobody = format!("unix://{}", sidecar.dir().join("nobody.sock").display());
+    assert!(run(&["status", "--admin", &nobody]).one_line(1).contains(&nobody));
+}
+
+#[test]
 fn metrics_are_openmetrics_and_the_rest_is_refused() {
     let sidecar = Sidecar::start();
     let (status, head, body) = sidecar.admin("GET", "/metrics");
@@ -68,7 +83,7 @@ fn metrics_are_openmetrics_and_the_rest_is_refused() {
     assert_eq!(sidecar.admin("DELETE", "/livez").0, 405);
     assert_eq!(sidecar.admin("GET", "/metrics/../x").0, 404);
     let (status, _, index) = sidecar.admin("GET", "/");
-    assert!(status == 200 && ["/livez", "/readyz", "/metrics"].iter().all(|path| index.contains(path)), "{index}");
+    assert!(status == 200 && ["/livez", "/readyz", "/metrics", "/status"].iter().all(|path| index.contains(path)), "{index}");
 }
 
 #[test]

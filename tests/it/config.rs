@@ -50,6 +50,7 @@ fn a_bad_file_is_one_line_and_64() {
         ("store = 'gs://abc'", "remora.toml:1: store: invalid store URL \"gs://abc\": want file:///dir or s3://bucket[/prefix]"),
         ("store = 's3://a..b'", "remora.toml:1: store: invalid bucket name \"a..b\": want 3 to 63"),
         ("default_bucket = '../x'", "remora.toml:1: default_bucket: invalid bucket name"),
+        ("durability = 'disk'", "remora.toml:1: durability: invalid durability \"disk\": want s3 or local"),
         ("[log]\nfilter = 'inof'", "remora.toml:2: log.filter: invalid log filter \"inof\": want off, error"),
         ("[log", "remora.toml:1: "),
         ("[s3]\nadvertise = 'remora:9190'", "s3.advertise: invalid URL \"remora:9190\": want http://host:port"),
@@ -153,6 +154,17 @@ fn a_flag_beats_a_variable_and_that_the_file() {
     ] {
         assert!(ended.stdout.lines().any(|printed| printed == line), "{line}: {}", ended.stdout);
     }
+}
+
+#[test]
+fn a_local_durability_is_taken_and_pointless_for_a_directory() {
+    let bucket = "store = 's3://build-cache'\n[[buckets]]\nname = 'build-cache'\nendpoint = 'http://127.0.0.1:1'\nregion = 'x'";
+    for (toml, warned) in [("", true), (bucket, false)] {
+        let ended: Ended = Configured::new(toml).command("check-config").env("REMORA_DURABILITY", "local").output().unwrap().into();
+        assert!(ended.code == Some(0) && ended.stdout.contains("durability = \"local\"  # REMORA_DURABILITY\n"), "{ended:?}");
+        assert_eq!(ended.stderr.contains("durability: local is the same as s3 where the store is a directory"), warned, "{ended:?}");
+    }
+    run(&["check-config", "--durability", "disk"]).one_line(64);
 }
 
 #[test]

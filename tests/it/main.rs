@@ -24,6 +24,7 @@ mod download;
 mod faults;
 mod guarded;
 mod hedging;
+mod journal;
 mod manifests;
 mod outage;
 mod presence;

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::auth::Purpose;
+use crate::auth::{GrantRequest, Purpose};
 use crate::store::Stores;
-use crate::types::{BucketName, Invalid, ManifestName, Scope};
+use crate::types::{BucketName, Durability, Invalid, ManifestName, Scope};
 
 /// The attributes of a cache entry.
 pub(super) type Attrs = BTreeMap<String, String>;
@@ -32,15 +32,18 @@ pub(super) struct Target {
     pub(super) region: String,
     /// What an export writes, or the one that an import reads.
     pub(super) names: Vec<ManifestName>,
+    /// When an export is acknowledged.
+    pub(super) durability: Durability,
 }
 
 impl Target {
-    /// The target of an entry. An empty `bucket` or `region` counts as none: scripts with an unset
-    /// variable send that.
+    /// The target of an entry; `durability` is that of entries that name none (an attribute of remora's own:
+    /// BuildKit skips those that it does not know). An empty `bucket`, `region` or `durability` counts as none:
+    /// scripts with an unset variable send that.
     ///
     /// # Errors
     /// [`Refusal`] for what is not valid or not served.
-    pub(super) fn read(attrs: &Attrs, purpose: Purpose, stores: &Stores) -> Result<Self, Refusal> {
+    pub(super) fn read(attrs: &Attrs, purpose: Purpose, stores: &Stores, durability: Durability) -> Result<Self, Refusal> {
         let refuse = |invalid| Refusal { invalid, offer: stores.offer() };
         let given = |attribute: &str| attrs.get(attribute).map(String::as_str);
         let bucket = match given("bucket").filter(|bucket| !bucket.is_empty()) {
@@ -72,7 +75,16 @@ impl Target {
         if purpose == Purpose::Import {
             names.truncate(1);
         }
-        Ok(Self { scope, region, names })
+        let durability = match given("durability").filter(|text| !text.is_empty()) {
+            Some(text) => text.parse().map_err(refuse)?,
+            None => durability,
+        };
+        Ok(Self { scope, region, names, durability })
+    }
+
+    /// The grant that it takes.
+    pub(super) fn request(&self, purpose: Purpose) -> GrantRequest<'_> {
+        GrantRequest { purpose, scope: &self.scope, names: &self.names, durability: self.durability }
     }
 }
 
@@ -100,16 +112,18 @@ mod tests {
 
     fn read(purpose: Purpose, attrs: &[(&str, &str)]) -> Result<Target, String> {
         let attrs = attrs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        Target::read(&attrs, purpose, &stores()).map_err(|refusal| refusal.to_string())
+        Target::read(&attrs, purpose, &stores(), Durability::Local).map_err(|refusal| refusal.to_string())
     }
 
     #[test]
     fn what_is_omitted_is_what_is_served() {
-        for attrs in [&[][..], &[("bucket", ""), ("region", "")]] {
+        for attrs in [&[][..], &[("bucket", ""), ("region", ""), ("durability", "")]] {
             let target = read(Purpose::Export, attrs).unwrap();
             assert_eq!(target.scope, Scope::new("build-cache".parse().unwrap(), "ci/").unwrap());
             assert_eq!((target.region.as_str(), target.names), ("eu-west-1", vec!["buildkit".parse().unwrap()]));
+            assert_eq!(target.durability, Durability::Local);
         }
+        assert_eq!(read(Purpose::Export, &[("durability", "s3")]).unwrap().durability, Durability::S3);
     }
 
     #[test]
@@ -138,6 +152,7 @@ mod tests {
             ("name", ""),
             ("name", "app;"),
             ("name", "../app"),
+            ("durability", "disk"),
         ] {
             let refusal = read(Purpose::Import, &[(attribute, value)]).unwrap_err();
             assert!(refusal.contains(attribute) && !refusal.contains('\n'), "{refusal}");

@@ -123,14 +123,14 @@ impl Build {
     /// A grant for one of its cache entries.
     pub(super) fn grant(&self, purpose: Purpose, target: &Target) -> Option<IssuedGrant> {
         self.note(purpose, target);
-        self.builds.keyring.issue(&self.reference, purpose, &target.scope, &target.names)
+        self.builds.keyring.issue(&self.reference, &target.request(purpose))
     }
 
     /// The same for the session transport: the id that the grant is looked up by, and the grant.
     pub(super) fn session_grant(&self, purpose: Purpose, target: &Target, max_document_bytes: u64) -> Option<(String, Grant)> {
         self.note(purpose, target);
         let keyring = &self.builds.keyring;
-        let issued = keyring.issue_for_session(&self.reference, purpose, &target.scope, &target.names, max_document_bytes)?;
+        let issued = keyring.issue_for_session(&self.reference, &target.request(purpose), max_document_bytes)?;
         let grant = keyring.lookup(&issued.access_key_id).ok()?.grant;
         Some((issued.access_key_id, grant))
     }

@@ -25,7 +25,7 @@ use crate::cache::{self, Cache, Condition, outage};
 use crate::types::{Digest, Grant, ManifestName};
 
 /// What the attributes of `type=s3` say that `type=local` has no use for, or that buildkitd must not see.
-const DROPPED: [&str; 17] = [
+const DROPPED: [&str; 18] = [
     "access_key_id",
     "secret_access_key",
     "session_token",
@@ -42,6 +42,7 @@ const DROPPED: [&str; 17] = [
     "retry_mode",
     "retry_max_attempts",
     "disable_accept_encoding",
+    "durability",
     "src",
 ];
 /// What our store ids begin with, behind BuildKit's own `local:`.

@@ -55,7 +55,7 @@ use crate::auth::Keyring;
 use crate::cache::Cache;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
-use crate::types::Address;
+use crate::types::{Address, Durability};
 
 use body::{RequestBody, ResponseBody};
 use builds::Builds;
@@ -96,6 +96,8 @@ pub struct Config {
     pub transport: Transport,
     /// The s3 endpoint's URL as buildkitd sees it; `None`: there is no s3 endpoint.
     pub advertise: Option<String>,
+    /// When exports are acknowledged that do not say.
+    pub durability: Durability,
     /// The largest message of the calls that are read whole.
     pub max_message_bytes: u64,
     /// How long a call waits for buildkitd to be there.

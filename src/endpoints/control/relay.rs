@@ -4,8 +4,8 @@ use super::attrs::{Attrs, Target};
 use super::rewrite::Entry;
 use crate::auth::IssuedGrant;
 
-/// What a client may send and buildkitd never sees.
-const DROPPED: [&str; 4] = ["access_key_id", "secret_access_key", "session_token", "endpoint_url"];
+/// What a client may send and buildkitd never sees, or has no use for.
+const DROPPED: [&str; 5] = ["access_key_id", "secret_access_key", "session_token", "endpoint_url", "durability"];
 
 /// The attributes for buildkitd. What is not about place or identity (`mode`, `ignore-error`,
 /// `compression`, anything that a later version adds) stays.

@@ -145,7 +145,7 @@ impl Control {
         let deadline = Instant::now() + HELD_BACK;
         let (mut decided, mut imports) = (Vec::new(), false);
         for (purpose, attrs) in given {
-            let target = attrs::Target::read(&attrs, purpose, self.cache.stores())?;
+            let target = attrs::Target::read(&attrs, purpose, self.cache.stores(), self.config.durability)?;
             let entry = match build {
                 Some(build) => {
                     let entry = tokio::time::timeout_at(deadline, self.entry(build, purpose, &attrs, &target));

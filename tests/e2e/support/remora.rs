@@ -99,6 +99,13 @@ impl Remora {
         run(command)
     }
 
+    /// `remora status`.
+    pub fn status(&self) -> serde_json::Value {
+        let mut command = program();
+        command.args(["status", "--json", "--admin", &format!("tcp://127.0.0.1:{}", self.admin_port)]);
+        serde_json::from_str(&run(command).expect_success()).expect("JSON")
+    }
+
     /// What waits in its spool.
     pub fn spool(&self) -> Vec<PathBuf> {
         files_below(&self.data_dir().join("spool"))

@@ -36,6 +36,7 @@ async fn a_build_gets_grants_in_place_of_its_credentials_and_they_end_with_it() 
     assert!(reader.check_manifest(Right::Read, &app).is_ok() && reader.check_manifest(Right::Read, &main).is_err());
     assert!(reader.check_manifest(Right::Write, &app).is_err());
     let writer = sidecar.keyring.lookup(&export["access_key_id"]).unwrap().grant;
+    assert_eq!(writer.durability(), Durability::Local);
     assert!(writer.check_manifest(Right::Write, &main).is_ok() && writer.check_manifest(Right::Read, &main).is_err());
 
     // A gateway call of the build has the same import grant; one of no build has none.

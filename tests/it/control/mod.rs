@@ -27,7 +27,7 @@ use remora::endpoints::control::{Config, Control, Transport};
 use remora::metrics::Metrics;
 use remora::shutdown::Shutdown;
 use remora::store::{Directory, Served, Stores};
-use remora::types::{Address, BucketName, Right};
+use remora::types::{Address, BucketName, Durability, Right};
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc};
 use tonic::Code;
@@ -94,6 +94,7 @@ fn s3_entry(name: &str) -> Entry {
         &[
             ("name", name),
             ("mode", "max"),
+            ("durability", "local"),
             ("access_key_id", &secret("id")),
             ("secret_access_key", &secret("key")),
             ("session_token", &secret("token")),
@@ -149,6 +150,7 @@ impl Sidecar {
             buildkitd: buildkitd.clone(),
             transport: Transport::Relay,
             advertise: Some("http://127.0.0.1:9190".to_owned()),
+            durability: Durability::S3,
             max_message_bytes: 64 << 20,
             connect_timeout: Duration::from_secs(60),
             max_connections: 100,

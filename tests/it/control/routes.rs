@@ -36,7 +36,7 @@ async fn a_builder_without_a_way_to_the_s3_endpoint_is_served_through_its_sessio
         let [export] = &cache.exports[..] else { panic!("{cache:?}") };
         assert_eq!(export.kind, "local");
         assert!(export.attrs["dest"].starts_with("remora-RMRA"), "{export:?}");
-        let of_s3 = ["bucket", "region", "name", "access_key_id", "secret_access_key", "session_token", "endpoint_url"];
+        let of_s3 = ["bucket", "region", "name", "access_key_id", "secret_access_key", "session_token", "endpoint_url", "durability"];
         assert!(of_s3.iter().all(|attr| !export.attrs.contains_key(*attr)), "{export:?}");
         // There is no such manifest, so there is nothing to import.
         assert_eq!(cache.imports, vec![entry("inline", &[])]);

@@ -17,14 +17,14 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, MetadataDirective};
 use aws_smithy_async::time::StaticTimeSource;
 use bytes::Bytes;
-use remora::auth::{BuildGuard, Keyring, OperatorKey, Purpose};
+use remora::auth::{BuildGuard, GrantRequest, Keyring, OperatorKey, Purpose};
 use remora::cache::{Cache, Settings};
 use remora::config::OnUnavailable;
 use remora::endpoints::{Listener, s3};
 use remora::metrics::Metrics;
 use remora::shutdown::Shutdown;
 use remora::store::{Served, Store, Stores};
-use remora::types::{Digest, Grant, Right, Rights, Scope};
+use remora::types::{Digest, Durability, Grant, Right, Rights, Scope};
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -105,7 +105,10 @@ impl Endpoint {
     fn build_client(&self, build: &str, purpose: Purpose) -> (Client, BuildGuard) {
         let guard = self.keyring.begin_build(build);
         let scope = Scope::new(BUCKET.parse().unwrap(), "").unwrap();
-        let grant = self.keyring.issue(build, purpose, &scope, &["app".parse().unwrap()]).unwrap();
+        let grant = self
+            .keyring
+            .issue(build, &GrantRequest { purpose, scope: &scope, names: &["app".parse().unwrap()], durability: Durability::S3 })
+            .unwrap();
         (Client::from_conf(self.config(&grant.access_key_id, &grant.secret_access_key).build()), guard)
     }
 

@@ -9,6 +9,7 @@ use remora::cache::Settings;
 pub(crate) fn settings(spool_dir: impl Into<PathBuf>) -> Settings {
     Settings {
         spool_dir: spool_dir.into(),
+        journal_dir: None,
         max_manifest_bytes: 1 << 20,
         max_open_ingests: 4,
         ingest_expiry: Duration::from_secs(3600),

@@ -1,0 +1,70 @@
+//! The parts of an upload one behind the other, in a file of the spool: for a blob that is to be durable on this
+//! machine before its store has it.
+
+use std::fs::File;
+use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::spool::{FinishedFile, create_blocking};
+use crate::store::Body;
+use crate::transfer::{Hold, Piece};
+
+/// The file. Removed when dropped.
+#[derive(Debug)]
+pub(super) struct Joined {
+    file: File,
+    guard: FinishedFile,
+    /// Its bytes in the spool.
+    hold: Hold,
+    /// Where each part ends.
+    ends: Vec<u64>,
+}
+
+impl Joined {
+    pub(super) fn create(spool_dir: &Path, hold: Hold) -> io::Result<Self> {
+        let (file, guard) = create_blocking(spool_dir)?;
+        Ok(Self { file, guard, hold, ends: Vec::new() })
+    }
+
+    /// Puts a part behind the first `parts`, in place of whatever was there. Blocks. After an error those are all
+    /// that it has.
+    pub(super) fn put(&mut self, parts: usize, piece: &Piece) -> io::Result<()> {
+        self.ends.truncate(parts);
+        let start = self.len();
+        let end = start + piece.body().len();
+        if !self.hold.resize(end) {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        self.file.set_len(start)?;
+        self.file.seek(SeekFrom::Start(start))?;
+        let mut written = Ok(());
+        piece.read(|bytes| {
+            if written.is_ok() {
+                written = self.file.write_all(bytes);
+            }
+        })?;
+        written?;
+        self.ends.push(end);
+        Ok(())
+    }
+
+    /// All of it. The file goes with `self`.
+    pub(super) fn body(&self) -> Body {
+        Body::File { path: self.guard.path().to_owned(), offset: 0, len: self.len() }
+    }
+
+    /// Its parts; the file goes with the last of them.
+    pub(super) fn into_pieces(self) -> Vec<Piece> {
+        let (path, held) = (self.guard.path().to_owned(), Arc::new((self.guard, self.hold)));
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        let slices = starts.zip(&self.ends);
+        slices
+            .map(|(start, end)| Piece::new(Body::File { path: path.clone(), offset: start, len: end - start }, Arc::clone(&held)))
+            .collect()
+    }
+
+    fn len(&self) -> u64 {
+        self.ends.last().copied().unwrap_or_default()
+    }
+}

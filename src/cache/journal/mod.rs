@@ -1,0 +1,279 @@
+//! Exports under `durability = "local"`: acknowledged when their bytes are fsynced on remora's own disk, and
+//! finished from there, however long the store is away and however often remora ends meanwhile.
+//!
+//! Each blob and each manifest is an entry: two files (`files`) and a line in memory. A few at a time go to the
+//! store (`finish`), blobs in the order in which they came, a manifest when none of the blobs that it names is
+//! left here. An entry ends when the store has it, or when its own bytes turn out to be damaged. What finds no
+//! room here is not acknowledged: its export waits for the store, as it does under `"s3"`.
+
+mod acknowledge;
+mod files;
+mod finish;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::ingests::blocking;
+use super::layout::{self, Item};
+use super::{CacheConfig, Error, Result};
+use crate::metrics::Metrics;
+use crate::store::{Backoff, Body};
+use crate::transfer::{Budget, Hold};
+use crate::types::{Digest, Scope};
+
+/// Entries that may wait; about a KiB of memory each.
+const MAX_ENTRIES: usize = 1 << 16;
+/// Pauses between tries of an entry while the store does not answer, the first and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+/// The same of one that the store refuses: only an operator can change that.
+const REFUSED: Duration = Duration::from_secs(120);
+
+/// What is acknowledged and not in the store. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Journal(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    /// The spool's, and the part of it that may be filled from here: the rest is for what still arrives.
+    spool: Budget,
+    share: Budget,
+    metrics: Metrics,
+    /// There is something new to do.
+    added: Notify,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next_id: u64,
+    /// In the order in which they were acknowledged.
+    entries: BTreeMap<u64, Waiting>,
+    /// What the entries hold, by its place: how often, and its size.
+    places: HashMap<Arc<str>, (usize, u64)>,
+    bytes: u64,
+    last_error: Option<String>,
+}
+
+/// A blob or a manifest.
+#[derive(Debug)]
+pub(super) struct Entry {
+    scope: Scope,
+    item: Item,
+    /// Of its bytes.
+    digest: Digest,
+    size: u64,
+    taken: OffsetDateTime,
+    /// Bucket and key.
+    place: Arc<str>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    entry: Arc<Entry>,
+    /// The blobs that a manifest names, and how many of them are known to be here no more.
+    needs: (Vec<Digest>, usize),
+    /// `None`: found at the start, when there was no room for it.
+    _held: Option<(Hold, Hold)>,
+    backoff: Backoff,
+    not_before: Instant,
+    is_running: bool,
+}
+
+/// How much waits for the store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// Blobs and manifests.
+    pub entries: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// When the oldest was acknowledged.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub oldest: Option<OffsetDateTime>,
+    /// Why the last try that failed did, since the journal was last empty.
+    pub last_error: Option<String>,
+}
+
+impl Entry {
+    fn new(scope: Scope, item: Item, digest: Digest, size: u64, taken: OffsetDateTime) -> Self {
+        let place = match &item {
+            Item::Blob(digest) => layout::place(&scope, digest),
+            Item::Manifest(name) => format!("{}/{}", scope.bucket(), layout::manifest_key(&scope, name)),
+        };
+        Self { scope, item, digest, size, taken, place: place.into() }
+    }
+}
+
+impl Journal {
+    /// The journal in `dir`, with what earlier runs left there; for `spool` bytes of a spool that has `max` in all.
+    pub(super) async fn open(dir: PathBuf, spool: Budget, max: u64, metrics: Metrics) -> Result<Self> {
+        let scanned = dir.clone();
+        let found = blocking(move || Ok(files::scan(&scanned)?)).await;
+        let found = found.map_err(|error| Error::Internal(format!("data_dir: cannot read {}: {error}", dir.display())))?;
+        let (share, added, state) = (Budget::new(max / 4 * 3), Notify::new(), Mutex::default());
+        let journal = Self(Arc::new(Inner { dir, spool, share, metrics, added, state }));
+        if !found.is_empty() {
+            tracing::info!("the journal has {} entries of earlier runs to finish", found.len());
+        }
+        for (id, entry, needs) in found {
+            // Acknowledged, so it stays, also where the bounds are tighter now.
+            let held = journal.0.share.try_hold(entry.size).zip(journal.0.spool.try_hold(entry.size));
+            journal.insert(id, entry, needs, held);
+        }
+        Ok(journal)
+    }
+
+    /// Whether a blob of `bytes` would find room now.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        self.0.share.try_hold(bytes).is_some() && self.0.spool.try_hold(bytes).is_some()
+    }
+
+    /// The size of a blob that is here.
+    pub(super) fn size_of(&self, scope: &Scope, digest: &Digest) -> Option<u64> {
+        self.state().places.get(layout::place(scope, digest).as_str()).map(|(_, size)| *size)
+    }
+
+    /// Whether nothing is left to do.
+    fn is_empty(&self) -> bool {
+        self.state().entries.is_empty()
+    }
+
+    /// How much waits.
+    pub(super) fn status(&self) -> JournalStatus {
+        let state = self.state();
+        JournalStatus {
+            entries: state.entries.len(),
+            bytes: state.bytes,
+            oldest: state.entries.values().next().map(|oldest| oldest.entry.taken),
+            last_error: state.last_error.clone(),
+        }
+    }
+
+    /// Makes an entry durable. Room for it is waited for so long.
+    ///
+    /// # Errors
+    /// [`Error::Exhausted`] where there is none, [`Error::Internal`] where the disk fails.
+    async fn take(&self, entry: Entry, needs: Vec<Digest>, body: Body, patience: Duration) -> Result<()> {
+        let full = || Error::Exhausted(format!("{}: the journal has no room, by limits.max_spool_bytes", entry.item));
+        if self.state().entries.len() >= MAX_ENTRIES {
+            return Err(full());
+        }
+        let share = self.0.share.hold(entry.size, patience).await.ok_or_else(full)?;
+        let spool = self.0.spool.hold(entry.size, patience).await.ok_or_else(full)?;
+        let journal = self.clone();
+        // Also where its caller gives up meanwhile: what is on disk is in memory too.
+        blocking(move || {
+            let id = journal.next_id();
+            files::write(&journal.0.dir, id, &entry, &body)?;
+            journal.insert(id, entry, needs, Some((share, spool)));
+            journal.0.added.notify_one();
+            Ok(())
+        })
+        .await
+    }
+
+    fn next_id(&self) -> u64 {
+        let mut state = self.state();
+        state.next_id += 1;
+        state.next_id
+    }
+
+    fn insert(&self, id: u64, entry: Entry, needs: Vec<Digest>, held: Option<(Hold, Hold)>) {
+        let mut state = self.state();
+        state.next_id = state.next_id.max(id);
+        state.bytes += entry.size;
+        state.places.entry(Arc::clone(&entry.place)).or_insert((0, entry.size)).0 += 1;
+        let backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        let waiting =
+            Waiting { entry: entry.into(), needs: (needs, 0), _held: held, backoff, not_before: Instant::now(), is_running: false };
+        state.entries.insert(id, waiting);
+        self.show(&state);
+    }
+
+    /// The next entry that can be tried. Manifests of one name go in their order.
+    fn next(&self) -> Option<(u64, Arc<Entry>)> {
+        let (mut state, now, mut names) = (self.state(), Instant::now(), HashSet::new());
+        let State { entries, places, .. } = &mut *state;
+        for (id, waiting) in entries {
+            let is_in_turn = matches!(waiting.entry.item, Item::Blob(_)) || names.insert(Arc::clone(&waiting.entry.place));
+            if is_in_turn && !waiting.is_running && waiting.not_before <= now && waiting.has_what_it_needs(places) {
+                waiting.is_running = true;
+                return Some((*id, Arc::clone(&waiting.entry)));
+            }
+        }
+        None
+    }
+
+    /// An entry's bytes.
+    fn body(&self, id: u64, entry: &Entry) -> Body {
+        Body::File { path: files::data_path(&self.0.dir, id), offset: 0, len: entry.size }
+    }
+
+    /// An entry is at its end.
+    async fn remove(&self, id: u64) {
+        let dir = self.0.dir.clone();
+        if let Err(error) = blocking(move || Ok(files::remove(&dir, id)?)).await {
+            tracing::warn!(%error, "could not remove an entry of the journal; the next start finishes it again: {error}");
+        }
+        let mut state = self.state();
+        let Some(Waiting { entry, .. }) = state.entries.remove(&id) else { return };
+        state.bytes -= entry.size;
+        if let Some((count, _)) = state.places.get_mut(&entry.place) {
+            *count -= 1;
+            if *count == 0 {
+                state.places.remove(&entry.place);
+            }
+        }
+        if state.entries.is_empty() {
+            state.last_error = None;
+            tracing::info!("the journal is empty: the store has all that was acknowledged");
+        }
+        self.show(&state);
+    }
+
+    /// A try has failed; there will be another.
+    fn failed(&self, id: u64, error: &Error) {
+        let mut state = self.state();
+        let Some(waiting) = state.entries.get_mut(&id) else { return };
+        let is_passing = matches!(error, Error::Unavailable(_) | Error::Exhausted(_));
+        let pause = if is_passing { waiting.backoff.pause() } else { REFUSED };
+        (waiting.is_running, waiting.not_before) = (false, Instant::now() + pause);
+        let text = format!("{}: {error}", waiting.entry.item);
+        if is_passing {
+            tracing::debug!(%error, "the journal cannot finish {text}");
+        } else {
+            tracing::warn!(%error, "the journal cannot finish {text}; it is tried again every {REFUSED:?}");
+        }
+        state.last_error = Some(text);
+    }
+
+    fn show(&self, state: &State) {
+        self.0.metrics.journal(state.entries.len(), state.bytes);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    /// Whether no blob that it names is here any more.
+    fn has_what_it_needs(&mut self, places: &HashMap<Arc<str>, (usize, u64)>) -> bool {
+        let (needs, met) = &mut self.needs;
+        let is_here = |digest: &Digest| places.contains_key(layout::place(&self.entry.scope, digest).as_str());
+        *met += needs[*met..].iter().take_while(|digest| !is_here(digest)).count();
+        *met == needs.len()
+    }
+}
+
+/// The blobs that a manifest names.
+fn needs(config: &CacheConfig) -> Vec<Digest> {
+    config.blobs().into_keys().collect()
+}

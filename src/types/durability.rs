@@ -1,0 +1,37 @@
+//! Where an export must be before its build is told that it is done.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::Invalid;
+
+/// What an acknowledged write has reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// The store.
+    #[default]
+    S3,
+    /// remora's own disk; the store gets it later.
+    Local,
+}
+
+impl FromStr for Durability {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "s3" => Ok(Self::S3),
+            "local" => Ok(Self::Local),
+            _ => Err(Invalid::new("durability", text, "want s3 or local")),
+        }
+    }
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::S3 => "s3",
+            Self::Local => "local",
+        })
+    }
+}

@@ -1,0 +1,125 @@
+//! Exports that end before their store has them.
+
+use super::*;
+
+#[tokio::test]
+async fn an_export_ends_without_its_store_and_gets_there_when_it_is_back() {
+    let fixture = Fixture::new();
+    let process = fixture.start().await;
+    let (one, two) = (content(3000, 1), content(5 * MIB, 2));
+    for blob in [&one, &two] {
+        let asked = process.cache.find_to_reuse(&local(), &Digest::of(blob)).await;
+        assert!(matches!(asked, Err(Error::NotFound(_))), "{asked:?}");
+        process.put(&local(), blob).await.unwrap();
+    }
+    process.publish(&local(), &[&one, &two]).await.unwrap();
+    process.until(|status| status.last_error.is_some()).await;
+    let status = process.status();
+    assert!(status.entries == 3 && status.bytes > 3000 + 5 * MIB as u64 && status.oldest.is_some(), "{status:?}");
+    assert!(status.last_error.unwrap().contains("broken"));
+    assert!(process.metrics.encode().contains("remora_journal_entries 3\n"), "{}", process.metrics.encode());
+    assert!(process.cache.status().spool.bytes >= status.bytes);
+    assert_eq!((fixture.store.keys().len(), fixture.spool_files()), (0, 0));
+
+    fixture.faults.fails_with(Fault::None);
+    process.until_empty().await;
+    assert!(fixture.has(&one) && fixture.has(&two));
+    assert_eq!(fixture.published(), sorted(&[&one, &two]));
+    assert_eq!((fixture.files(""), process.cache.status().spool.bytes), (Vec::new(), 0));
+    assert_eq!(process.status(), JournalStatus::default());
+    assert!(process.metrics.encode().contains("remora_journal_bytes 0\n"));
+}
+
+#[tokio::test]
+async fn a_later_export_need_not_send_what_is_in_the_journal_and_one_to_the_store_must() {
+    let fixture = Fixture::new();
+    fixture.faults.fails_with(Fault::UnavailableWrites);
+    let process = fixture.start().await;
+    let blob = content(3000, 1);
+    process.put(&local(), &blob).await.unwrap();
+    let found = process.cache.find_to_reuse(&local(), &Digest::of(&blob)).await.unwrap();
+    assert_eq!(found.size, 3000);
+    let found = process.cache.find_to_reuse(&builder().build(), &Digest::of(&blob)).await;
+    assert!(matches!(found, Err(Error::NotFound(_))), "{found:?}");
+    let refused = process.publish(&builder().build(), &[&blob]).await;
+    assert!(matches!(refused, Err(Error::Precondition(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn manifests_of_one_name_are_published_in_their_order_and_all_of_them() {
+    let fixture = Fixture::new();
+    let process = fixture.start().await;
+    let blobs: Vec<_> = (0..9).map(|seed| content(100 + usize::from(seed), seed)).collect();
+    for blob in &blobs {
+        process.put(&local(), blob).await.unwrap();
+        process.publish(&local(), &[blob]).await.unwrap();
+    }
+    fixture.faults.fails_with(Fault::None);
+    process.until_empty().await;
+    let all: Vec<&[u8]> = blobs.iter().map(Vec::as_slice).collect();
+    assert_eq!(fixture.published(), sorted(&all));
+}
+
+#[tokio::test]
+async fn what_a_manifest_names_and_nobody_has_is_left_out() {
+    let fixture = Fixture::new();
+    let process = fixture.start().await;
+    let (there, nowhere) = (content(3000, 1), content(3000, 2));
+    process.put(&local(), &there).await.unwrap();
+    process.publish(&local(), &[&there, &nowhere]).await.unwrap();
+    fixture.faults.fails_with(Fault::None);
+    process.until_empty().await;
+    assert_eq!(fixture.published(), sorted(&[&there]));
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_store_keeps_the_entry_and_says_so() {
+    let fixture = Fixture::new();
+    fixture.faults.fails_with(Fault::Expired);
+    let process = fixture.start().await;
+    process.put(&local(), &content(3000, 1)).await.unwrap();
+    process.until(|status| status.last_error.as_ref().is_some_and(|error| error.contains("ExpiredToken"))).await;
+    assert_eq!((process.status().entries, fixture.files(".data").len()), (1, 1));
+}
+
+#[tokio::test]
+async fn parts_in_any_order_are_joined_here_and_the_store_hears_of_none() {
+    let fixture = Fixture::new();
+    let process = fixture.start().await;
+    let (cache, grant, blob) = (&process.cache, local(), content(20 * MIB + 5, 1));
+    let item = Item::Blob(Digest::of(&blob));
+    let id = cache.begin_upload(&grant, item.clone()).unwrap();
+    let (parts, mut sent): (Vec<&[u8]>, _) = (blob.chunks(5 * MIB).collect(), BTreeMap::new());
+    let other = content(5 * MIB, 7);
+    for (number, part) in [(3_u16, parts[2]), (1, parts[0]), (2, &other), (2, parts[1]), (3, parts[2]), (5, parts[4]), (4, parts[3])] {
+        let part = NewPart { number, size: part.len() as u64, body: incoming(part) };
+        sent.insert(number, cache.upload_part(&grant, &item, &id, part).await.unwrap());
+    }
+    let sent: Vec<_> = sent.into_iter().collect();
+    cache.complete_upload(&grant, &item, &id, &sent, Condition::None).await.unwrap();
+    assert_eq!((process.status().entries, fixture.store.begun_uploads(), fixture.spool_files()), (1, 0, 0));
+    fixture.faults.fails_with(Fault::None);
+    process.until_empty().await;
+    assert!(fixture.has(&blob));
+}
+
+#[tokio::test]
+async fn a_large_blob_of_a_session_goes_to_the_journal_and_in_parts_from_there() {
+    let fixture = Fixture::new();
+    let process = fixture.start_over(Arc::new(fixture.store.clone())).await;
+    fixture.store.refuse_parts(&[2]);
+    let grant = builder().durability(Durability::Local).documents(Arc::new(Documents::new(1 << 20))).build();
+    let blob: Bytes = content(20 * MIB, 1).into();
+    let digest = Digest::of(&blob);
+    let mut ingest = process.cache.open_ingest(&grant, "layer", blob.len() as u64, Some(digest)).await.unwrap();
+    for start in (0..blob.len()).step_by(MIB) {
+        ingest.write(start as u64, blob.slice(start..start + MIB)).await.unwrap();
+    }
+    ingest.commit(Some(blob.len() as u64), Some(digest), BTreeMap::new()).await.unwrap();
+    assert_eq!((process.status().entries, fixture.spool_files()), (1, 0));
+    process.until(|status| status.last_error.is_some()).await;
+    fixture.store.refuse_parts(&[]);
+    process.until_empty().await;
+    assert!(fixture.has(&blob));
+    fixture.store.wait_for_no_upload().await;
+}
