@@ -98,7 +98,7 @@ impl S3 {
     async fn answer(&self, request: http::Request<hyper::body::Incoming>) -> Result<HttpResponse, HttpError> {
         let (operation, rest) = (operations::Name::default(), rest::Rest::default());
         let (head, body) = request.into_parts();
-        let body = rest.of(body, &head.headers);
+        let body = rest.of(body);
         let mut request = http::Request::from_parts(head, body);
         let mut response = if let Some(nonce) = probe::nonce(&request) {
             operation.set("Probe");
