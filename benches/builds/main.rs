@@ -31,8 +31,8 @@ use crate::report::{Report, Row, ratio, verdicts};
 use crate::runs::Stage;
 use crate::workloads::{CONTESTANTS, Contestant, TRANSFERS, WORKLOADS, Workload};
 
-/// `--quick`: layers of an eighth.
-const QUICK_FACTOR: f64 = 0.125;
+/// `--quick`: layers of a quarter.
+const QUICK_FACTOR: f64 = 0.25;
 const QUICK_CONTESTANTS: [&str; 4] = ["native plain", "native shaped", "relay plain", "relay shaped"];
 const QUICK_RUNS: usize = 3;
 const RUNS: usize = 5;

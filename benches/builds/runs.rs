@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
@@ -13,9 +14,11 @@ use crate::line::{Line, Place, native};
 use crate::parts::{Buildkitd, Minio, files_below, remove};
 use crate::process::{Daemon, children_cpu, own_cpu};
 use crate::shaper::{Shaper, Traffic};
-use crate::workloads::{Contestant, Layers, Via, Work, Workload};
+use crate::workloads::{Contestant, JOURNAL, Layers, Via, Work, Workload};
 
 const SEED_BUCKET: &str = "seed";
+/// How long remora may take to bring an export from its journal to S3.
+const JOURNAL_PATIENCE: Duration = Duration::from_secs(120);
 
 /// One build of one contestant.
 #[derive(Debug, Clone, Serialize)]
@@ -163,6 +166,13 @@ impl Stage {
         let (sample, built) = self.measure(&build, &seed.builder, &line)?;
         ensure!(built.cached == built.layer_steps, "the builder built again");
         ensure!(built.exported || contestant.via == Via::Direct, "no cache was exported");
+        if contestant.settings == JOURNAL {
+            // remora goes with this call, and must have finished the export before.
+            let started = Instant::now();
+            while self.verify_export(contestant, place).is_err() && started.elapsed() < JOURNAL_PATIENCE {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
         Ok(sample)
     }
 

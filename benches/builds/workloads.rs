@@ -83,6 +83,9 @@ pub(crate) struct Goal {
 /// remora's configuration with its disk cache.
 pub(crate) const DISK_CACHE: &str = "disk_cache.enabled = true";
 
+/// remora's configuration in which an export ends when remora's own disk has it.
+pub(crate) const JOURNAL: &str = "durability = \"local\"";
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -106,11 +109,16 @@ pub(crate) const CONTESTANTS: &[Contestant] = &[
     contestant("relay plain", Via::Relay, false),
     contestant("relay shaped", Via::Relay, true),
     Contestant { primed: true, settings: DISK_CACHE, ..contestant("relay warm", Via::Relay, true) },
+    Contestant { settings: JOURNAL, ..contestant("relay journal", Via::Relay, true) },
     contestant("session plain", Via::Session, false),
     contestant("session shaped", Via::Session, true),
 ];
 
 const EVERY_WAY: &[&str] = &["native plain", "native shaped", "local", "relay plain", "relay shaped", "session plain", "session shaped"];
+
+/// With a remora that brings it to S3 afterwards, too.
+const EXPORT_WAYS: &[&str] =
+    &["native plain", "native shaped", "local", "relay plain", "relay shaped", "relay journal", "session plain", "session shaped"];
 
 /// With a remora whose disk cache has it all, too.
 const IMPORT_WAYS: &[&str] =
@@ -119,9 +127,9 @@ const IMPORT_WAYS: &[&str] =
 /// Those of the same layers follow each other: the layers are made once.
 pub(crate) const WORKLOADS: &[Workload] = &[
     Workload { name: "import 1 × 1 GiB", work: Work::Import(ONE), network: S3, contestants: IMPORT_WAYS, quick: true },
-    Workload { name: "export 1 × 1 GiB", work: Work::Export(ONE), network: S3, contestants: EVERY_WAY, quick: true },
+    Workload { name: "export 1 × 1 GiB", work: Work::Export(ONE), network: S3, contestants: EXPORT_WAYS, quick: true },
     Workload { name: "import 8 × 64 MiB", work: Work::Import(CHAIN), network: S3, contestants: IMPORT_WAYS, quick: true },
-    Workload { name: "export 8 × 64 MiB", work: Work::Export(CHAIN), network: S3, contestants: EVERY_WAY, quick: true },
+    Workload { name: "export 8 × 64 MiB", work: Work::Export(CHAIN), network: S3, contestants: EXPORT_WAYS, quick: true },
     Workload { name: "import 4 chains of 2 × 64 MiB", work: Work::Import(PARALLEL), network: S3, contestants: IMPORT_WAYS, quick: false },
     Workload { name: "import 60 × 4 KiB", work: Work::Import(SMALL), network: S3, contestants: EVERY_WAY, quick: false },
     Workload { name: "export 60 × 4 KiB", work: Work::Export(SMALL), network: S3, contestants: EVERY_WAY, quick: false },
@@ -161,6 +169,7 @@ pub(crate) const GOALS: &[Goal] = &[
     goal(IMPORT_CHAIN, "relay shaped", "native shaped", 1.0 / 1.4),
     goal(IMPORT_PARALLEL, "relay shaped", "native shaped", 1.0 / 1.3),
     goal(LARGE_EXPORTS, "relay shaped", "native shaped", 1.0 / 1.2),
+    goal(LARGE_EXPORTS, "relay journal", "native plain", 1.05),
     goal(TRANSFERS, "relay plain", "native plain", 1.05),
     goal(IMPORT_ONE, "session shaped", "local", 1.0 / 1.3),
     goal(EXPORT_ONE, "session shaped", "local", 1.0 / 1.3),

@@ -35,6 +35,8 @@ const WAITS_MUCH: u32 = 8;
 const FAST: u128 = 150_000_000;
 /// How many ranges are asked for in one request when that is the only one.
 const LONE_RANGES: u64 = 4;
+/// With so little of it to come, the next one is asked for: a request's answer takes a while to begin.
+const ALMOST_BYTES: u64 = 4 << 20;
 /// It shrinks, once a turn, while the reader waits for less than one part in so many.
 const WAITS_LITTLE: u32 = 64;
 /// A reader that has not asked for so long may do without what was fetched ahead, if others need the room.
@@ -165,7 +167,7 @@ impl Stream for Reader {
 impl Window {
     /// Begins ranges until the window is full, the object ends, or there is no room.
     fn open(&mut self, shares: &Shares) {
-        while self.ranges.len() < self.width {
+        while self.ranges.len() < self.width || self.is_almost_done() {
             let start = self.ranges.back().map_or(self.position, |range| range.span.end());
             let more = if self.width == 1 { (LONE_RANGES - 1) * RANGE_BYTES } else { 0 };
             let Some(range) = ByteRange::new(start, range_end(start).saturating_add(more).min(self.end)) else { return };
@@ -183,6 +185,11 @@ impl Window {
             self.hedges.earn(range.len());
             self.ranges.push_back(Range::new(range, rest, room, self.waits.total()));
         }
+    }
+
+    /// Whether little is left of the only range.
+    fn is_almost_done(&self) -> bool {
+        self.ranges.len() == 1 && self.ranges.front().is_some_and(|range| range.span.end() - self.position < ALMOST_BYTES)
     }
 
     /// Takes a piece of each range behind the first. Whether there was any.

@@ -101,6 +101,10 @@ impl Outcome {
         for line in finished.stderr.lines() {
             match serde_json::from_str::<Progress>(line) {
                 Ok(progress) => progress.vertexes.into_iter().for_each(|vertex| {
+                    if vertex.name.starts_with(AGAIN) && !vertexes.contains_key(&vertex.digest) {
+                        // What counts is where the second run has its steps from; the first may have got that far too.
+                        vertexes.values_mut().for_each(|(_, step)| step.cached = false);
+                    }
                     let (name, step) = vertexes.entry(vertex.digest).or_default();
                     *name = vertex.name;
                     step.cached |= vertex.cached;
@@ -118,6 +122,9 @@ impl Outcome {
         Self { status: finished.status, text, steps: steps.into_iter().collect(), around: around.into_iter().collect() }
     }
 }
+
+/// What the progress says when a build is run again.
+const AGAIN: &str = "[remora] layers of the imported cache are gone";
 
 /// A line of `--progress=rawjson`: the changes of some vertexes.
 #[derive(Deserialize)]
