@@ -7,6 +7,7 @@ use crate::support::chain::{self, LAYERS};
 use crate::support::client::{Build, Client};
 use crate::support::context::Context;
 use crate::support::host::Host;
+use crate::support::process::pause;
 use crate::support::remora::{Remora, Settings};
 use crate::support::stages::{self, STAGES};
 use crate::support::storage::Kind;
@@ -36,6 +37,7 @@ impl Cached {
         let build = Build::of(context.path()).cached(CACHE).image(&images.path().join("image.tar"));
         host.client.build(&build).expect_success().assert_executed();
         host.wipe();
+        pause(chain::LOOKED_UP_AGAIN);
         let blobs = chain::blobs(&host.storage.objects(BUCKET)["manifests/app"]);
         let files = blobs.iter().map(|blob| host.storage.file(BUCKET, &format!("blobs/{blob}"))).collect();
         Self { host, build, files, _context: context, _images: images }

@@ -11,7 +11,7 @@ use super::rig::{BUCKET, Contestant, Rig};
 use super::verdict::{Scale, Verdict};
 use crate::support::context::Context;
 use crate::support::faults::seed;
-use crate::support::process::{READY_LIMIT, eventually, within};
+use crate::support::process::{READY_LIMIT, eventually, pause, within};
 
 /// A layer that is stored in parts, and some that are not.
 const STEPS: &str = "RUN busybox dd if=/dev/urandom of=/large bs=1M count=20
@@ -59,9 +59,4 @@ pub fn kill(contestant: Contestant, scale: Scale) -> Verdict {
         rig.build(&rig.cached(&contexts[context], &name)).expect_success().assert_cached();
     }
     Verdict::noted(&format!("{kills} kills: nothing missing, nothing wrong, nothing left over"))
-}
-
-#[allow(clippy::disallowed_methods, reason = "these tests are synchronous: there is no worker to block")]
-fn pause(duration: Duration) {
-    std::thread::sleep(duration);
 }

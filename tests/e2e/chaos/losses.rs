@@ -8,6 +8,7 @@ use crate::support::chain::{self, LAYERS, executed};
 use crate::support::context::Context;
 use crate::support::faults::seed;
 use crate::support::minio::block_on;
+use crate::support::process::pause;
 
 const DELETED: [usize; 3] = [6, 8, 9];
 const FLIPPED: usize = 5;
@@ -17,6 +18,7 @@ fn cached_chain(contestant: Contestant) -> (Rig, Context, Vec<String>) {
     let (rig, context) = (Rig::start(contestant, seed()), chain::context());
     rig.build(&rig.cached(&context, "app")).expect_success().assert_executed();
     rig.buildkitd.prune();
+    pause(chain::LOOKED_UP_AGAIN);
     let chain = chain::blobs(&rig.minio().objects(BUCKET)["manifests/app"]);
     (rig, context, chain)
 }

@@ -1,6 +1,7 @@
 //! Builds whose layers lie on top of each other: which blob is of which step, and which steps ran.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -9,6 +10,8 @@ use super::context::Context;
 
 /// Steps with a layer each, from 1 on; the layer of step 0 is the files of the context.
 pub const LAYERS: usize = 10;
+/// After so long an import asks the store again for a layer that was seen there.
+pub const LOOKED_UP_AGAIN: Duration = Duration::from_millis(500);
 
 pub fn context() -> Context {
     let step = |number: usize| format!("RUN busybox dd if=/dev/urandom of=/layer-{number}. bs=64k count={}\n", 4 * number);

@@ -11,6 +11,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::tools::tool;
 
+/// Between two looks at something that is waited for.
+const TICK: Duration = Duration::from_millis(10);
+
 /// How long a command may take before the test fails: far more than any needs.
 const COMMAND_LIMIT: Duration = Duration::from_secs(180);
 /// How long a daemon may take to be ready.
@@ -118,7 +121,7 @@ impl Running {
             if started.elapsed() > limit {
                 return Err(format!("{}\n{}", self.stdout(), self.stderr()));
             }
-            pause();
+            pause(TICK);
         };
         Ok(Finished { status, stdout: self.stdout(), stderr: self.stderr() })
     }
@@ -177,13 +180,13 @@ pub fn within<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<
         if answer.is_some() || started.elapsed() > limit {
             return answer;
         }
-        pause();
+        pause(TICK);
     }
 }
 
 #[allow(clippy::disallowed_methods, reason = "these tests are synchronous: there is no worker to block")]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(10));
+pub fn pause(duration: Duration) {
+    std::thread::sleep(duration);
 }
 
 /// A TCP port on loopback that was free a moment ago.
