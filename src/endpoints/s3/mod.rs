@@ -13,6 +13,7 @@ mod host;
 mod multipart;
 mod object;
 mod operations;
+mod payload;
 mod probe;
 mod rest;
 mod status;
@@ -26,7 +27,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{Body, HttpError, HttpResponse};
+use s3s::{HttpError, HttpResponse};
 
 use crate::auth::Keyring;
 use crate::cache::Cache;
@@ -108,7 +109,8 @@ impl S3 {
             refused.to_http_response().map_err(|error| HttpError::new(Box::new(error)))?
         } else {
             request.extensions_mut().insert(operation.clone());
-            self.service(&request).call(request.map(Body::http_body_unsync)).await?
+            let request = payload::past_s3s(request);
+            self.service(&request).call(request).await?
         };
         if !rest.read().await {
             response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));

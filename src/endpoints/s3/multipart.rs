@@ -7,10 +7,10 @@ use crate::cache::layout::Item;
 use crate::cache::{self, NewPart, UploadId, outage};
 use crate::types::{self, Grant};
 
-use super::checksum::Announced;
 use super::condition;
 use super::object::{body_size, dropped_etag, quoted, signed};
 use super::operations::Operations;
+use super::payload::Payload;
 use super::target::Target;
 
 /// S3's bound.
@@ -29,19 +29,17 @@ impl Operations {
         })
     }
 
-    pub(super) async fn part(&self, grant: &Grant, input: UploadPartInput, announced: Announced) -> S3Result<UploadPartOutput> {
+    pub(super) async fn part(&self, grant: &Grant, input: UploadPartInput, payload: Payload) -> S3Result<UploadPartOutput> {
         let Target { grant, item } = Target::to_write(grant, &input.key)?;
         let (number, size) = (part_number(input.part_number)?, body_size(input.content_length)?);
         if outage::is_dropped(&grant) {
             return Ok(UploadPartOutput { e_tag: Some(quoted(&dropped_etag())), ..Default::default() });
         }
-        let mut body = self.incoming(input.body);
-        if matches!(item, Item::Manifest(_)) {
-            if !self.admits_manifest(&grant, size)? {
-                return Ok(UploadPartOutput { e_tag: Some(quoted(&dropped_etag())), ..Default::default() });
-            }
-            body = announced.checked(body);
-        }
+        let body = match item {
+            Item::Blob(_) => payload.body,
+            Item::Manifest(_) if self.admits_manifest(&grant, size)? => payload.checked(),
+            Item::Manifest(_) => return Ok(UploadPartOutput { e_tag: Some(quoted(&dropped_etag())), ..Default::default() }),
+        };
         let id = UploadId::new(&input.upload_id);
         let sent = self.cache.upload_part(&grant, &item, &id, NewPart { number, size, body }).await;
         let etag = outage::or_dropped(&grant, sent).map_err(of_upload)?.unwrap_or_else(dropped_etag);

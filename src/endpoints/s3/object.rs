@@ -15,9 +15,9 @@ use crate::cache::{self, Condition, Incoming, Outgoing, outage};
 use crate::metrics::{Endpoint, Kind, Metrics};
 use crate::types::{self, ByteRange, Grant, Right};
 
-use super::checksum::Announced;
 use super::condition;
 use super::operations::Operations;
+use super::payload::Payload;
 use super::target::Target;
 
 /// S3's bound for one put and for one part.
@@ -122,25 +122,24 @@ impl Operations {
         ByteRange::new(start, end).map(Some).ok_or_else(|| S3Error::new(S3ErrorCode::InvalidRange))
     }
 
-    pub(super) async fn put(&self, grant: &Grant, input: PutObjectInput, announced: Announced) -> S3Result<PutObjectOutput> {
+    pub(super) async fn put(&self, grant: &Grant, input: PutObjectInput, payload: Payload) -> S3Result<PutObjectOutput> {
         let target = Target::to_write(grant, &input.key)?;
         let size = body_size(input.content_length)?;
         let condition = condition::of_write(input.if_match.as_ref(), input.if_none_match.as_ref())?;
         if outage::is_dropped(&target.grant) {
             return Ok(PutObjectOutput { e_tag: Some(quoted(&self.stored_or_dropped(&target, None))), ..Default::default() });
         }
-        let body = self.incoming(input.body);
         let stored = match &target.item {
             Item::Blob(digest) => {
                 self.check_blob_condition(&target, condition).await?;
-                self.cache.put_blob(&target.grant, digest, size, body).await.map(|stored| stored.etag)
+                self.cache.put_blob(&target.grant, digest, size, payload.body).await.map(|stored| stored.etag)
             }
             Item::Manifest(name) => {
                 target.grant.check_manifest(Right::Write, name)?;
                 if !self.admits_manifest(&target.grant, size)? {
                     return Ok(PutObjectOutput { e_tag: Some(quoted(&self.stored_or_dropped(&target, None))), ..Default::default() });
                 }
-                let document = collect(announced.checked(body), size).await?;
+                let document = collect(payload.checked(), size).await?;
                 self.cache.put_manifest(&target.grant, name, document, condition).await
             }
         };
@@ -217,19 +216,6 @@ impl Operations {
             Err(_) => {}
         }
         Ok(result?)
-    }
-
-    /// The body of a request.
-    pub(super) fn incoming(&self, body: Option<StreamingBlob>) -> Incoming {
-        let Some(body) = body else { return Box::pin(futures_util::stream::empty()) };
-        let metrics = self.metrics.clone();
-        Box::pin(body.map(move |piece| match piece {
-            Ok(piece) => {
-                metrics.received(Endpoint::S3, piece.len() as u64);
-                Ok(piece)
-            }
-            Err(error) => Err(cache::Error::Invalid(format!("the body of the request: {error}"))),
-        }))
     }
 
     fn outgoing(&self, body: Outgoing) -> StreamingBlob {

@@ -12,7 +12,7 @@ use crate::cache::Cache;
 use crate::metrics::Metrics;
 use crate::types::Grant;
 
-use super::checksum::Announced;
+use super::payload::Payload;
 
 /// The operations as the metrics name them: a closed set.
 const NAMES: [&str; 16] = [
@@ -68,10 +68,6 @@ fn grant<T>(request: &S3Request<T>) -> S3Result<Grant> {
     request.extensions.get::<Grant>().cloned().ok_or_else(missing)
 }
 
-fn announced<T>(request: &mut S3Request<T>) -> Announced {
-    Announced::new(&request.headers, request.trailing_headers.take())
-}
-
 #[async_trait::async_trait]
 impl s3s::S3 for Operations {
     async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
@@ -83,8 +79,9 @@ impl s3s::S3 for Operations {
     }
 
     async fn put_object(&self, mut request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
-        let announced = announced(&mut request);
-        self.put(&grant(&request)?, request.input, announced).await.map(S3Response::new)
+        let body = request.input.body.take();
+        let payload = Payload::of(&mut request, body, &self.metrics);
+        self.put(&grant(&request)?, request.input, payload).await.map(S3Response::new)
     }
 
     async fn copy_object(&self, request: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
@@ -104,8 +101,9 @@ impl s3s::S3 for Operations {
     }
 
     async fn upload_part(&self, mut request: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
-        let announced = announced(&mut request);
-        self.part(&grant(&request)?, request.input, announced).await.map(S3Response::new)
+        let body = request.input.body.take();
+        let payload = Payload::of(&mut request, body, &self.metrics);
+        self.part(&grant(&request)?, request.input, payload).await.map(S3Response::new)
     }
 
     async fn upload_part_copy(&self, request: S3Request<UploadPartCopyInput>) -> S3Result<S3Response<UploadPartCopyOutput>> {

@@ -1,5 +1,10 @@
 //! Blobs and manifests: put, looked up, read, listed, deleted.
 
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::primitives::SdkBody;
+
 use super::*;
 
 #[tokio::test]
@@ -112,6 +117,48 @@ async fn checksums_in_trailers_and_headers_are_held_against_manifests() {
     let wrong = client.put_object().bucket(BUCKET).key("manifests/app").body(ByteStream::from(manifest(&[])));
     let refusal = refusal(wrong.checksum_crc32("AAAAAA==").send().await);
     assert!(refusal.contains("x-amz-checksum-crc32 of what arrived is"), "{refusal}");
+}
+
+/// Sends other bytes than were signed.
+#[derive(Debug)]
+struct Swapped(Bytes);
+
+impl Intercept for Swapped {
+    fn name(&self) -> &'static str {
+        "Swapped"
+    }
+
+    fn modify_before_transmit(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        *context.request_mut().body_mut() = SdkBody::from(self.0.clone());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_what_was_signed_is_never_stored() {
+    let endpoint = Endpoint::start().await;
+    let client = endpoint.client("OPERATOR");
+    let with = |end: &str| Bytes::from([&manifest(&[])[..], end.as_bytes()].concat());
+    let (signed, sent) = (with(" "), with("\n"));
+
+    let put = client.put_object().bucket(BUCKET).key("manifests/app").body(ByteStream::from(signed.clone()));
+    let refused = refusal(put.customize().interceptor(Swapped(sent.clone())).send().await);
+    assert!(refused.contains("x-amz-content-sha256 of what arrived is"), "{refused}");
+
+    let upload = client.create_multipart_upload().bucket(BUCKET).key("manifests/app").send().await.unwrap();
+    let part = client.upload_part().bucket(BUCKET).key("manifests/app").upload_id(upload.upload_id().unwrap()).part_number(1);
+    let part = part.body(ByteStream::from(signed)).customize().interceptor(Swapped(sent)).send().await;
+    assert!(refusal(part).contains("x-amz-content-sha256 of what arrived is"));
+
+    let put = client.put_object().bucket(BUCKET).key(blob_key(b"signed")).body(ByteStream::from_static(b"signed"));
+    let refused = refusal(put.customize().interceptor(Swapped(Bytes::from_static(b"edited"))).send().await);
+    assert!(refused.contains("have the digest"), "{refused}");
+    assert!(endpoint.store.keys().is_empty());
 }
 
 #[tokio::test]
