@@ -16,7 +16,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 
-use crate::parts::{ACCESS_KEY_ID, Buildkitd, Minio, REGION, Remora, SECRET_ACCESS_KEY, Settings};
+use crate::parts::{ACCESS_KEY_ID, Buildkitd, Minio, REGION, Remora, SECRET_ACCESS_KEY, Settings, Stored};
 use crate::process::Daemon;
 use crate::report::{median, mib, table};
 use crate::shaper::Shaper;
@@ -100,7 +100,8 @@ pub(crate) fn measure(dir: &Path, minio: &Minio, program: &Path, factor: f64, ro
     let buildkitd = builder.address();
     let start = |endpoint, warm| {
         let configuration = if warm { DISK_CACHE } else { "" };
-        let settings = Settings { program, buildkitd: &buildkitd, transport: "relay", endpoint, bucket: BUCKET, configuration };
+        let settings =
+            Settings { program, buildkitd: &buildkitd, transport: "relay", store: Stored::S3 { endpoint, bucket: BUCKET }, configuration };
         Remora::start(&dir.join("remora"), &settings)
     };
 

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::parts::{ACCESS_KEY_ID, Buildkitd, REGION, Remora, SECRET_ACCESS_KEY, Settings};
+use crate::parts::{ACCESS_KEY_ID, Buildkitd, REGION, Remora, SECRET_ACCESS_KEY, Settings, Stored};
 use crate::runs::Stage;
-use crate::shaper::Shaper;
-use crate::workloads::{Contestant, Via, Workload};
+use crate::shaper::{Network, Shaper};
+use crate::workloads::{Contestant, Via};
 
 /// The cache's name in its bucket.
 const NAME: &str = "bench";
@@ -31,9 +31,9 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(crate) fn start(stage: &Stage, workload: &Workload, contestant: &Contestant, place: &Place, builder: &Buildkitd) -> Result<Self> {
+    pub(crate) fn start(stage: &Stage, network: Network, contestant: &Contestant, place: &Place, builder: &Buildkitd) -> Result<Self> {
         let minio = stage.minio.address;
-        let shaper = contestant.shaped.then(|| Shaper::start(minio, workload.network)).transpose()?;
+        let shaper = contestant.shaped.then(|| Shaper::start(minio, network)).transpose()?;
         let endpoint = shaper.as_ref().map_or(minio, Shaper::address);
         let buildkitd = builder.address();
         let remora = contestant.via.transport().map(|transport| {
@@ -41,8 +41,7 @@ impl Line {
                 program: &stage.remora,
                 buildkitd: &buildkitd,
                 transport,
-                endpoint,
-                bucket: &place.bucket,
+                store: Stored::S3 { endpoint, bucket: &place.bucket },
                 configuration: contestant.settings,
             };
             Remora::start(&stage.dir.join("remora"), &settings)

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "a synchronous program: no worker to block, and no configuration but its own")]
 #![allow(clippy::cast_precision_loss, reason = "bytes and counts far below 2^53")]
 
+mod bare;
 mod blobs;
 mod build;
 mod line;
@@ -14,6 +15,7 @@ mod process;
 mod report;
 mod runs;
 mod shaper;
+mod streams;
 #[path = "../../tests/it/support/tools.rs"]
 #[allow(unreachable_pub, clippy::panic, reason = "written for tests")]
 mod tools;
@@ -44,6 +46,8 @@ const SECOND_LOOK_RUNS: usize = 7;
 
 /// What `--only` calls the reading of one blob.
 const BLOBS: &str = "blobs";
+/// What `--only` calls the reading and writing of streams.
+const STREAMS: &str = "streams";
 
 /// Times whole builds through remora and without it.
 #[derive(Debug, Parser)]
@@ -91,10 +95,17 @@ fn main() -> Result<ExitCode> {
         }
     }
     let mut measured_blobs = None;
-    if arguments.wants_blobs() {
+    if arguments.wants(BLOBS) {
         match stage.blobs(arguments.factor(), arguments.rounds()) {
             Ok(found) => measured_blobs = Some(found),
             Err(error) => failures.push(format!("{BLOBS}: {error:#}")),
+        }
+    }
+    let mut measured_streams = None;
+    if arguments.wants(STREAMS) {
+        match stage.streams(arguments.factor(), arguments.rounds()) {
+            Ok(found) => measured_streams = Some(found),
+            Err(error) => failures.push(format!("{STREAMS}: {error:#}")),
         }
     }
     drop(stage);
@@ -107,6 +118,7 @@ fn main() -> Result<ExitCode> {
         goals: verdicts(&rows),
         rows,
         blobs: measured_blobs,
+        streams: measured_streams,
     };
     std::fs::create_dir_all(&output)?;
     std::fs::write(output.join("builds.json"), serde_json::to_vec_pretty(&report)?)?;
@@ -180,13 +192,13 @@ impl Arguments {
     fn workloads(&self) -> Result<Vec<&'static Workload>> {
         let asked = |workload: &&Workload| self.only.is_empty() || self.only.iter().any(|text| workload.name.contains(text.as_str()));
         let found: Vec<_> = WORKLOADS.iter().filter(asked).filter(|workload| workload.quick || !self.quick).collect();
-        ensure!(!found.is_empty() || self.wants_blobs(), "--only {:?}: no workload is called so", self.only);
+        ensure!(!found.is_empty() || self.wants(BLOBS) || self.wants(STREAMS), "--only {:?}: no workload is called so", self.only);
         Ok(found)
     }
 
-    /// Whether blobs are read without builds, too.
-    fn wants_blobs(&self) -> bool {
-        !self.quick && (self.only.is_empty() || self.only.iter().any(|text| BLOBS.contains(text.as_str())))
+    /// Whether this is measured too, which has no builds.
+    fn wants(&self, name: &str) -> bool {
+        !self.quick && (self.only.is_empty() || self.only.iter().any(|text| name.contains(text.as_str())))
     }
 
     fn contestants(&self, workload: &Workload) -> Result<Vec<&'static Contestant>> {

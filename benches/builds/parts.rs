@@ -106,11 +106,18 @@ pub(crate) struct Settings<'a> {
     pub(crate) program: &'a Path,
     pub(crate) buildkitd: &'a str,
     pub(crate) transport: &'a str,
-    /// The S3 server.
-    pub(crate) endpoint: SocketAddr,
-    pub(crate) bucket: &'a str,
+    pub(crate) store: Stored<'a>,
     /// The beginning of its configuration file.
     pub(crate) configuration: &'a str,
+}
+
+/// Where a remora has its store.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Stored<'a> {
+    /// In a bucket of the S3 server at `endpoint`.
+    S3 { endpoint: SocketAddr, bucket: &'a str },
+    /// In its data folder.
+    Directory,
 }
 
 #[derive(Debug)]
@@ -133,14 +140,17 @@ impl Remora {
         let (s3, content, admin) = (free_address()?, free_address()?, free_address()?);
         let key = dir.join("key");
         fs::write(&key, SECRET_ACCESS_KEY)?;
-        let Settings { bucket, endpoint, configuration, .. } = settings;
-        let file = format!(
-            "{configuration}\nstore = \"s3://{bucket}\"\n\
-             [[buckets]]\nname = \"{bucket}\"\nendpoint = \"http://{endpoint}\"\nregion = \"{REGION}\"\npath_style = true\n\
-             access_key_id = \"{ACCESS_KEY_ID}\"\nsecret_access_key_env = \"{SECRET_VARIABLE}\"\n\
-             [[s3.keys]]\naccess_key_id = \"{ACCESS_KEY_ID}\"\nsecret_access_key_file = \"{}\"\nbucket = \"{bucket}\"\nrights = [\"exists\", \"read\"]\n",
-            key.display()
-        );
+        let tables = match settings.store {
+            Stored::S3 { endpoint, bucket } => format!(
+                "store = \"s3://{bucket}\"\n\
+                 [[buckets]]\nname = \"{bucket}\"\nendpoint = \"http://{endpoint}\"\nregion = \"{REGION}\"\npath_style = true\n\
+                 access_key_id = \"{ACCESS_KEY_ID}\"\nsecret_access_key_env = \"{SECRET_VARIABLE}\"\n\
+                 [[s3.keys]]\naccess_key_id = \"{ACCESS_KEY_ID}\"\nsecret_access_key_file = \"{}\"\nbucket = \"{bucket}\"\nrights = [\"exists\", \"read\"]\n",
+                key.display()
+            ),
+            Stored::Directory => format!("store = \"file://{}\"\n", dir.join("store").display()),
+        };
+        let file = format!("{}\n{tables}", settings.configuration);
         fs::write(dir.join("remora.toml"), file)?;
         let mut command = leashed(settings.program);
         command.arg("serve").arg("--config").arg(dir.join("remora.toml")).arg("--data-dir").arg(dir.join("data"));

@@ -32,6 +32,7 @@ pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
     pub(crate) goals: Vec<Verdict>,
     pub(crate) blobs: Option<crate::blobs::Blobs>,
+    pub(crate) streams: Option<crate::streams::Streams>,
 }
 
 /// A goal and what was measured.
@@ -91,6 +92,9 @@ impl Report {
         }
         if let Some(blobs) = &self.blobs {
             writeln!(text, "{}\n\n{}\n", blobs.reads_table(), blobs.footprint_table())?;
+        }
+        if let Some(streams) = &self.streams {
+            writeln!(text, "{}\n", streams.table())?;
         }
         Ok(text)
     }

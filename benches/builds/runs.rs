@@ -13,10 +13,15 @@ use crate::build::{Build, Built, SEED, files_context, layers_context};
 use crate::line::{Line, Place, native};
 use crate::parts::{Buildkitd, Minio, files_below, remove};
 use crate::process::{Daemon, children_cpu, own_cpu};
-use crate::shaper::{Shaper, Traffic};
-use crate::workloads::{Contestant, JOURNAL, Layers, Via, Work, Workload};
+use crate::shaper::{Network, Shaper, Traffic};
+use crate::streams::{self, Streams};
+use crate::workloads::{Contestant, JOURNAL, Layers, RELAY, S3, Via, Work, Workload};
 
-const SEED_BUCKET: &str = "seed";
+/// What native imports: it has exported it.
+const NATIVE_SEED: &str = "seed-native";
+/// What remora imports: it has exported it. The blobs are the same; the manifest tells a remora which of them are
+/// as they were written, so that it need not hash them again.
+const REMORA_SEED: &str = "seed-remora";
 /// How long remora may take to bring an export from its journal to S3.
 const JOURNAL_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -79,6 +84,12 @@ impl Stage {
         blobs::measure(&self.dir, &self.minio, &self.remora, factor, rounds)
     }
 
+    /// Reads and writes streams of the content endpoint.
+    pub(crate) fn streams(&mut self, factor: f64, rounds: usize) -> Result<Streams> {
+        self.clear()?;
+        streams::measure(&self.dir, &self.remora, factor, rounds)
+    }
+
     /// Gets ready what the workload starts from.
     pub(crate) fn prepare(&mut self, work: Work) -> Result<()> {
         match work {
@@ -86,6 +97,8 @@ impl Stage {
                 if self.seed.as_ref().is_none_or(|seed| seed.layers != layers) {
                     self.clear()?;
                     self.seed = Some(self.seed(layers)?);
+                    self.minio.make_bucket(REMORA_SEED)?;
+                    self.warm(S3, &RELAY, &Place { bucket: REMORA_SEED.to_owned(), folder: PathBuf::new() })?;
                 }
             }
             Work::Context(bytes) => {
@@ -107,8 +120,8 @@ impl Stage {
         match work {
             Work::Import(layers) => {
                 let seed = self.seed.as_ref().context("no seed")?;
-                let place = Place { bucket: SEED_BUCKET.to_owned(), folder: seed.dir.join("cache") };
-                let (sample, built) = self.cold(workload, contestant, &place, &seed.context, &run)?;
+                let place = seed.place(contestant);
+                let (sample, built) = self.cold(workload.network, contestant, &place, &seed.context, &run)?;
                 let count = layers.count() as usize;
                 ensure!(built.cached == count && built.layer_steps == count, "{} of {count} layers came from the cache", built.cached);
                 if let Some(fetched) = sample.upstream.as_ref().map(|traffic| traffic.bytes_down) {
@@ -122,14 +135,14 @@ impl Stage {
                 let (_, context) = self.context.as_ref().context("no context")?;
                 self.minio.make_bucket(&format!("run-{run}"))?;
                 let place = Place { bucket: format!("run-{run}"), folder: PathBuf::new() };
-                let (sample, _) = self.cold(workload, contestant, &place, context, &run)?;
+                let (sample, _) = self.cold(workload.network, contestant, &place, context, &run)?;
                 self.minio.remove_bucket(&place.bucket)?;
                 Ok(sample)
             }
             Work::Export(_) => {
                 let place = Place { bucket: format!("run-{run}"), folder: self.dir.join(format!("run-{run}")) };
                 self.minio.make_bucket(&place.bucket)?;
-                let sample = self.warm(workload, contestant, &place);
+                let sample = self.warm(workload.network, contestant, &place);
                 let exported = self.verify_export(contestant, &place);
                 self.minio.remove_bucket(&place.bucket)?;
                 remove(&place.folder)?;
@@ -137,14 +150,17 @@ impl Stage {
                 exported?;
                 Ok(sample)
             }
-            Work::Reexport(_) => self.warm(workload, contestant, &Place { bucket: SEED_BUCKET.to_owned(), folder: PathBuf::new() }),
+            Work::Reexport(_) => {
+                let place = self.seed.as_ref().context("no seed")?.place(contestant);
+                self.warm(workload.network, contestant, &place)
+            }
         }
     }
 
     /// A run on an empty builder.
-    fn cold(&self, workload: &Workload, contestant: &Contestant, place: &Place, context: &Path, nonce: &str) -> Result<(Sample, Built)> {
+    fn cold(&self, network: Network, contestant: &Contestant, place: &Place, context: &Path, nonce: &str) -> Result<(Sample, Built)> {
         let builder = Buildkitd::start(&self.dir.join("cold"))?;
-        let line = Line::start(self, workload, contestant, place, &builder)?;
+        let line = Line::start(self, network, contestant, place, &builder)?;
         let attrs = line.attrs(contestant.via, place, "src");
         let build = Build { address: &line.address, context, nonce, cache_to: vec![], cache_from: attrs };
         if contestant.primed {
@@ -158,9 +174,9 @@ impl Stage {
     }
 
     /// A run on the builder that holds the layers.
-    fn warm(&self, workload: &Workload, contestant: &Contestant, place: &Place) -> Result<Sample> {
+    fn warm(&self, network: Network, contestant: &Contestant, place: &Place) -> Result<Sample> {
         let seed = self.seed.as_ref().context("no seed")?;
-        let line = Line::start(self, workload, contestant, place, &seed.builder)?;
+        let line = Line::start(self, network, contestant, place, &seed.builder)?;
         let cache_to = line.attrs(contestant.via, place, "dest").into_iter().map(|attrs| attrs + ",mode=max").collect();
         let build = Build { address: &line.address, context: &seed.context, nonce: SEED, cache_to, cache_from: vec![] };
         let (sample, built) = self.measure(&build, &seed.builder, &line)?;
@@ -211,14 +227,14 @@ impl Stage {
         let context = layers_context(&dir, layers)?;
         let builder = Buildkitd::start(&dir.join("builder"))?;
         let folder = dir.join("cache");
-        self.minio.make_bucket(SEED_BUCKET)?;
+        self.minio.make_bucket(NATIVE_SEED)?;
         let local = format!("type=local,dest={},mode=max,compression=uncompressed", folder.display());
-        let native = native(SEED_BUCKET, &self.minio.address.to_string()) + ",mode=max";
+        let native = native(NATIVE_SEED, &self.minio.address.to_string()) + ",mode=max";
         for cache_to in [local, native] {
             let build = Build { address: &builder.address(), context: &context, nonce: SEED, cache_to: vec![cache_to], cache_from: vec![] };
             build.run(&self.dir.join("progress"))?;
         }
-        let (in_bucket, in_folder) = (files_below(&self.minio.folder(SEED_BUCKET))?, files_below(&folder)?);
+        let (in_bucket, in_folder) = (files_below(&self.minio.folder(NATIVE_SEED))?, files_below(&folder)?);
         let expected = layers.total();
         ensure!(in_bucket.1 >= expected && in_folder.1 >= expected, "the seed has {in_bucket:?} and {in_folder:?}, not {expected} bytes");
         Ok(Seed { layers, dir, context, builder, in_bucket, in_folder })
@@ -240,11 +256,19 @@ impl Stage {
     fn clear(&mut self) -> Result<()> {
         if let Some(seed) = self.seed.take() {
             drop(seed.builder);
-            self.minio.remove_bucket(SEED_BUCKET)?;
+            [NATIVE_SEED, REMORA_SEED].iter().try_for_each(|bucket| self.minio.remove_bucket(bucket))?;
         }
         self.context = None;
         remove(&self.dir.join("seed"))?;
         remove(&self.dir.join("files"))
+    }
+}
+
+impl Seed {
+    /// The cache that a contestant imports.
+    fn place(&self, contestant: &Contestant) -> Place {
+        let bucket = if contestant.via.transport().is_some() { REMORA_SEED } else { NATIVE_SEED };
+        Place { bucket: bucket.to_owned(), folder: self.dir.join("cache") }
     }
 }
 

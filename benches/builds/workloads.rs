@@ -100,13 +100,16 @@ const CHAIN: Layers = Layers { chains: 1, length: 8, bytes: 64 * MIB };
 const PARALLEL: Layers = Layers { chains: 4, length: 2, bytes: 64 * MIB };
 const SMALL: Layers = Layers { chains: 1, length: 60, bytes: 4 * KIB };
 
+/// The one that makes the cache which remora imports.
+pub(crate) const RELAY: Contestant = contestant("relay plain", Via::Relay, false);
+
 pub(crate) const CONTESTANTS: &[Contestant] = &[
     contestant("direct", Via::Direct, false),
     contestant("control", Via::Control, false),
     contestant("native plain", Via::Native, false),
     contestant("native shaped", Via::Native, true),
     contestant("local", Via::Local, false),
-    contestant("relay plain", Via::Relay, false),
+    RELAY,
     contestant("relay shaped", Via::Relay, true),
     Contestant { primed: true, settings: DISK_CACHE, ..contestant("relay warm", Via::Relay, true) },
     Contestant { settings: JOURNAL, ..contestant("relay journal", Via::Relay, true) },
