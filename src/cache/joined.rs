@@ -10,6 +10,9 @@ use super::spool::{FinishedFile, create_blocking};
 use crate::store::Body;
 use crate::transfer::{Hold, Piece};
 
+/// So many bytes go to the disk while more arrive: the build waits for the last of them alone.
+const SYNC_BYTES: u64 = 64 << 20;
+
 /// The file. Removed when dropped.
 #[derive(Debug)]
 pub(super) struct Joined {
@@ -19,12 +22,14 @@ pub(super) struct Joined {
     hold: Hold,
     /// Where each part ends.
     ends: Vec<u64>,
+    /// Written since the disk was made to have it all.
+    unsynced: u64,
 }
 
 impl Joined {
     pub(super) fn create(spool_dir: &Path, hold: Hold) -> io::Result<Self> {
         let (file, guard) = create_blocking(spool_dir)?;
-        Ok(Self { file, guard, hold, ends: Vec::new() })
+        Ok(Self { file, guard, hold, ends: Vec::new(), unsynced: 0 })
     }
 
     /// Puts a part behind the first `parts`, in place of whatever was there. Blocks. After an error those are all
@@ -45,6 +50,11 @@ impl Joined {
             }
         })?;
         written?;
+        self.unsynced += end - start;
+        if self.unsynced >= SYNC_BYTES {
+            self.file.sync_data()?;
+            self.unsynced = 0;
+        }
         self.ends.push(end);
         Ok(())
     }

@@ -3,7 +3,7 @@
 //!
 //! Each blob and each manifest is an entry: two files (`files`) and a line in memory. A few at a time go to the
 //! store (`finish`), blobs in the order in which they came, a manifest when none of the blobs that it names is
-//! left here. An entry ends when the store has it, or when its own bytes turn out to be damaged. What finds no
+//! left here. While an export still arrives, its blobs wait: the build has the machine first. An entry ends when the store has it, or when its own bytes turn out to be damaged. What finds no
 //! room here is not acknowledged: its export waits for the store, as it does under `"s3"`.
 
 mod acknowledge;
@@ -28,6 +28,8 @@ use crate::store::{Backoff, Body};
 use crate::transfer::{Budget, Hold};
 use crate::types::{Digest, Scope};
 
+/// How long a blob waits for the manifest of its export before it goes to the store.
+const HELD_BACK: Duration = Duration::from_secs(5);
 /// Entries that may wait; about a KiB of memory each.
 const MAX_ENTRIES: usize = 1 << 16;
 /// Pauses between tries of an entry while the store does not answer, the first and the longest.
@@ -45,6 +47,8 @@ struct Inner {
     /// The spool's, and the part of it that may be filled from here: the rest is for what still arrives.
     spool: Budget,
     share: Budget,
+    /// With more bytes than these, no blob is held back.
+    half: u64,
     metrics: Metrics,
     /// There is something new to do.
     added: Notify,
@@ -84,6 +88,8 @@ struct Waiting {
     _held: Option<(Hold, Hold)>,
     backoff: Backoff,
     not_before: Instant,
+    /// Its time is that of the export that it belongs to, and not of another try.
+    is_held_back: bool,
     is_running: bool,
 }
 
@@ -117,8 +123,9 @@ impl Journal {
         let scanned = dir.clone();
         let found = blocking(move || Ok(files::scan(&scanned)?)).await;
         let found = found.map_err(|error| Error::Internal(format!("data_dir: cannot read {}: {error}", dir.display())))?;
-        let (share, added, state) = (Budget::new(max / 4 * 3), Notify::new(), Mutex::default());
-        let journal = Self(Arc::new(Inner { dir, spool, share, metrics, added, state }));
+        let most = max / 4 * 3;
+        let (share, added, state) = (Budget::new(most), Notify::new(), Mutex::default());
+        let journal = Self(Arc::new(Inner { dir, spool, share, half: most / 2, metrics, added, state }));
         if !found.is_empty() {
             tracing::info!("the journal has {} entries of earlier runs to finish", found.len());
         }
@@ -127,6 +134,7 @@ impl Journal {
             let held = journal.0.share.try_hold(entry.size).zip(journal.0.spool.try_hold(entry.size));
             journal.insert(id, entry, needs, held);
         }
+        journal.state().hasten(|_| true);
         Ok(journal)
     }
 
@@ -190,10 +198,17 @@ impl Journal {
         state.next_id = state.next_id.max(id);
         state.bytes += entry.size;
         state.places.entry(Arc::clone(&entry.place)).or_insert((0, entry.size)).0 += 1;
-        let backoff = Backoff::new(PAUSES.0, PAUSES.1);
-        let waiting =
-            Waiting { entry: entry.into(), needs: (needs, 0), _held: held, backoff, not_before: Instant::now(), is_running: false };
-        state.entries.insert(id, waiting);
+        let is_held_back = matches!(entry.item, Item::Blob(_));
+        if !is_held_back {
+            let named: HashSet<String> = needs.iter().map(|digest| layout::place(&entry.scope, digest)).collect();
+            state.hasten(|other| named.contains(&*other.place));
+        }
+        let not_before = if is_held_back { Instant::now() + HELD_BACK } else { Instant::now() };
+        let (entry, backoff) = (entry.into(), Backoff::new(PAUSES.0, PAUSES.1));
+        state.entries.insert(id, Waiting { entry, needs: (needs, 0), _held: held, backoff, not_before, is_held_back, is_running: false });
+        if state.bytes > self.0.half {
+            state.hasten(|_| true);
+        }
         self.show(&state);
     }
 
@@ -244,7 +259,7 @@ impl Journal {
         let Some(waiting) = state.entries.get_mut(&id) else { return };
         let is_passing = matches!(error, Error::Unavailable(_) | Error::Exhausted(_));
         let pause = if is_passing { waiting.backoff.pause() } else { REFUSED };
-        (waiting.is_running, waiting.not_before) = (false, Instant::now() + pause);
+        (waiting.is_running, waiting.is_held_back, waiting.not_before) = (false, false, Instant::now() + pause);
         let text = format!("{}: {error}", waiting.entry.item);
         if is_passing {
             tracing::debug!(%error, "the journal cannot finish {text}");
@@ -263,6 +278,15 @@ impl Journal {
     }
 }
 
+impl State {
+    /// Lets some of the entries that are held back go.
+    fn hasten(&mut self, which: impl Fn(&Entry) -> bool) {
+        for waiting in self.entries.values_mut().filter(|waiting| waiting.is_held_back && which(&waiting.entry)) {
+            (waiting.is_held_back, waiting.not_before) = (false, Instant::now());
+        }
+    }
+}
+
 impl Waiting {
     /// Whether no blob that it names is here any more.
     fn has_what_it_needs(&mut self, places: &HashMap<Arc<str>, (usize, u64)>) -> bool {
@@ -276,4 +300,49 @@ impl Waiting {
 /// The blobs that a manifest names.
 fn needs(config: &CacheConfig) -> Vec<Digest> {
     config.blobs().into_keys().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: u64 = 4 << 20;
+
+    async fn journal(dir: &std::path::Path) -> Journal {
+        Journal::open(dir.join("journal"), Budget::new(ROOM), ROOM, Metrics::default()).await.unwrap()
+    }
+
+    /// Takes an entry of so many bytes.
+    async fn take(journal: &Journal, item: Item, size: usize, needs: Vec<Digest>) {
+        let scope = Scope::new("bucket".parse().unwrap(), "").unwrap();
+        let bytes = bytes::Bytes::from(vec![0; size]);
+        let entry = Entry::new(scope, item, Digest::of(&bytes), size as u64, OffsetDateTime::now_utc());
+        journal.take(entry, needs, Body::Bytes(bytes), Duration::ZERO).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn blobs_wait_for_their_manifest_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = journal(dir.path()).await;
+        let [own, other] = [b"own", b"oth"].map(|bytes| Digest::of(bytes));
+        take(&journal, Item::Blob(own), 10, vec![]).await;
+        take(&journal, Item::Blob(other), 10, vec![]).await;
+        assert!(journal.next().is_none());
+        take(&journal, Item::Manifest("app".parse().unwrap()), 10, vec![own]).await;
+        assert_eq!(journal.next().unwrap().1.item, Item::Blob(own));
+        assert!(journal.next().is_none());
+    }
+
+    #[tokio::test]
+    async fn blobs_wait_for_nothing_where_room_is_short_or_after_a_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let half_full = journal(dir.path()).await;
+        take(&half_full, Item::Blob(Digest::of(b"small")), 10, vec![]).await;
+        assert!(half_full.next().is_none());
+        take(&half_full, Item::Blob(Digest::of(b"large")), 2 << 20, vec![]).await;
+        assert!(half_full.next().is_some() && half_full.next().is_some());
+        drop(half_full);
+        let next_start = journal(dir.path()).await;
+        assert!(next_start.next().is_some() && next_start.next().is_some());
+    }
 }
