@@ -14,9 +14,12 @@ use crate::types::Digest;
 
 /// How long a body waits for memory. Meanwhile its client waits too; after that the spool takes it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same of what others in memory wait for: theirs is not free before it has come.
+const TURN_PATIENCE: Duration = Duration::from_millis(200);
 
 impl Cache {
-    /// Takes the next `size` bytes of `body`, and shows each piece of them to `look`.
+    /// Takes the next `size` bytes of `body`, and shows each piece of them to `look`. When `turn` ends, nothing
+    /// else has to come before them.
     ///
     /// # Errors
     /// [`Error::Precondition`] where fewer or more arrive, [`Error::Exhausted`] with the spool full.
@@ -25,10 +28,11 @@ impl Cache {
         what: &str,
         size: u64,
         body: &mut (impl Stream<Item = Result<Bytes>> + Send + Unpin),
+        turn: impl Future<Output = ()> + Send,
         look: impl FnMut(&[u8]) + Send,
     ) -> Result<Piece> {
         if size <= SINGLE_PUT_BYTES
-            && let Some(hold) = self.0.transfers.memory().hold(size, PATIENCE).await
+            && let Some(hold) = self.memory_for(size, turn).await
         {
             let memory = BytesMut::with_capacity(usize::try_from(size).unwrap_or_default());
             return Place::Memory(memory).take(what, size, body, hold, look).await;
@@ -37,6 +41,18 @@ impl Cache {
             return Err(spool_full(what, self.0.settings.max_spool_bytes));
         };
         Place::Spool(SpoolFile::create(&self.0.settings.spool_dir).await?).take(what, size, body, hold, look).await
+    }
+
+    async fn memory_for(&self, size: u64, turn: impl Future<Output = ()> + Send) -> Option<Hold> {
+        let had_its_turn = async {
+            turn.await;
+            tokio::time::sleep(TURN_PATIENCE).await;
+        };
+        tokio::select! {
+            biased;
+            hold = self.0.transfers.memory().hold(size, PATIENCE) => hold,
+            () = had_its_turn => None,
+        }
     }
 }
 

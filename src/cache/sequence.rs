@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
+
 use super::joined::Joined;
 use crate::store::Body;
 use crate::transfer::Piece;
@@ -21,6 +23,8 @@ pub(super) struct Sequence {
     waiting: Mutex<BTreeMap<u16, Piece>>,
     /// Held while hashing.
     hashed: Mutex<Hashed>,
+    /// The number of the part whose turn it is.
+    turn: watch::Sender<usize>,
 }
 
 /// The parts that had their turn.
@@ -44,11 +48,18 @@ pub(super) struct Advanced {
 impl Sequence {
     /// No parts yet; `joined` is to take them.
     pub(super) fn new(joined: Option<Joined>) -> Self {
-        Self { waiting: Mutex::default(), hashed: Mutex::new(Hashed { behind: vec![Hasher::default()], joined }) }
+        let hashed = Hashed { behind: vec![Hasher::default()], joined };
+        Self { waiting: Mutex::default(), hashed: Mutex::new(hashed), turn: watch::Sender::new(1) }
     }
 
     pub(super) fn insert(&self, number: u16, piece: Piece) {
         self.waiting().insert(number, piece);
+    }
+
+    /// Waits until all parts before this one are hashed.
+    pub(super) async fn turn_of(&self, number: u16) {
+        // An error is for a sender that is gone, which is `self`'s.
+        let _ = self.turn.subscribe().wait_for(|turn| usize::from(number) <= *turn).await;
     }
 
     /// A part that waits still.
@@ -87,6 +98,7 @@ impl Sequence {
                 break;
             }
             behind.push(hasher);
+            self.turn.send_replace(behind.len());
         }
         let hashed = behind.len();
         advanced.lost.retain(|number| usize::from(*number) >= hashed && self.waiting_part(*number).is_none());

@@ -3,6 +3,7 @@
 //! Nobody takes such an ingest up again, so its parts need not be on disk: they go from memory into the
 //! store while more arrives. The spool takes those for which there is no memory.
 
+use std::future::pending;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -59,7 +60,9 @@ impl Cache {
         let (step, mut hasher, mut len, mut parts) = (part_bytes(total), Hasher::default(), 0, 0);
         while len < total {
             let size = step.min(total - len);
-            let piece = self.receive(what, size, &mut Part { messages: &mut messages, left: size }, |bytes| hasher.update(bytes)).await?;
+            let piece = self
+                .receive(what, size, &mut Part { messages: &mut messages, left: size }, pending(), |bytes| hasher.update(bytes))
+                .await?;
             parts += 1;
             len += size;
             upload.send(parts, piece);

@@ -257,7 +257,7 @@ impl Cache {
     pub async fn upload_part(&self, grant: &Grant, item: &Item, id: &UploadId, part: NewPart) -> Result<ETag> {
         let NewPart { number, size, mut body } = part;
         let upload = self.0.uploads.find(id, grant, item)?;
-        let piece = self.receive(&format!("part {number}"), size, &mut body, |_| ()).await?;
+        let piece = self.receive(&format!("part {number}"), size, &mut body, upload.sequence.turn_of(number), |_| ()).await?;
         let etag = upload.accept(number, &piece)?;
         let hashing = Arc::clone(&upload);
         if upload.store.is_some() {

@@ -24,6 +24,8 @@ use crate::support::minio::Minio;
 use crate::support::settings::settings;
 
 const PART: usize = 5 << 20;
+/// Parts that the memory holds.
+const IN_MEMORY: usize = (64 << 20) / PART;
 /// As the engine cuts ingests.
 const OWN_PART: usize = 8 << 20;
 
@@ -134,6 +136,22 @@ async fn a_part_that_had_its_turn_gives_its_memory_back_at_once() {
     }
     sender.complete().await.unwrap();
     // The clock stands still while anything is done: this is what parts have waited for memory.
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(fixture.stored(&bytes));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_part_that_all_others_wait_for_does_not_wait_for_them() {
+    let fixture = Fixture::new().await;
+    // The first comes last, when the others have taken all memory.
+    let bytes = content(PART * (1 + IN_MEMORY));
+    let mut sender = fixture.begin(Digest::of(&bytes));
+    let begun = tokio::time::Instant::now();
+    for (number, part) in (1..).zip(bytes.chunks(PART)).skip(1) {
+        sender.send(number, part).await;
+    }
+    sender.send(1, &bytes[..PART]).await;
+    sender.complete().await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     assert!(fixture.stored(&bytes));
 }
