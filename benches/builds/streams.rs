@@ -19,7 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::bare;
 use crate::parts::{Buildkitd, Remora, Settings, Stored};
-use crate::report::{median, table};
+use crate::report::{median, mib, table};
 
 /// Of all streams together.
 const BYTES: f64 = 1_073_741_824.0;
@@ -43,6 +43,8 @@ struct Contest {
     bare_seconds: Vec<f64>,
     remora_seconds: Vec<f64>,
     remora_cpu_seconds: Vec<f64>,
+    /// The most of all rounds.
+    remora_peak_rss: u64,
 }
 
 /// What was measured.
@@ -82,9 +84,11 @@ pub(crate) fn measure(dir: &Path, program: &Path, factor: f64, rounds: usize) ->
                 rustix::fs::sync();
                 let bare_seconds = contest.operation.time(&runtime, server.address, &blobs)?;
                 rustix::fs::sync();
+                remora.daemon.forget_peak()?;
                 let before = remora.daemon.cpu()?;
                 let remora_seconds = contest.operation.time(&runtime, remora.content, &blobs)?;
                 contest.remora_cpu_seconds.push(remora.daemon.cpu()? - before);
+                contest.remora_peak_rss = contest.remora_peak_rss.max(remora.daemon.peak_rss()?);
                 writeln!(stderr, "streams: {}: bare {bare_seconds:.2} s, remora {remora_seconds:.2} s", contest.name())?;
                 contest.bare_seconds.push(bare_seconds);
                 contest.remora_seconds.push(remora_seconds);
@@ -127,7 +131,7 @@ impl fmt::Display for Operation {
 
 impl Contest {
     fn new(operation: Operation, streams: usize) -> Self {
-        Self { operation, streams, bare_seconds: vec![], remora_seconds: vec![], remora_cpu_seconds: vec![] }
+        Self { operation, streams, bare_seconds: vec![], remora_seconds: vec![], remora_cpu_seconds: vec![], remora_peak_rss: 0 }
     }
 
     fn name(&self) -> String {
@@ -191,7 +195,7 @@ impl Blob {
 
 impl Streams {
     pub(crate) fn table(&self) -> Table {
-        let header = ["streams", "bare MB/s", "remora MB/s", "remora CPU s", "rate / bare", "goal"];
+        let header = ["streams", "bare MB/s", "remora MB/s", "remora CPU s", "remora MiB", "rate / bare", "goal"];
         let mut table = table(header.map(str::to_owned).to_vec(), 1);
         for contest in &self.contests {
             let rate = |seconds: &[f64]| format!("{:.0}", self.bytes as f64 / median(seconds.to_vec()) / 1e6);
@@ -201,6 +205,7 @@ impl Streams {
                 rate(&contest.bare_seconds),
                 rate(&contest.remora_seconds),
                 format!("{:.2}", median(contest.remora_cpu_seconds.clone())),
+                mib(contest.remora_peak_rss as f64),
                 format!("{:.2}", median(ratios.collect())),
                 format!("≥ {GOAL}"),
             ]);
