@@ -15,15 +15,15 @@ use remora::proto::content::content_client::ContentClient;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
+use tonic::transport::Channel;
 
 use crate::parts::{ACCESS_KEY_ID, Buildkitd, Minio, REGION, Remora, SECRET_ACCESS_KEY, Settings, Stored};
 use crate::process::Daemon;
 use crate::report::{median, mib, table};
 use crate::shaper::Shaper;
-use crate::workloads::{DISK_CACHE, S3};
+use crate::workloads::{DISK_CACHE, GIB, S3, scaled};
 
 const BUCKET: &str = "blobs";
-const BYTES: f64 = 1_073_741_824.0;
 /// Readers at once, for the peak of remora's memory.
 const READERS: usize = 16;
 /// How long remora is left alone before its idle memory is read.
@@ -90,8 +90,7 @@ struct Source<'a> {
 
 /// Measures all of it, the ways to read in turn.
 pub(crate) fn measure(dir: &Path, minio: &Minio, program: &Path, factor: f64, rounds: usize) -> Result<Blobs> {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and far below 2^53")]
-    let bytes = (BYTES * factor) as u64;
+    let bytes = scaled(GIB, factor);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut stderr = std::io::stderr();
     writeln!(stderr, "blobs: preparing")?;
@@ -189,12 +188,7 @@ async fn read(source: Source<'_>) -> Result<()> {
         }
         Way::Content => {
             let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", source.address))?.connect().await?;
-            let mut client = ContentClient::new(channel).max_decoding_message_size(usize::MAX);
-            let request = ReadContentRequest { digest: source.digest.to_owned(), offset: 0, size: 0 };
-            let mut stream = client.read(request).await?.into_inner();
-            while let Some(message) = stream.message().await? {
-                received += message.data.len() as u64;
-            }
+            received = read_content(channel, ReadContentRequest { digest: source.digest.to_owned(), offset: 0, size: 0 }).await?;
         }
     }
     ensure!(received == source.bytes, "{received} of {} bytes", source.bytes);
@@ -207,6 +201,16 @@ fn peak_of_many(runtime: &Runtime, remora: &Remora, source: Source<'_>) -> Resul
         futures_util::future::join_all((0..READERS).map(|_| read(source))).await.into_iter().collect::<Result<Vec<()>>>()
     })?;
     remora.daemon.peak_rss()
+}
+
+/// Reads by one call of the content endpoint, and counts the bytes.
+pub(crate) async fn read_content(channel: Channel, request: ReadContentRequest) -> Result<u64> {
+    let mut stream = ContentClient::new(channel).max_decoding_message_size(usize::MAX).read(request).await?.into_inner();
+    let mut received = 0;
+    while let Some(message) = stream.message().await? {
+        received += message.data.len() as u64;
+    }
+    Ok(received)
 }
 
 fn client(address: SocketAddr) -> aws_sdk_s3::Client {

@@ -94,20 +94,9 @@ fn main() -> Result<ExitCode> {
             failures.extend(regression(&mut stage, &arguments, workload, &rows)?);
         }
     }
-    let mut measured_blobs = None;
-    if arguments.wants(BLOBS) {
-        match stage.blobs(arguments.factor(), arguments.rounds()) {
-            Ok(found) => measured_blobs = Some(found),
-            Err(error) => failures.push(format!("{BLOBS}: {error:#}")),
-        }
-    }
-    let mut measured_streams = None;
-    if arguments.wants(STREAMS) {
-        match stage.streams(arguments.factor(), arguments.rounds()) {
-            Ok(found) => measured_streams = Some(found),
-            Err(error) => failures.push(format!("{STREAMS}: {error:#}")),
-        }
-    }
+    let (factor, rounds) = (arguments.factor(), arguments.rounds());
+    let blobs = arguments.wants(BLOBS).then(|| stage.blobs(factor, rounds)).and_then(|found| kept(BLOBS, found, &mut failures));
+    let streams = arguments.wants(STREAMS).then(|| stage.streams(factor, rounds)).and_then(|found| kept(STREAMS, found, &mut failures));
     drop(stage);
     parts::remove(&dir)?;
 
@@ -117,8 +106,8 @@ fn main() -> Result<ExitCode> {
         size_factor: arguments.factor(),
         goals: verdicts(&rows),
         rows,
-        blobs: measured_blobs,
-        streams: measured_streams,
+        blobs,
+        streams,
     };
     std::fs::create_dir_all(&output)?;
     std::fs::write(output.join("builds.json"), serde_json::to_vec_pretty(&report)?)?;
@@ -128,6 +117,11 @@ fn main() -> Result<ExitCode> {
         writeln!(stdout, "{failure}")?;
     }
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What was measured, unless that failed: then the failures have a line more.
+fn kept<T>(name: &str, found: Result<T>, failures: &mut Vec<String>) -> Option<T> {
+    found.map_err(|error| failures.push(format!("{name}: {error:#}"))).ok()
 }
 
 /// One workload: every contestant in turn, again and again, each round beginning with the next one.

@@ -18,11 +18,11 @@ use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::bare;
+use crate::blobs::read_content;
 use crate::parts::{Buildkitd, Remora, Settings, Stored};
 use crate::report::{median, mib, table};
+use crate::workloads::{GIB, scaled};
 
-/// Of all streams together.
-const BYTES: f64 = 1_073_741_824.0;
 /// Of a message, as remora's Read and containerd's clients have it.
 const CHUNK_BYTES: usize = 1 << 20;
 const STREAMS: [usize; 2] = [1, 16];
@@ -64,8 +64,7 @@ struct Blob {
 
 /// Measures both servers in turn. remora keeps its blobs in a directory.
 pub(crate) fn measure(dir: &Path, program: &Path, factor: f64, rounds: usize) -> Result<Streams> {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and far below 2^53")]
-    let bytes = (BYTES * factor) as u64;
+    let bytes = scaled(GIB, factor);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut stderr = std::io::stderr();
     writeln!(stderr, "streams: preparing")?;
@@ -156,13 +155,9 @@ impl Blob {
     }
 
     async fn read(&self, channel: Channel) -> Result<()> {
-        let mut client = ContentClient::new(channel).max_decoding_message_size(usize::MAX);
-        let mut stream = client.read(ReadContentRequest { digest: self.digest.clone(), offset: 0, size: self.bytes() }).await?.into_inner();
-        let mut received = 0;
-        while let Some(message) = stream.message().await? {
-            received += i64::try_from(message.data.len())?;
-        }
-        ensure!(received == self.bytes(), "{received} of {} bytes", self.bytes());
+        let request = ReadContentRequest { digest: self.digest.clone(), offset: 0, size: self.bytes() };
+        let received = read_content(channel, request).await?;
+        ensure!(i64::try_from(received)? == self.bytes(), "{received} of {} bytes", self.bytes());
         Ok(())
     }
 

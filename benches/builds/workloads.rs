@@ -88,7 +88,7 @@ pub(crate) const JOURNAL: &str = "durability = \"local\"";
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
+pub(crate) const GIB: u64 = 1 << 30;
 
 /// One connection to S3, as AWS's guidance and measurements have it.
 pub(crate) const S3: Network = Network { bytes_per_second: 90e6, latency: Duration::from_millis(20) };
@@ -228,6 +228,6 @@ impl Work {
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "sizes are positive and far below 2^53")]
-fn scaled(bytes: u64, factor: f64) -> u64 {
+pub(crate) fn scaled(bytes: u64, factor: f64) -> u64 {
     ((bytes as f64 * factor) as u64).max(4 * KIB)
 }

@@ -15,7 +15,7 @@ use crate::types::Digest;
 /// How long a body waits for memory. Meanwhile its client waits too; after that the spool takes it.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The same of what others in memory wait for: theirs is not free before it has come.
-const TURN_PATIENCE: Duration = Duration::from_millis(200);
+const IN_TURN_PATIENCE: Duration = Duration::from_millis(200);
 
 impl Cache {
     /// Takes the next `size` bytes of `body`, and shows each piece of them to `look`. When `turn` ends, nothing
@@ -46,7 +46,7 @@ impl Cache {
     async fn memory_for(&self, size: u64, turn: impl Future<Output = ()> + Send) -> Option<Hold> {
         let had_its_turn = async {
             turn.await;
-            tokio::time::sleep(TURN_PATIENCE).await;
+            tokio::time::sleep(IN_TURN_PATIENCE).await;
         };
         tokio::select! {
             biased;

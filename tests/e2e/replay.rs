@@ -2,7 +2,7 @@
 
 use crate::support::buildkitd::Buildkitd;
 use crate::support::cases::{Transport, Via};
-use crate::support::client::{Build, Outcome};
+use crate::support::client::{AGAIN, Build, Outcome};
 use crate::support::context::Context;
 use crate::support::faults::{Fault, FaultProxy, Rule, seed};
 use crate::support::host::Host;
@@ -12,7 +12,6 @@ use crate::support::storage::{self, Kind, Storage};
 
 const BUCKETS: [&str; 1] = ["build-cache"];
 const CACHE: &str = "type=s3,region=us-east-1,bucket=build-cache,name=app";
-const NOTICE: &str = "layers of the imported cache are gone";
 const REPLAYED: &str = "remora_builds_replayed_total";
 
 /// A builder whose store answers lookups and has lost the bytes, when told to.
@@ -79,7 +78,7 @@ fn a_step_whose_layers_are_lost_runs_on_new_ones() {
             .write("Dockerfile", &(std::fs::read_to_string(context.path().join("Dockerfile")).expect("file") + "RUN busybox wc /first\n"));
         let outcome = rig.passes(&Build { metadata: Some(rig.images.path().join("metadata")), ..rig.build(&context) });
         assert_eq!(rig.replayed(), 1, "{}", rig.host.remora.log());
-        assert!(outcome.around.keys().any(|name| name.contains(NOTICE)), "{outcome:#?}");
+        assert!(outcome.around.keys().any(|name| name.contains(AGAIN)), "{outcome:#?}");
         assert!(image::content(&rig.image()).len() >= 5);
 
         // What the second run exported is a cache like any other.

@@ -3,8 +3,9 @@
 //!
 //! Each blob and each manifest is an entry: two files (`files`) and a line in memory. A few at a time go to the
 //! store (`finish`), blobs in the order in which they came, a manifest when none of the blobs that it names is
-//! left here. While an export still arrives, its blobs wait: the build has the machine first. An entry ends when the store has it, or when its own bytes turn out to be damaged. What finds no
-//! room here is not acknowledged: its export waits for the store, as it does under `"s3"`.
+//! left here. While an export still arrives, its blobs wait: the build has the machine first. An entry ends when
+//! the store has it, or when its own bytes turn out to be damaged. What finds no room here is not acknowledged: its
+//! export waits for the store, as it does under `"s3"`.
 
 mod acknowledge;
 mod files;
@@ -196,19 +197,21 @@ impl Journal {
     fn insert(&self, id: u64, entry: Entry, needs: Vec<Digest>, held: Option<(Hold, Hold)>) {
         let mut state = self.state();
         state.next_id = state.next_id.max(id);
+        let was_short = state.bytes > self.0.half;
         state.bytes += entry.size;
+        let is_short = state.bytes > self.0.half;
         state.places.entry(Arc::clone(&entry.place)).or_insert((0, entry.size)).0 += 1;
-        let is_held_back = matches!(entry.item, Item::Blob(_));
-        if !is_held_back {
+        let is_blob = matches!(entry.item, Item::Blob(_));
+        if is_short && !was_short {
+            state.hasten(|_| true);
+        } else if !is_blob {
             let named: HashSet<String> = needs.iter().map(|digest| layout::place(&entry.scope, digest)).collect();
             state.hasten(|other| named.contains(&*other.place));
         }
+        let is_held_back = is_blob && !is_short;
         let not_before = if is_held_back { Instant::now() + HELD_BACK } else { Instant::now() };
         let (entry, backoff) = (entry.into(), Backoff::new(PAUSES.0, PAUSES.1));
         state.entries.insert(id, Waiting { entry, needs: (needs, 0), _held: held, backoff, not_before, is_held_back, is_running: false });
-        if state.bytes > self.0.half {
-            state.hasten(|_| true);
-        }
         self.show(&state);
     }
 

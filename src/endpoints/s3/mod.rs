@@ -98,9 +98,7 @@ impl S3 {
 
     async fn answer(&self, request: http::Request<hyper::body::Incoming>) -> Result<HttpResponse, HttpError> {
         let (operation, rest) = (operations::Name::default(), rest::Rest::default());
-        let (head, body) = request.into_parts();
-        let body = rest.of(body);
-        let mut request = http::Request::from_parts(head, body);
+        let mut request = request.map(|body| rest.of(body));
         let mut response = if let Some(nonce) = probe::nonce(&request) {
             operation.set("Probe");
             probe::answer(nonce)
@@ -109,8 +107,7 @@ impl S3 {
             refused.to_http_response().map_err(|error| HttpError::new(Box::new(error)))?
         } else {
             request.extensions_mut().insert(operation.clone());
-            let request = payload::past_s3s(request);
-            self.service(&request).call(request).await?
+            self.service(&request).call(payload::past_s3s(request)).await?
         };
         if !rest.read().await {
             response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));

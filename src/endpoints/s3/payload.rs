@@ -58,16 +58,13 @@ impl Payload {
 }
 
 /// The request for s3s: without its body, where that is an object or part with a signed sum.
-pub(super) fn past_s3s(mut request: Request<Read>) -> Request<Body> {
+pub(super) fn past_s3s(request: Request<Read>) -> Request<Body> {
     if !is_object(&request) {
         return request.map(Body::http_body_unsync);
     }
-    let unseen = Unseen(Arc::default());
-    request.extensions_mut().insert(unseen.clone());
-    request.map(|body| {
-        *unseen.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
-        Body::empty()
-    })
+    let (mut head, body) = request.into_parts();
+    head.extensions.insert(Unseen(Arc::new(Mutex::new(Some(body)))));
+    Request::from_parts(head, Body::empty())
 }
 
 fn is_object<B>(request: &Request<B>) -> bool {

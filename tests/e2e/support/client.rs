@@ -124,7 +124,7 @@ impl Outcome {
 }
 
 /// What the progress says when a build is run again.
-const AGAIN: &str = "[remora] layers of the imported cache are gone";
+pub const AGAIN: &str = "[remora] layers of the imported cache are gone";
 
 /// A line of `--progress=rawjson`: the changes of some vertexes.
 #[derive(Deserialize)]
