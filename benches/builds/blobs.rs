@@ -13,6 +13,7 @@ use comfy_table::Table;
 use remora::proto::content::ReadContentRequest;
 use remora::proto::content::content_client::ContentClient;
 use serde::Serialize;
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
@@ -24,6 +25,8 @@ use crate::shaper::Shaper;
 use crate::workloads::{DISK_CACHE, GIB, S3, scaled};
 
 const BUCKET: &str = "blobs";
+/// The manifest that names the blob, which whoever reads it has read before.
+const MANIFEST: &str = "manifests/blob";
 /// Readers at once, for the peak of remora's memory.
 const READERS: usize = 16;
 /// How long remora is left alone before its idle memory is read.
@@ -94,7 +97,7 @@ pub(crate) fn measure(dir: &Path, minio: &Minio, program: &Path, factor: f64, ro
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut stderr = std::io::stderr();
     writeln!(stderr, "blobs: preparing")?;
-    let digest = upload(&runtime, dir, minio, bytes)?;
+    minio.make_bucket(BUCKET)?;
     let builder = Buildkitd::start(&dir.join("cold"))?;
     let buildkitd = builder.address();
     let start = |endpoint, warm| {
@@ -103,6 +106,7 @@ pub(crate) fn measure(dir: &Path, minio: &Minio, program: &Path, factor: f64, ro
             Settings { program, buildkitd: &buildkitd, transport: "relay", store: Stored::S3 { endpoint, bucket: BUCKET }, configuration };
         Remora::start(&dir.join("remora"), &settings)
     };
+    let digest = export(&runtime, dir, start(minio.address, false)?.s3, bytes)?;
 
     let mut blobs = Blobs {
         bytes,
@@ -123,6 +127,9 @@ pub(crate) fn measure(dir: &Path, minio: &Minio, program: &Path, factor: f64, ro
                 Way::Content => (remora.content, Some(&remora.daemon)),
             };
             let source = Source { way: reader.way, address, digest: &digest, bytes };
+            if observed.is_some() {
+                runtime.block_on(import(remora.s3))?;
+            }
             if reader.warm {
                 runtime.block_on(read(source))?;
                 rustix::fs::sync();
@@ -153,8 +160,8 @@ pub(crate) fn measure(dir: &Path, minio: &Minio, program: &Path, factor: f64, ro
     Ok(blobs)
 }
 
-/// Puts a blob of random bytes where BuildKit's native layout has it, and returns its digest.
-fn upload(runtime: &Runtime, dir: &Path, minio: &Minio, bytes: u64) -> Result<String> {
+/// Exports a blob of random bytes and its manifest through remora's s3 endpoint, and returns the blob's digest.
+fn export(runtime: &Runtime, dir: &Path, s3: SocketAddr, bytes: u64) -> Result<String> {
     let path = dir.join("blob");
     let (mut random, mut file, mut hasher) = (File::open("/dev/urandom")?.take(bytes), File::create(&path)?, Sha256::new());
     let mut buffer = vec![0; 1 << 20];
@@ -167,13 +174,29 @@ fn upload(runtime: &Runtime, dir: &Path, minio: &Minio, bytes: u64) -> Result<St
         file.write_all(&buffer[..length])?;
     }
     let digest = format!("sha256:{}", hex::encode(hasher.finalize()));
-    minio.make_bucket(BUCKET)?;
+    let time = "2026-01-01T00:00:00Z";
+    let annotations = json!({ "mediaType": "application/vnd.oci.image.layer.v1.tar", "diffID": digest, "size": bytes, "createdAt": time });
+    let manifest = json!({
+        "layers": [{ "blob": digest, "parent": -1, "annotations": annotations }],
+        "records": [{ "layers": [{ "layer": 0, "createdAt": time }], "digest": digest }],
+    });
     runtime.block_on(async {
-        let put = client(minio.address).put_object().bucket(BUCKET).key(key(&digest));
-        put.body(ByteStream::from_path(&path).await?).send().await.context("cannot upload the blob")
+        for (key, body) in
+            [(key(&digest), ByteStream::from_path(&path).await?), (MANIFEST.to_owned(), manifest.to_string().into_bytes().into())]
+        {
+            let put = client(s3).put_object().bucket(BUCKET).key(&key);
+            put.body(body).send().await.with_context(|| format!("cannot export {key}"))?;
+        }
+        anyhow::Ok(())
     })?;
     fs::remove_file(path)?;
     Ok(digest)
+}
+
+/// Reads the manifest, as a build does before it reads a blob.
+async fn import(s3: SocketAddr) -> Result<()> {
+    client(s3).get_object().bucket(BUCKET).key(MANIFEST).send().await.context("cannot import the manifest")?.body.collect().await?;
+    Ok(())
 }
 
 async fn read(source: Source<'_>) -> Result<()> {
@@ -198,6 +221,7 @@ async fn read(source: Source<'_>) -> Result<()> {
 /// Reads the blob many times at once, and returns the most memory that remora had meanwhile.
 fn peak_of_many(runtime: &Runtime, remora: &Remora, source: Source<'_>) -> Result<u64> {
     runtime.block_on(async {
+        import(remora.s3).await?;
         futures_util::future::join_all((0..READERS).map(|_| read(source))).await.into_iter().collect::<Result<Vec<()>>>()
     })?;
     remora.daemon.peak_rss()

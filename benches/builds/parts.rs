@@ -145,7 +145,7 @@ impl Remora {
                 "store = \"s3://{bucket}\"\n\
                  [[buckets]]\nname = \"{bucket}\"\nendpoint = \"http://{endpoint}\"\nregion = \"{REGION}\"\npath_style = true\n\
                  access_key_id = \"{ACCESS_KEY_ID}\"\nsecret_access_key_env = \"{SECRET_VARIABLE}\"\n\
-                 [[s3.keys]]\naccess_key_id = \"{ACCESS_KEY_ID}\"\nsecret_access_key_file = \"{}\"\nbucket = \"{bucket}\"\nrights = [\"exists\", \"read\"]\n",
+                 [[s3.keys]]\naccess_key_id = \"{ACCESS_KEY_ID}\"\nsecret_access_key_file = \"{}\"\nbucket = \"{bucket}\"\nrights = [\"exists\", \"read\", \"write\"]\n",
                 key.display()
             ),
             Stored::Directory => format!("store = \"file://{}\"\n", dir.join("store").display()),

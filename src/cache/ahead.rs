@@ -5,7 +5,7 @@
 
 use super::{BlobInfo, Cache, Condition, Result, layout};
 use crate::transfer::{Piece, SINGLE_PUT_BYTES, Upload, part_bytes};
-use crate::types::{Digest, Grant, Right};
+use crate::types::{Digest, Grant, Right, Sums};
 
 /// Whether parts are sent ahead.
 #[derive(Debug, Default)]
@@ -91,13 +91,13 @@ impl Cache {
     }
 
     /// Makes a verified blob visible, parts of which were sent ahead.
-    pub(super) async fn publish_sent(&self, grant: &Grant, digest: &Digest, whole: &Piece, mut sent: Sent) -> Result<BlobInfo> {
+    pub(super) async fn publish_sent(&self, grant: &Grant, sums: &Sums, whole: &Piece, mut sent: Sent) -> Result<BlobInfo> {
         let (size, ahead) = (whole.body().len(), sent.count);
         while sent.end() < size {
             if !sent.send_next(whole) {
                 // It became larger than was announced.
                 sent.upload.abort().await;
-                return self.publish_blob(grant, digest, whole).await;
+                return self.publish_blob(grant, sums, whole).await;
             }
         }
         for number in 1..=ahead {
@@ -106,7 +106,7 @@ impl Cache {
             }
         }
         match sent.upload.finish(1..=sent.count, Condition::None).await {
-            Ok(etag) => Ok(self.blob_written(grant, digest, size, etag)),
+            Ok(etag) => Ok(self.blob_written(grant, sums, size, etag)),
             Err(error) => {
                 sent.upload.abort().await;
                 Err(error.into())

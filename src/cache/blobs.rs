@@ -12,7 +12,7 @@ use super::versions::Standing;
 use super::{Cache, Error, Incoming, Outgoing, Result, layout};
 use crate::store::{self, Condition, Object, Store};
 use crate::transfer::{Piece, SINGLE_PUT_BYTES};
-use crate::types::{ByteRange, Digest, ETag, Grant, Hasher, Right, Scope};
+use crate::types::{ByteRange, Digest, ETag, Grant, Hasher, Right, Scope, Sums};
 
 /// What is known of a stored blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,12 +86,12 @@ impl Cache {
     }
 
     /// Reads a blob, or a part of it. A range that ends behind the blob is cut to it. All of a blob's bytes
-    /// are verified: the last of them come when its digest is right. They come from the disk cache where
+    /// are checked: the last of them come when they are right. They come from the disk cache where
     /// that has them.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::OutOfRange`] for a range that begins behind the blob,
-    /// [`Error::Denied`], or the store's. In the body also [`Error::Corrupt`] where the digest is wrong.
+    /// [`Error::Denied`], or the store's. In the body also [`Error::Corrupt`] where they are not.
     pub async fn read_blob(&self, grant: &Grant, digest: &Digest, range: Option<ByteRange>) -> Result<BlobRead> {
         if let Some(document) = document(grant, digest) {
             return read_document(*digest, &document, range);
@@ -123,7 +123,7 @@ impl Cache {
         self.check_quarantine(scope, digest, &object.meta)?;
         let mut body: Outgoing = Box::pin(object.body.map_err(Error::from));
         if object.range.is_none_or(|range| range.len() == object.meta.size) {
-            body = self.hashed(scope, digest, &object.meta, body);
+            body = self.checked(scope, digest, &object.meta, body);
         }
         Ok(BlobRead { info: BlobInfo::new(*digest, object.meta), range: object.range, body })
     }
@@ -170,34 +170,36 @@ impl Cache {
         grant.check_blob(Right::Write, digest)?;
         let mut hasher = Hasher::default();
         let piece = self.receive(&format!("blob {digest}"), size, &mut body, pending(), |bytes| hasher.update(bytes)).await?;
-        check_digest(digest, &hasher.finish())?;
-        self.publish_blob(grant, digest, &piece).await
+        let sums = hasher.finish();
+        check_digest(digest, &sums.digest)?;
+        self.publish_blob(grant, &sums, &piece).await
     }
 
     /// Makes verified bytes a blob: in the journal, where the grant is for that and there is room, else in the store.
-    pub(super) async fn publish_blob(&self, grant: &Grant, digest: &Digest, piece: &Piece) -> Result<BlobInfo> {
-        match self.journal_blob(grant, digest, piece.body()).await {
+    pub(super) async fn publish_blob(&self, grant: &Grant, sums: &Sums, piece: &Piece) -> Result<BlobInfo> {
+        match self.journal_blob(grant, &sums.digest, piece.body()).await {
             Some(acknowledged) => Ok(acknowledged),
-            None => self.store_blob(grant, digest, piece).await,
+            None => self.store_blob(grant, sums, piece).await,
         }
     }
 
     /// Makes verified bytes visible as a blob.
-    pub(super) async fn store_blob(&self, grant: &Grant, digest: &Digest, piece: &Piece) -> Result<BlobInfo> {
-        let (store, key, size) = (self.store(grant)?, layout::blob_key(grant.scope(), digest), piece.body().len());
+    pub(super) async fn store_blob(&self, grant: &Grant, sums: &Sums, piece: &Piece) -> Result<BlobInfo> {
+        let (store, key, size) = (self.store(grant)?, layout::blob_key(grant.scope(), &sums.digest), piece.body().len());
         // The name is the content, so whoever comes second writes the same bytes.
         let etag = if size > SINGLE_PUT_BYTES && store.gains_by_parts() {
             self.0.transfers.begin(store, grant.scope().bucket().clone(), key).put(piece, Condition::None).await?
         } else {
             store.put(&key, piece.body().clone(), Condition::None).await?
         };
-        Ok(self.blob_written(grant, digest, size, etag))
+        Ok(self.blob_written(grant, sums, size, etag))
     }
 
     /// Takes note of a blob that was just stored: whatever was there before it is so no more.
-    pub(super) fn blob_written(&self, grant: &Grant, digest: &Digest, size: u64, etag: ETag) -> BlobInfo {
+    pub(super) fn blob_written(&self, grant: &Grant, sums: &Sums, size: u64, etag: ETag) -> BlobInfo {
+        let Sums { digest, crc } = sums;
         grant.usage().blob_written(size);
-        self.0.versions.found(grant.scope(), digest, &etag, Standing::Verified);
+        self.0.versions.found(grant.scope(), digest, &etag, Standing::Verified(*crc));
         let meta = store::Meta { size, etag, modified: OffsetDateTime::now_utc() };
         self.0.presence.saw(grant.scope(), digest, meta.clone());
         BlobInfo::new(*digest, meta)

@@ -53,7 +53,7 @@ struct Writing {
 /// Works in a blocking thread.
 struct Writer {
     draft: Draft,
-    hasher: Hasher,
+    hasher: Box<Hasher>,
 }
 
 impl Cache {
@@ -183,7 +183,7 @@ impl Arriving {
 
 impl Writing {
     fn new(disk: Arc<Disk>, draft: Draft) -> Self {
-        Self { disk, idle: Some(Writer { draft, hasher: Hasher::default() }), busy: None }
+        Self { disk, idle: Some(Writer { draft, hasher: Box::default() }), busy: None }
     }
 
     /// Begins to write a piece, when the one before is written.

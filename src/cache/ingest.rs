@@ -17,7 +17,7 @@ use super::labels::check_labels;
 use super::receive::check_content;
 use super::streamed::Streamed;
 use super::{Cache, Error, Result, outage};
-use crate::types::{Digest, Grant, Right};
+use crate::types::{Digest, Grant, Right, Sums};
 
 /// containerd has no bound; this one keeps the state small.
 const MAX_REF_BYTES: usize = 4096;
@@ -156,7 +156,7 @@ impl Ingest {
     /// [`Error::Internal`] after a call that was cut off.
     pub fn digest(&self) -> Result<Option<Digest>> {
         let is_known = self.behind.is_none() && self.streamed.is_none();
-        Ok(if is_known { Some(self.writing()?.digest()) } else { None })
+        Ok(if is_known { Some(self.writing()?.sums().digest) } else { None })
     }
 
     /// Appends. `offset` must be where the ingest is. The bytes are in the spool when this returns; those of
@@ -272,7 +272,8 @@ impl Ingest {
         if let Some(streamed) = self.streamed.take() {
             return self.commit_streamed(streamed, size, expected).await;
         }
-        let (digest, offset) = (self.writing()?.digest(), self.writing()?.offset());
+        let (sums, offset) = (self.writing()?.sums(), self.writing()?.offset());
+        let digest = sums.digest;
         let checked = check_content(&expected.unwrap_or(digest), size.unwrap_or(offset), &digest, offset);
         // Like containerd: that the expected blob exists counts more than that this one is another.
         if expected.is_some() || checked.is_ok() {
@@ -281,7 +282,7 @@ impl Ingest {
         checked?;
         check_labels(&labels)?;
         let grant = self.grant.clone();
-        outage::unless_dropped(&grant, self.publish(digest, offset, labels)).await?;
+        outage::unless_dropped(&grant, self.publish(sums, offset, labels)).await?;
         self.writing()?.lock.forget().await?;
         Ok((digest, offset))
     }
@@ -297,7 +298,8 @@ impl Ingest {
     }
 
     /// Makes the verified bytes a document of the session, or a blob.
-    async fn publish(&mut self, digest: Digest, offset: u64, labels: BTreeMap<String, String>) -> Result<()> {
+    async fn publish(&mut self, sums: Sums, offset: u64, labels: BTreeMap<String, String>) -> Result<()> {
+        let digest = sums.digest;
         let ahead = std::mem::take(&mut self.ahead).for_blob(&digest);
         let lock = &self.writing()?.lock;
         if let Some(documents) = self.grant.documents()
@@ -317,8 +319,8 @@ impl Ingest {
         }
         let piece = lock.piece(offset);
         match ahead {
-            Some(sent) => self.cache.publish_sent(&self.grant, &digest, &piece, sent).await?,
-            None => self.cache.publish_blob(&self.grant, &digest, &piece).await?,
+            Some(sent) => self.cache.publish_sent(&self.grant, &sums, &piece, sent).await?,
+            None => self.cache.publish_blob(&self.grant, &sums, &piece).await?,
         };
         Ok(())
     }

@@ -18,7 +18,7 @@ use super::ingest::IngestStatus;
 use super::{Error, Result, Settings, spool};
 use crate::store::Body;
 use crate::transfer::{Budget, Hold, Piece};
-use crate::types::{Digest, Grant, Hasher, Scope};
+use crate::types::{Digest, Grant, Hasher, Scope, Sums};
 
 /// The names of both files begin so.
 const PREFIX: &str = "ingest-";
@@ -312,7 +312,7 @@ impl Drop for Lock {
 }
 
 impl Writing {
-    pub(super) fn digest(&self) -> Digest {
+    pub(super) fn sums(&self) -> Sums {
         self.hasher.clone().finish()
     }
 

@@ -1,7 +1,7 @@
-//! The digest of a blob whose parts arrive in any order: each part is hashed when its turn comes, and its
+//! The sums of a blob whose parts arrive in any order: each part is hashed when its turn comes, and its
 //! bytes are free then.
 //!
-//! The state of the hash behind every part is kept (about 100 bytes each), so a part that is sent again
+//! The state of the hash behind every part is kept (about half a KiB each), so a part that is sent again
 //! can be told from another one. Where the blob is to be on this disk as a whole, the bytes are joined in a file
 //! as they are hashed.
 
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::joined::Joined;
 use crate::store::Body;
 use crate::transfer::Piece;
-use crate::types::{Digest, Hasher};
+use crate::types::{Hasher, Sums};
 
 /// Parts in the order of the blob.
 #[derive(Debug)]
@@ -124,9 +124,9 @@ impl Sequence {
         (usize::from(*first.key()) <= hashed).then(|| first.remove_entry())
     }
 
-    /// The digest of the parts `numbers`, which are all that have been hashed, or the first of them, and
+    /// The sums of the parts `numbers`, which are all that have been hashed, or the first of them, and
     /// any that wait. `None`: a part has been hashed before them that is not among them. Blocks.
-    pub(super) fn digest(&self, numbers: &[u16]) -> io::Result<Option<Digest>> {
+    pub(super) fn sums(&self, numbers: &[u16]) -> io::Result<Option<Sums>> {
         let hashed = self.hashed();
         let known = hashed.behind.len() - 1;
         let in_turn = numbers.iter().zip(1_u16..).take(known).take_while(|(number, turn)| *number == turn).count();

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::receive::{check_content, check_digest, too_many};
 use super::{BlobInfo, Cache, Condition, Error, Result, layout};
 use crate::transfer::{SINGLE_PUT_BYTES, Upload, part_bytes};
-use crate::types::{Digest, Grant, Hasher, Right};
+use crate::types::{Digest, Grant, Hasher, Right, Sums};
 
 /// Messages that arrived and wait to be hashed; a message has a MiB.
 const MESSAGES_AHEAD: usize = 2;
@@ -31,7 +31,7 @@ pub(super) struct Streamed {
 /// All of it.
 #[derive(Debug)]
 struct Arrived {
-    digest: Digest,
+    sums: Sums,
     len: u64,
     upload: Upload,
     parts: u16,
@@ -70,7 +70,7 @@ impl Cache {
         if !messages.rest.is_empty() || messages.incoming.recv().await.is_some() {
             return Err(too_many(what, total));
         }
-        Ok(Arrived { digest: hasher.finish(), len, upload, parts })
+        Ok(Arrived { sums: hasher.finish(), len, upload, parts })
     }
 }
 
@@ -95,10 +95,10 @@ impl Streamed {
         let Self { digest: begun, messages, arrived } = self;
         check_digest(digest, &begun)?;
         drop(messages);
-        let Arrived { digest: actual, len, upload, parts } = arrived.await.map_err(|_| stopped())??;
-        check_content(digest, size, &actual, len)?;
+        let Arrived { sums, len, upload, parts } = arrived.await.map_err(|_| stopped())??;
+        check_content(digest, size, &sums.digest, len)?;
         match upload.finish(1..=parts, Condition::None).await {
-            Ok(etag) => Ok(cache.blob_written(grant, digest, len, etag)),
+            Ok(etag) => Ok(cache.blob_written(grant, &sums, len, etag)),
             Err(error) => {
                 upload.abort().await;
                 Err(error.into())

@@ -23,7 +23,7 @@ use super::spool::SpoolFile;
 use super::{Cache, Condition, Error, Incoming, Result};
 use crate::store::Body;
 use crate::transfer::{self, Piece};
-use crate::types::{Digest, ETag, Grant, Right};
+use crate::types::{ETag, Grant, Right, Sums};
 
 /// How long a part that waits for its turn may take up memory.
 const TURN_PATIENCE: Duration = Duration::from_secs(5);
@@ -342,20 +342,21 @@ impl Cache {
                 touched.map_or_else(|| ETag::new("untouched"), |touched| touched.etag)
             }
             (Item::Blob(digest), Some(store)) => {
-                let checked = check_digest(digest, &digest_of(&upload, numbers.clone()).await?);
+                let sums = sums_of(&upload, numbers.clone()).await?;
+                let checked = check_digest(digest, &sums.digest);
                 if checked.is_err() && numbers.len() == upload.state().parts.len() {
                     self.0.uploads.remove(id);
                     store.abort().await;
                 }
                 checked?;
                 if let Some(file) = upload.sequence.file_of(&numbers) {
-                    self.publish_blob(grant, digest, &file.into()).await?.etag
+                    self.publish_blob(grant, &sums, &file.into()).await?.etag
                 } else {
                     upload.turn_to_store();
                     let size = upload.size(&numbers);
                     // The name is the content, so whoever comes second writes the same bytes.
                     let etag = store.finish(numbers, Condition::None).await?;
-                    self.blob_written(grant, digest, size, etag).etag
+                    self.blob_written(grant, &sums, size, etag).etag
                 }
             }
             (Item::Manifest(name), _) => {
@@ -396,12 +397,12 @@ fn being_completed() -> Error {
     Error::Locked("the upload is being completed".to_owned())
 }
 
-async fn digest_of(upload: &Arc<Upload>, numbers: Vec<u16>) -> Result<Digest> {
+async fn sums_of(upload: &Arc<Upload>, numbers: Vec<u16>) -> Result<Sums> {
     let upload = Arc::clone(upload);
     blocking(move || {
         upload.advance()?;
-        let digest = upload.sequence.digest(&numbers)?;
-        digest.ok_or_else(|| Error::Invalid("every part that was sent must be named, or the upload begun anew".to_owned()))
+        let sums = upload.sequence.sums(&numbers)?;
+        sums.ok_or_else(|| Error::Invalid("every part that was sent must be named, or the upload begun anew".to_owned()))
     })
     .await
 }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::layout;
 use super::recent::Recent;
-use crate::types::{Digest, ETag, Scope};
+use crate::types::{Crc64, Digest, ETag, Scope};
 
 /// Blobs that are remembered; about 200 bytes each.
 const MAX_BLOBS: usize = 1 << 16;
@@ -17,10 +17,28 @@ const MAX_BLOBS: usize = 1 << 16;
 pub(super) enum Standing {
     /// They have another digest than the one they are stored under.
     Corrupt,
-    /// A manifest says that they were verified.
-    Vouched,
+    /// They came with another checksum than they had: in the store, on the way or in a manifest something is wrong.
+    Doubted,
+    /// A manifest says that they were verified, and what checksum they had.
+    Vouched(Option<Crc64>),
     /// This process wrote them, or read all of them.
-    Verified,
+    Verified(Crc64),
+}
+
+impl Standing {
+    /// Whether they are what they should be.
+    pub(super) fn is_good(&self) -> bool {
+        matches!(self, Self::Vouched(_) | Self::Verified(_))
+    }
+
+    /// Their checksum, where they are good and it is known.
+    pub(super) fn crc(self) -> Option<Crc64> {
+        match self {
+            Self::Vouched(crc) => crc,
+            Self::Verified(crc) => Some(crc),
+            Self::Corrupt | Self::Doubted => None,
+        }
+    }
 }
 
 /// The last version of each blob that something is known of. Bounded: the least recently used are forgotten.
@@ -44,8 +62,11 @@ impl Versions {
     pub(super) fn found(&self, scope: &Scope, digest: &Digest, etag: &ETag, standing: Standing) -> bool {
         let (mut recent, place) = (self.recent(), layout::place(scope, digest));
         let before = recent.get(&place).filter(|(known, _)| known == etag).map(|(_, standing)| standing);
-        // What this process saw with its own eyes stands against hearsay.
-        let news = before != Some(standing) && (standing != Standing::Vouched || before.is_none());
+        let news = match standing {
+            // What this process saw with its own eyes stands against hearsay.
+            Standing::Vouched(crc) => before.is_none() || before == Some(Standing::Vouched(None)) && crc.is_some(),
+            seen => before != Some(seen),
+        };
         if news {
             recent.insert(place, (etag.clone(), standing));
         }
@@ -60,20 +81,27 @@ impl Versions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Hasher;
 
     #[test]
     fn a_standing_is_that_of_one_version_and_hearsay_changes_none() {
         let (versions, digest) = (Versions::default(), Digest::of(b"x"));
         let scope = Scope::new("bucket".parse().unwrap(), "").unwrap();
         let (bad, good) = (ETag::new("bad"), ETag::new("good"));
+        let (hearsay, sums) = (Standing::Vouched(None), Hasher::default().finish());
+        let (more, seen) = (Standing::Vouched(Some(sums.crc)), Standing::Verified(sums.crc));
         assert!(versions.found(&scope, &digest, &bad, Standing::Corrupt));
         assert!(!versions.found(&scope, &digest, &bad, Standing::Corrupt));
-        assert!(!versions.found(&scope, &digest, &bad, Standing::Vouched));
+        assert!(!versions.found(&scope, &digest, &bad, more));
         assert_eq!(versions.standing(&scope, &digest, &bad), Some(Standing::Corrupt));
         assert_eq!(versions.standing(&scope, &digest, &good), None);
-        assert!(versions.found(&scope, &digest, &good, Standing::Vouched));
-        assert!(versions.found(&scope, &digest, &good, Standing::Verified));
-        assert!(!versions.found(&scope, &digest, &good, Standing::Vouched));
-        assert_eq!(versions.standing(&scope, &digest, &good), Some(Standing::Verified));
+        assert!(versions.found(&scope, &digest, &good, hearsay));
+        assert!(versions.found(&scope, &digest, &good, more));
+        assert!(!versions.found(&scope, &digest, &good, hearsay));
+        assert!(versions.found(&scope, &digest, &good, Standing::Doubted));
+        assert!(!versions.found(&scope, &digest, &good, more));
+        assert!(versions.found(&scope, &digest, &good, seen));
+        assert!(!versions.found(&scope, &digest, &good, more));
+        assert_eq!(versions.standing(&scope, &digest, &good), Some(seen));
     }
 }

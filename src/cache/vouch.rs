@@ -3,7 +3,8 @@
 //! BuildKit decides by the manifest which layers to use and reads them later, when it is too late to find
 //! that one is corrupt. So a manifest says beside each layer which ETag its object had when a remora wrote
 //! or verified it: a lookup then tells that the bytes are still those. A blob that was changed since is read
-//! before the manifest is served. BuildKit's own client writes no such field and skips it.
+//! before the manifest is served. It also says which checksum the blob had, to check reads with (see `verify`).
+//! BuildKit's own client writes no such fields and skips them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,28 +16,33 @@ use serde_json::Value;
 use super::versions::Standing;
 use super::{Cache, CacheConfig, Error, Outgoing, Result, layout};
 use crate::store::{self, Meta, Store};
-use crate::types::{Digest, ETag, Grant, ManifestName, Scope};
+use crate::types::{Crc64, Digest, ETag, Grant, ManifestName, Scope};
 
 /// The object's ETag when it was verified, among a layer's annotations.
 const ETAG: &str = "remoraETag";
+/// The [`Crc64`] of its bytes, beside that.
+const CRC: &str = "remoraCRC64NVME";
 /// Blobs that are verified at once before a manifest is served.
 const READS_AT_ONCE: usize = 4;
 /// How long the build waits for that, all together.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl CacheConfig {
-    /// The versions that it vouches for. A blob may be there with several.
-    fn vouched(&self) -> BTreeMap<Digest, BTreeSet<&str>> {
-        let mut vouched: BTreeMap<Digest, BTreeSet<&str>> = BTreeMap::new();
+    /// The versions that it vouches for.
+    fn vouched(&self) -> BTreeMap<Digest, Vouched<'_>> {
+        let mut vouched: BTreeMap<Digest, Vouched<'_>> = BTreeMap::new();
         for layer in self.layers() {
-            let etag = layer.annotations.as_ref().and_then(|annotations| annotations.extra.get(ETAG)?.as_str());
-            if let (Ok(digest), Some(etag)) = (layer.blob.parse(), etag) {
-                vouched.entry(digest).or_default().insert(etag);
+            let said = |what| layer.annotations.as_ref()?.extra.get(what)?.as_str();
+            if let (Ok(digest), Some(etag)) = (layer.blob.parse(), said(ETAG)) {
+                vouched.entry(digest).or_default().insert(etag, said(CRC).and_then(|crc| crc.parse().ok()));
             }
         }
         vouched
     }
 }
+
+/// What a manifest says of a blob: the versions that were verified, and their checksum.
+type Vouched<'a> = BTreeMap<&'a str, Option<Crc64>>;
 
 impl Cache {
     /// Those of the blobs of `config` that are not what they were when they were verified, and cannot be
@@ -72,27 +78,32 @@ impl Cache {
 
     /// Takes a stored manifest's word for the blobs that are still the version that it vouches for. Returns
     /// those that are another one, of which nothing good is known, with what the manifest says of them.
-    pub(super) fn take_word<'a>(&self, scope: &Scope, config: &'a CacheConfig) -> BTreeMap<Digest, BTreeSet<&'a str>> {
+    pub(super) fn take_word<'a>(&self, scope: &Scope, config: &'a CacheConfig) -> BTreeMap<Digest, Vouched<'a>> {
         let mut vouched = config.vouched();
-        vouched.retain(|digest, etags| {
+        vouched.retain(|digest, vouched| {
             let Some(stored) = self.0.presence.last(scope, digest) else { return false };
-            if etags.contains(stored.etag.as_str()) {
-                self.0.versions.found(scope, digest, &stored.etag, Standing::Vouched);
-            }
-            !self.is_known_good(scope, digest, &stored.etag)
+            !self.is_vouched(scope, digest, &stored.etag, vouched)
         });
         vouched
     }
 
+    /// Whether a version is good, by what this process knows or else by what a manifest says.
+    fn is_vouched(&self, scope: &Scope, digest: &Digest, etag: &ETag, vouched: &Vouched<'_>) -> bool {
+        if let Some(crc) = vouched.get(etag.as_str()) {
+            self.0.versions.found(scope, digest, etag, Standing::Vouched(*crc));
+        }
+        self.is_known_good(scope, digest, etag)
+    }
+
     /// The digest, where the blob is what it should be.
-    async fn is_good(&self, scope: &Scope, store: &Arc<dyn Store>, digest: Digest, vouched: &BTreeSet<&str>) -> Option<Digest> {
+    async fn is_good(&self, scope: &Scope, store: &Arc<dyn Store>, digest: Digest, vouched: &Vouched<'_>) -> Option<Digest> {
         let object = self.stored_blob(scope, store, &digest, None).await.ok()?;
-        if vouched.contains(object.meta.etag.as_str()) {
+        if self.is_vouched(scope, &digest, &object.meta.etag, vouched) {
             // The lookup told of another version than is there.
             return self.seen(scope, &digest, object.meta).then_some(digest);
         }
         let body: Outgoing = Box::pin(object.body.map_err(Error::from));
-        let mut body = self.hashed(scope, &digest, &object.meta, body);
+        let mut body = self.checked(scope, &digest, &object.meta, body);
         loop {
             match body.try_next().await {
                 Ok(Some(_)) => {}
@@ -105,7 +116,7 @@ impl Cache {
         }
     }
 
-    /// The config with the version of each blob that is known to be good; `None`: there is nothing to add.
+    /// The config with version and checksum of each blob that is known to be good; `None`: there is nothing to add.
     /// What it says of other blobs is left to be checked at import.
     pub(super) fn vouching(&self, scope: &Scope, config: &CacheConfig) -> Option<CacheConfig> {
         let mut vouching = config.clone();
@@ -114,17 +125,20 @@ impl Cache {
             if self.0.touches.is_waiting(scope, &digest) {
                 // It will be another version in a moment.
                 annotations.extra.remove(ETAG);
+                annotations.extra.remove(CRC);
             } else if let Some(stored) = self.0.presence.last(scope, &digest)
-                && self.is_known_good(scope, &digest, &stored.etag)
+                && let Some(standing) = self.0.versions.standing(scope, &digest, &stored.etag).filter(Standing::is_good)
             {
                 annotations.extra.insert(ETAG.to_owned(), Value::from(stored.etag.as_str()));
+                let crc = standing.crc().map(|crc| (CRC.to_owned(), Value::from(crc.to_string())));
+                annotations.extra.extend(crc);
             }
         }
         (vouching != *config).then_some(vouching)
     }
 
     fn is_known_good(&self, scope: &Scope, digest: &Digest, etag: &ETag) -> bool {
-        matches!(self.0.versions.standing(scope, digest, etag), Some(Standing::Vouched | Standing::Verified))
+        self.0.versions.standing(scope, digest, etag).is_some_and(|standing| standing.is_good())
     }
 
     /// Makes a blob young in the store. That gives some objects another ETag: what is known of the bytes

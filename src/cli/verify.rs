@@ -123,7 +123,7 @@ async fn inspect(opened: &Opened, digest: &Digest, claims: &Claims, progress: &P
         progress.inc(piece.len() as u64);
         hasher.update(&piece);
     }
-    Ok(Finding::Hashed { size: stored, actual: hasher.finish() })
+    Ok(Finding::Hashed { size: stored, actual: hasher.finish().digest })
 }
 
 /// What a finding means to each manifest that names the blob.

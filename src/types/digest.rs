@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
 
-use super::Invalid;
+use super::{Crc64, Crc64Hasher, Invalid};
 
 /// A SHA-256 content digest, written `sha256:` and 64 lowercase hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,7 +17,7 @@ impl Digest {
     pub fn of(data: &[u8]) -> Self {
         let mut hasher = Hasher::default();
         hasher.update(data);
-        hasher.finish()
+        hasher.finish().digest
     }
 
     /// Where it lies among all digests, from 0 to 2^64: they are spread evenly, and listed in this order.
@@ -54,20 +54,30 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Computes a [`Digest`] from data that arrives in pieces.
+/// What is known of bytes that were hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sums {
+    /// Proves them.
+    pub digest: Digest,
+    /// Finds out cheaply whether they are the same the next time.
+    pub crc: Crc64,
+}
+
+/// Computes [`Sums`] from data that arrives in pieces.
 #[derive(Clone, Default)]
-pub struct Hasher(Sha256);
+pub struct Hasher(Sha256, Crc64Hasher);
 
 impl Hasher {
     /// Takes the next piece.
     pub fn update(&mut self, data: &[u8]) {
         self.0.update(data);
+        self.1.update(data);
     }
 
-    /// The digest of everything taken so far.
+    /// The sums of everything taken so far.
     #[must_use]
-    pub fn finish(self) -> Digest {
-        Digest(self.0.finalize().into())
+    pub fn finish(self) -> Sums {
+        Sums { digest: Digest(self.0.finalize().into()), crc: self.1.finish() }
     }
 }
 

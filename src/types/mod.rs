@@ -3,6 +3,7 @@
 mod address;
 mod bucket;
 mod byte_range;
+mod crc64;
 mod digest;
 mod documents;
 mod durability;
@@ -18,7 +19,8 @@ mod usage;
 pub use address::Address;
 pub use bucket::BucketName;
 pub use byte_range::ByteRange;
-pub use digest::{Digest, Hasher};
+pub use crc64::{Crc64, Crc64Hasher};
+pub use digest::{Digest, Hasher, Sums};
 pub use documents::Documents;
 pub use durability::Durability;
 pub use etag::ETag;

@@ -139,6 +139,7 @@ fn timeless(manifest: &[u8]) -> serde_json::Value {
             serde_json::Value::Object(fields) => {
                 fields.remove("createdAt");
                 fields.remove("remoraETag");
+                fields.remove("remoraCRC64NVME");
                 fields.values_mut().for_each(strip);
             }
             serde_json::Value::Array(values) => values.iter_mut().for_each(strip),

@@ -58,7 +58,7 @@ fn large_file(path: &Path) -> String {
     let (mut hasher, mut buffer) = (Hasher::default(), vec![0; 1 << 20]);
     loop {
         match file.read(&mut buffer).expect("read") {
-            0 => return hasher.finish().to_string().replace("sha256:", ""),
+            0 => return hasher.finish().digest.to_string().replace("sha256:", ""),
             read => hasher.update(&buffer[..read]),
         }
     }

@@ -80,7 +80,16 @@ fn blobs(config: &CacheConfig) -> Vec<Digest> {
 
 /// The versions that a manifest vouches for, in the order of its layers.
 fn versions(config: &CacheConfig) -> Vec<Option<String>> {
-    let of = |annotations: &remora::cache::LayerAnnotations| Some(annotations.extra.get("remoraETag")?.as_str()?.to_owned());
+    said(config, "remoraETag")
+}
+
+/// The checksums of its `N` layers.
+fn checksums<const N: usize>(config: &CacheConfig) -> [Option<String>; N] {
+    said(config, "remoraCRC64NVME").try_into().unwrap()
+}
+
+fn said(config: &CacheConfig, what: &str) -> Vec<Option<String>> {
+    let of = |annotations: &remora::cache::LayerAnnotations| Some(annotations.extra.get(what)?.as_str()?.to_owned());
     config.layers().iter().map(|layer| of(layer.annotations.as_ref()?)).collect()
 }
 
@@ -143,6 +152,69 @@ async fn a_corrupt_blob_is_not_read_to_its_end_and_is_missing_until_it_is_writte
     assert_eq!(corrupt(&bench), 2);
     bench.cache.delete_blob(&operator(), &digest).await.unwrap();
     assert_eq!(bench.store.bytes(&key(&digest)), None, "also one in quarantine can be deleted");
+}
+
+/// Reads a blob that came otherwise than it was verified, and not to its end.
+async fn doubt(bench: &Bench, digest: &Digest) {
+    let (came, end) = read(bench, digest, None).await;
+    assert!(matches!(&end, Err(Error::Corrupt(text)) if text.contains("CRC-64/NVME")), "{end:?}");
+    assert!(came.len() < 200_000, "the last piece is held back");
+}
+
+#[tokio::test]
+async fn what_was_verified_is_checked_each_time_it_is_read() {
+    let bench = Bench::new(AGE).await;
+    let good = bytes(0);
+    let digest = write(&bench, &good).await;
+    publish(&bench, &[digest]).await;
+    let version = versions(&stored(&bench.store))[0].clone().unwrap();
+    let (other, _) = imported(&bench.store).await;
+    for process in [&bench, &other] {
+        let comes = |bytes: Bytes| bench.store.plant_version(&key(&digest), bytes, OffsetDateTime::now_utc(), &version);
+        // Another byte on the way: the digest decides, and knows nothing bad of the blob.
+        comes(flipped(&good));
+        doubt(process, &digest).await;
+        comes(good.clone());
+        assert!(read(process, &digest, None).await.1.is_ok());
+        // In the store.
+        comes(flipped(&good));
+        doubt(process, &digest).await;
+        assert_eq!(corrupt(process), 0);
+        let (came, end) = read(process, &digest, None).await;
+        assert!(matches!(&end, Err(Error::Corrupt(text)) if text.contains("digest")), "{end:?}");
+        assert!(came.len() < good.len());
+        assert_eq!(corrupt(process), 1);
+        assert!(matches!(read(process, &digest, None).await.1, Err(Error::NotFound(_))));
+        comes(good.clone());
+    }
+}
+
+#[tokio::test]
+async fn a_blob_in_doubt_is_hashed_before_it_is_promised_again() {
+    let store = MemoryStore::default();
+    let first = Bench::over(store.clone(), AGE).await;
+    let (a, b) = (bytes(1), bytes(2));
+    let digests = [write(&first, &a).await, write(&first, &b).await];
+    publish(&first, &digests).await;
+    let version = versions(&stored(&store))[1].clone().unwrap();
+    // The manifest says another checksum of the first than it has; the second is rotten.
+    let [crc, other] = checksums(&stored(&store)).map(Option::unwrap);
+    let lie = String::from_utf8(store.bytes("manifests/app").unwrap().to_vec()).unwrap().replace(&crc, &other);
+    store.plant("manifests/app", lie.into(), OffsetDateTime::now_utc());
+    let (bench, served) = imported(&store).await;
+    assert_eq!(blobs(&served), digests, "nobody knows yet");
+    store.plant_version(&key(&digests[1]), flipped(&b), OffsetDateTime::now_utc(), &version);
+    doubt(&bench, &digests[0]).await;
+    doubt(&bench, &digests[1]).await;
+
+    tokio::time::sleep(MOMENT).await;
+    let grant = Grant::builder(scope(), Rights::IMPORT).names(&[name()]).build();
+    let served = bench.cache.import_manifest(&grant, &name()).await.unwrap();
+    assert_eq!(blobs(&served.config), digests[..1]);
+    assert_eq!(corrupt(&bench), 1);
+    assert!(read(&bench, &digests[0], None).await.1.is_ok());
+    publish(&bench, &digests[..1]).await;
+    assert_eq!(checksums::<1>(&stored(&store)), [Some(crc)], "what was found out is published");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use crate::cache::{Cache, Error, Result};
 use crate::shutdown::Shutdown;
 use crate::store::Body;
 use crate::transfer::Piece;
-use crate::types::{Digest, Grant, Hasher, ManifestName, Rights};
+use crate::types::{Digest, Grant, Hasher, ManifestName, Rights, Sums};
 
 /// Entries on their way to the store at once; a large blob's parts go several at once.
 const AT_ONCE: usize = 4;
@@ -79,15 +79,13 @@ impl Cache {
             Ok(_) | Err(Error::NotFound(_)) => {}
             Err(error) => return Err(error),
         }
-        if !is_intact(body.clone(), *digest).await? {
-            return Ok(false);
-        }
-        self.store_blob(grant, digest, &body.into()).await.map(|_| true)
+        let Some(sums) = sums(body.clone()).await?.filter(|sums| sums.digest == *digest) else { return Ok(false) };
+        self.store_blob(grant, &sums, &body.into()).await.map(|_| true)
     }
 
     /// Publishes a manifest, the same.
     async fn finish_manifest(&self, grant: &Grant, name: &ManifestName, digest: &Digest, body: Body) -> Result<bool> {
-        if !is_intact(body.clone(), *digest).await? {
+        if sums(body.clone()).await?.is_none_or(|sums| sums.digest != *digest) {
             return Ok(false);
         }
         let Body::File { path, .. } = body else { return Ok(false) };
@@ -96,13 +94,13 @@ impl Cache {
     }
 }
 
-/// Whether a file has these bytes.
-async fn is_intact(body: Body, digest: Digest) -> Result<bool> {
+/// The sums of an entry's bytes; `None`: some are gone.
+async fn sums(body: Body) -> Result<Option<Sums>> {
     blocking(move || {
         let mut hasher = Hasher::default();
         match Piece::from(body).read(|bytes| hasher.update(bytes)) {
-            Ok(()) => Ok(hasher.finish() == digest),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => Ok(false),
+            Ok(()) => Ok(Some(hasher.finish())),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => Ok(None),
             Err(error) => Err(error.into()),
         }
     })

@@ -31,7 +31,8 @@ async fn put_code(sidecar: &Sidecar, request: api::PutRequest) -> Code {
 fn as_sent(document: &[u8]) -> serde_json::Value {
     let mut document: serde_json::Value = serde_json::from_slice(document).unwrap();
     for layer in document["layers"].as_array_mut().unwrap() {
-        layer["annotations"].as_object_mut().unwrap().remove("remoraETag");
+        let annotations = layer["annotations"].as_object_mut().unwrap();
+        annotations.retain(|name, _| !name.starts_with("remora"));
     }
     document
 }
