@@ -11,6 +11,9 @@ mod build;
 mod line;
 mod machine;
 mod parts;
+#[path = "../../tests/it/support/ports.rs"]
+#[allow(unreachable_pub, clippy::expect_used, reason = "written for tests")]
+mod ports;
 mod process;
 mod report;
 mod runs;

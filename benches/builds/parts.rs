@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use crate::ports::free_port;
 use crate::process::{Daemon, isolated, leashed};
 use crate::tools::tool;
 
@@ -28,7 +29,7 @@ pub(crate) struct Minio {
 
 impl Minio {
     pub(crate) fn start(dir: &Path) -> Result<Self> {
-        let (data, address) = (dir.join("minio"), free_address()?);
+        let (data, address) = (dir.join("minio"), free_address());
         fs::create_dir_all(&data)?;
         let mut command = leashed(tool("minio"));
         command.args(["server", "--quiet", "--address", &address.to_string(), "--console-address", "127.0.0.1:0"]).arg(&data);
@@ -137,7 +138,7 @@ impl Remora {
     pub(crate) fn start(dir: &Path, settings: &Settings<'_>) -> Result<Self> {
         remove(dir)?;
         fs::create_dir_all(dir)?;
-        let (s3, content, admin) = (free_address()?, free_address()?, free_address()?);
+        let (s3, content, admin) = (free_address(), free_address(), free_address());
         let key = dir.join("key");
         fs::write(&key, SECRET_ACCESS_KEY)?;
         let tables = match settings.store {
@@ -182,9 +183,8 @@ fn control(dir: &Path) -> String {
     format!("unix://{}", dir.join("control.sock").display())
 }
 
-/// An address on loopback that was free a moment ago.
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+fn free_address() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()))
 }
 
 /// The answer to a GET, headers included.

@@ -7,7 +7,7 @@ use crate::support::cases::{Setting, Transport, Via};
 use crate::support::client::Build;
 use crate::support::context::Context;
 use crate::support::host::Host;
-use crate::support::process::free_port;
+use crate::support::ports::free_port;
 use crate::support::remora::Settings;
 use crate::support::storage::{Kind, Storage};
 

@@ -8,7 +8,8 @@ use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 
 use rustix::process::Signal;
 
-use super::process::{READY_LIMIT, Running, eventually, files_below, free_port, leashed};
+use super::ports::free_port;
+use super::process::{READY_LIMIT, Running, eventually, files_below, leashed};
 use super::tools::tool;
 
 /// The region that MinIO answers to.

@@ -16,6 +16,8 @@ pub mod host;
 pub mod image;
 pub mod llb;
 pub mod minio;
+#[path = "../../it/support/ports.rs"]
+pub mod ports;
 pub mod process;
 pub mod registry;
 pub mod remora;

@@ -189,11 +189,6 @@ pub fn pause(duration: Duration) {
     std::thread::sleep(duration);
 }
 
-/// A TCP port on loopback that was free a moment ago.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
-}
-
 /// All files below `dir`, by their paths relative to it.
 pub fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();

@@ -8,7 +8,8 @@ use std::time::Instant;
 use super::cases::Transport;
 use super::footprint::Footprint;
 use super::minio;
-use super::process::{Finished, READY_LIMIT, Running, eventually, files_below, free_port, leashed, run};
+use super::ports::free_port;
+use super::process::{Finished, READY_LIMIT, Running, eventually, files_below, leashed, run};
 use super::storage::{SECRET_VARIABLE, Storage};
 
 /// What differs from one remora to the next.

@@ -14,6 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use crate::support::minio::{Minio, client};
+use crate::support::ports::free_port;
 use crate::support::sidecar::Sidecar;
 
 const KEY: &str = "chaos";
@@ -95,10 +96,6 @@ pub(super) fn start(store: &Store<'_>) -> (Sidecar, Clients) {
     let channel = Endpoint::from_shared(format!("http://127.0.0.1:{content}")).unwrap().connect_lazy();
     let content = ContentClient::new(channel.clone()).max_decoding_message_size(16 << 20);
     (sidecar, Clients { s3, bucket: bucket.to_owned(), content, manifests: ManifestsClient::new(channel) })
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Clients {

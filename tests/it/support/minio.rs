@@ -1,7 +1,6 @@
 //! A real S3 server: MinIO, on a free port and a folder of its own.
 
 use std::io;
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,6 +12,7 @@ use remora::types::BucketName;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::OnceCell;
 
+use super::ports::free_port;
 use super::tools::tool;
 
 const ACCESS_KEY: &str = "remora-test";
@@ -48,7 +48,7 @@ impl Minio {
     pub async fn start() -> Self {
         let minio = tool("minio");
         let folder = tempfile::Builder::new().prefix("remora-minio-").tempdir().unwrap().keep();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let address = format!("127.0.0.1:{}", free_port());
         let mut command = Command::new(tool("setpriv"));
         command.args(["--pdeathsig", "TERM", "sh", "-c", KEEPER, "sh"]).arg(&folder).arg(&address).arg(minio);
         command.args([ACCESS_KEY, SECRET_KEY]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -8,6 +8,7 @@ pub mod faults;
 pub(crate) mod log;
 pub(crate) mod memory_store;
 pub mod minio;
+pub(crate) mod ports;
 pub(crate) mod ranged_store;
 pub(crate) mod settings;
 pub(crate) mod sidecar;
