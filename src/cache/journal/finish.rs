@@ -8,8 +8,8 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::{Entry, Journal};
-use crate::cache::ingests::blocking;
 use crate::cache::layout::Item;
+use crate::cache::spool::blocking;
 use crate::cache::{Cache, Error, Result};
 use crate::shutdown::Shutdown;
 use crate::store::Body;

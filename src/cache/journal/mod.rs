@@ -21,8 +21,8 @@ use time::OffsetDateTime;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::ingests::blocking;
 use super::layout::{self, Item};
+use super::spool::blocking;
 use super::{CacheConfig, Error, Result};
 use crate::metrics::Metrics;
 use crate::store::{Backoff, Body};

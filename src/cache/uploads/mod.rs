@@ -5,25 +5,22 @@
 //! as long as there is room, and the blob goes to the journal. An upload ends with the process: S3 clients begin
 //! again, and the next start aborts what the store holds of it.
 
-use std::collections::{BTreeMap, HashMap};
+mod upload;
+
+use std::collections::HashMap;
 use std::fmt;
-use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-
-use super::ingests::blocking;
+use self::upload::{Completing, Known, Upload};
 use super::joined::Joined;
 use super::layout::{self, Item};
 use super::receive::check_digest;
-use super::sequence::Sequence;
-use super::spool::SpoolFile;
+use super::spool::{SpoolFile, blocking};
 use super::{Cache, Condition, Error, Incoming, Result};
 use crate::store::Body;
-use crate::transfer::{self, Piece};
-use crate::types::{ETag, Grant, Right, Sums};
+use crate::transfer::Piece;
+use crate::types::{ETag, Grant, Right};
 
 /// How long a part that waits for its turn may take up memory.
 const TURN_PATIENCE: Duration = Duration::from_secs(5);
@@ -76,32 +73,6 @@ pub struct UploadedPart {
 #[derive(Debug, Default)]
 pub(super) struct Registry(Mutex<HashMap<UploadId, Arc<Upload>>>);
 
-#[derive(Debug)]
-struct Upload {
-    grant: Grant,
-    item: Item,
-    state: Mutex<State>,
-    sequence: Sequence,
-    /// On the way into the store; `None`: a manifest, which waits here until it is whole.
-    store: Option<transfer::Upload>,
-    completing: AtomicBool,
-}
-
-#[derive(Debug)]
-struct State {
-    parts: BTreeMap<u16, Known>,
-    /// The parts are joined on this disk, and the store gets none of them.
-    is_kept: bool,
-    last_used: Instant,
-}
-
-#[derive(Debug, Clone)]
-struct Known {
-    etag: ETag,
-    /// `None`: a copy of the object itself, which is how BuildKit touches blobs of 5 GiB and more.
-    size: Option<u64>,
-}
-
 impl Registry {
     fn uploads(&self) -> MutexGuard<'_, HashMap<UploadId, Arc<Upload>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -129,96 +100,6 @@ impl Registry {
     }
 }
 
-impl Upload {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes a part that has arrived. What the store gets last is what is hashed last.
-    fn accept(&self, number: u16, piece: &Piece) -> Result<ETag> {
-        let mut state = self.state();
-        if self.completing.load(Ordering::Relaxed) {
-            return Err(being_completed());
-        }
-        let etag = ETag::new(&format!("{:032x}", rand::random::<u128>()));
-        state.parts.insert(number, Known { etag: etag.clone(), size: Some(piece.body().len()) });
-        self.sequence.insert(number, piece.clone());
-        if let Some(store) = self.store.as_ref().filter(|_| !state.is_kept) {
-            store.send(number, piece.clone());
-        }
-        Ok(etag)
-    }
-
-    /// Hashes what has its turn. Parts that a part sent again has made void are as if never sent. Without room for
-    /// more on this disk, the store gets the parts after all.
-    fn advance(&self) -> io::Result<()> {
-        loop {
-            let advanced = self.sequence.advance()?;
-            for number in advanced.lost {
-                self.state().parts.remove(&number);
-            }
-            if !advanced.is_stuck {
-                return Ok(());
-            }
-            self.turn_to_store();
-        }
-    }
-
-    /// Sends everything to the store from now on, what came before too.
-    fn turn_to_store(&self) {
-        let mut state = self.state();
-        let Some(store) = self.store.as_ref().filter(|_| std::mem::take(&mut state.is_kept)) else { return };
-        let kept = self.sequence.leave_file();
-        for number in state.parts.keys() {
-            let waiting = self.sequence.waiting_part(*number);
-            if let Some(piece) = waiting.or_else(|| kept.get(usize::from(*number).checked_sub(1)?).cloned()) {
-                store.send(*number, piece);
-            }
-        }
-    }
-
-    /// Checks that `wanted` were sent with those tags, in rising order. Whether they are copies of the
-    /// object itself.
-    fn check_parts(&self, wanted: &[(u16, ETag)]) -> Result<bool> {
-        if wanted.is_empty() || !wanted.is_sorted_by(|(left, _), (right, _)| left < right) {
-            return Err(Error::Invalid("the parts of an upload must be named, in rising order".to_owned()));
-        }
-        let state = self.state();
-        let mut copies = 0;
-        for (number, etag) in wanted {
-            match state.parts.get(number) {
-                Some(known) if known.etag == *etag => copies += usize::from(known.size.is_none()),
-                _ => return Err(Error::Invalid(format!("part {number} with the etag {etag} was not sent"))),
-            }
-        }
-        if copies > 0 && copies < wanted.len() {
-            return Err(Error::Invalid("the upload mixes sent parts with copies".to_owned()));
-        }
-        Ok(copies > 0)
-    }
-
-    fn size(&self, numbers: &[u16]) -> u64 {
-        let state = self.state();
-        numbers.iter().filter_map(|number| state.parts.get(number)?.size).sum()
-    }
-}
-
-/// Keeps parts from changing while they are joined.
-struct Completing<'a>(&'a Upload);
-
-impl<'a> Completing<'a> {
-    fn begin(upload: &'a Upload) -> Result<Self> {
-        let _state = upload.state();
-        if upload.completing.swap(true, Ordering::Relaxed) { Err(being_completed()) } else { Ok(Self(upload)) }
-    }
-}
-
-impl Drop for Completing<'_> {
-    fn drop(&mut self) {
-        self.0.completing.store(false, Ordering::Relaxed);
-    }
-}
-
 impl Cache {
     /// Begins an upload of a blob or a manifest.
     ///
@@ -241,10 +122,7 @@ impl Cache {
             Item::Blob(digest) => Some(self.0.transfers.begin(store, scope.bucket().clone(), layout::blob_key(scope, digest))),
             Item::Manifest(_) => None,
         };
-        let state = Mutex::new(State { parts: BTreeMap::new(), is_kept: joined.is_some(), last_used: Instant::now() });
-        let (sequence, completing) = (Sequence::new(joined), AtomicBool::new(false));
-        let upload = Upload { grant: grant.clone(), item, state, sequence, store, completing };
-        uploads.insert(id.clone(), Arc::new(upload));
+        uploads.insert(id.clone(), Arc::new(Upload::new(grant.clone(), item, joined, store)));
         Ok(id)
     }
 
@@ -342,7 +220,7 @@ impl Cache {
                 touched.map_or_else(|| ETag::new("untouched"), |touched| touched.etag)
             }
             (Item::Blob(digest), Some(store)) => {
-                let sums = sums_of(&upload, numbers.clone()).await?;
+                let sums = upload.sums(numbers.clone()).await?;
                 let checked = check_digest(digest, &sums.digest);
                 if checked.is_err() && numbers.len() == upload.state().parts.len() {
                     self.0.uploads.remove(id);
@@ -362,7 +240,7 @@ impl Cache {
             (Item::Manifest(name), _) => {
                 self.check_manifest_size(upload.size(&numbers))?;
                 let joining = Arc::clone(&upload);
-                let document = blocking(move || join(&joining, &numbers)).await?;
+                let document = blocking(move || joining.join(&numbers)).await?;
                 self.put_manifest(grant, name, document, condition).await?
             }
             (Item::Blob(_), None) => return Err(Error::Internal(format!("upload {id} of a blob goes nowhere"))),
@@ -391,28 +269,4 @@ fn check(grant: &Grant, item: &Item) -> Result<()> {
         Item::Manifest(name) => grant.check_manifest(Right::Write, name)?,
     }
     Ok(())
-}
-
-fn being_completed() -> Error {
-    Error::Locked("the upload is being completed".to_owned())
-}
-
-async fn sums_of(upload: &Arc<Upload>, numbers: Vec<u16>) -> Result<Sums> {
-    let upload = Arc::clone(upload);
-    blocking(move || {
-        upload.advance()?;
-        let sums = upload.sequence.sums(&numbers)?;
-        sums.ok_or_else(|| Error::Invalid("every part that was sent must be named, or the upload begun anew".to_owned()))
-    })
-    .await
-}
-
-/// The parts of a manifest, one behind the other.
-fn join(upload: &Upload, numbers: &[u16]) -> Result<Bytes> {
-    let mut joined = BytesMut::new();
-    for number in numbers {
-        let piece = upload.sequence.waiting_part(*number).ok_or_else(|| Error::Invalid(format!("part {number} was not sent")))?;
-        piece.read(|bytes| joined.extend_from_slice(bytes))?;
-    }
-    Ok(joined.freeze())
 }

@@ -1,0 +1,212 @@
+//! What remora counts, in Prometheus' terms, on a registry of the caller's.
+
+mod families;
+mod labels;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+pub use self::labels::{BreakerState, Class, Endpoint, HedgeOutcome, Kind, Retry, Transport};
+
+use self::families::Families;
+use self::labels::{BuildLabels, EndpointLabels, HedgeLabels, LookupLabels, RequestLabels, RetryLabels, StoreLabels};
+
+/// The metrics of one process. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics(Arc<Families>);
+
+/// The metrics of one store. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StoreMetrics {
+    metrics: Metrics,
+    store: String,
+}
+
+impl Metrics {
+    /// A request ended.
+    pub fn request(&self, endpoint: Endpoint, operation: &'static str, class: Class) {
+        self.0.requests.get_or_create(&RequestLabels { endpoint, operation, class }).inc();
+    }
+
+    /// A lookup of a blob or manifest ended.
+    pub fn lookup(&self, endpoint: Endpoint, kind: Kind, found: bool) {
+        let family = if found { &self.0.hits } else { &self.0.misses };
+        family.get_or_create(&LookupLabels { endpoint, kind }).inc();
+    }
+
+    /// Bytes went to a caller.
+    pub fn sent(&self, endpoint: Endpoint, bytes: u64) {
+        self.0.sent.get_or_create(&EndpointLabels { endpoint }).inc_by(bytes);
+    }
+
+    /// Bytes came from a caller.
+    pub fn received(&self, endpoint: Endpoint, bytes: u64) {
+        self.0.received.get_or_create(&EndpointLabels { endpoint }).inc_by(bytes);
+    }
+
+    /// A lookup of a blob was answered without asking the store.
+    pub fn answered_from_memory(&self) {
+        self.0.from_memory.inc();
+    }
+
+    /// So much of a manifest was left out.
+    pub fn manifest_pruned(&self, layers: usize, records: usize) {
+        self.0.pruned_manifests.inc();
+        self.0.pruned_layers.inc_by(layers as u64);
+        self.0.pruned_records.inc_by(records as u64);
+    }
+
+    /// A manifest was published with results of other exports.
+    pub fn manifest_merged(&self) {
+        self.0.merged_manifests.inc();
+    }
+
+    /// A publication met another one of the same name.
+    pub fn manifest_conflict(&self) {
+        self.0.manifest_conflicts.inc();
+    }
+
+    /// A blob was made young again in the background.
+    pub fn touched(&self) {
+        self.0.touches.inc();
+    }
+
+    /// A blob was not made young again, as too many waited.
+    pub fn touch_dropped(&self) {
+        self.0.dropped_touches.inc();
+    }
+
+    /// A build with an s3 cache begins.
+    pub fn build(&self, transport: Transport) {
+        self.0.builds.get_or_create(&BuildLabels { transport }).inc();
+    }
+
+    /// A build's manifest was not published, as the store failed.
+    pub fn export_dropped(&self) {
+        self.0.exports_dropped.inc();
+    }
+
+    /// A stored blob turned out not to have its digest.
+    pub fn blob_corrupt(&self) {
+        self.0.corrupt_blobs.inc();
+    }
+
+    /// A range that was asked for twice is at its end: whether the second request won.
+    pub fn range_hedged(&self, won: bool) {
+        let outcome = if won { HedgeOutcome::Won } else { HedgeOutcome::Lost };
+        self.0.hedges.get_or_create(&HedgeLabels { outcome }).inc();
+    }
+
+    /// So many entries of so many bytes are in the journal now.
+    pub fn journal(&self, entries: usize, bytes: u64) {
+        self.0.journal_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.0.journal_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// A blob was read with a disk cache: whether that had it.
+    pub fn disk_lookup(&self, found: bool) {
+        let counter = if found { &self.0.disk.hits } else { &self.0.disk.misses };
+        counter.inc();
+    }
+
+    /// Bytes came from the disk cache.
+    pub fn disk_read(&self, bytes: u64) {
+        self.0.disk.read.inc_by(bytes);
+    }
+
+    /// A blob was put into the disk cache.
+    pub fn disk_filled(&self) {
+        self.0.disk.fills.inc();
+    }
+
+    /// A blob had to make room for another.
+    pub fn disk_evicted(&self) {
+        self.0.disk.evictions.inc();
+    }
+
+    /// The disk failed, or did not hold what was written.
+    pub fn disk_fault(&self) {
+        self.0.disk.faults.inc();
+    }
+
+    /// So many bytes are in the disk cache now.
+    pub fn disk_bytes(&self, bytes: u64) {
+        self.0.disk.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// A blob was fetched ahead.
+    pub fn read_ahead(&self, bytes: u64) {
+        self.0.disk.ahead.inc_by(bytes);
+    }
+
+    /// Bytes that were fetched ahead are gone, and nobody had asked for them.
+    pub fn read_ahead_wasted(&self, bytes: u64) {
+        self.0.disk.wasted.inc_by(bytes);
+    }
+
+    /// How many builds run now.
+    pub fn running_builds(&self, change: i64) {
+        self.0.running.inc_by(change);
+    }
+
+    /// How many builds run now, as counted so far.
+    #[must_use]
+    pub fn builds_running(&self) -> u64 {
+        u64::try_from(self.0.running.get()).unwrap_or_default()
+    }
+
+    /// The state of a store's breaker, by the store's URL; `None` where it has none.
+    #[must_use]
+    pub fn breaker_state(&self, url: &str) -> Option<BreakerState> {
+        let state = self.0.breakers.get(&StoreLabels { store: url.to_owned() })?.get();
+        [BreakerState::Closed, BreakerState::HalfOpen, BreakerState::Open].into_iter().find(|known| *known as i64 == state)
+    }
+
+    /// A build is run again without its cache.
+    pub fn build_replayed(&self) {
+        self.0.replayed.inc();
+    }
+
+    /// Those of a store, by its URL.
+    #[must_use]
+    pub fn store(&self, url: String) -> StoreMetrics {
+        let metrics = StoreMetrics { metrics: self.clone(), store: url };
+        metrics.breaker(BreakerState::Closed);
+        metrics
+    }
+
+    /// All of them, in Prometheus' text format.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        // Outside a runtime, as in a unit test, there are none.
+        let tasks = tokio::runtime::Handle::try_current().map_or(0, |runtime| runtime.metrics().num_alive_tasks());
+        self.0.tasks.set(i64::try_from(tasks).unwrap_or(i64::MAX));
+        let mut text = String::new();
+        if prometheus_client::encoding::text::encode(&mut text, &self.0.registry).is_err() {
+            text.clear();
+            let _ = write!(text, "# could not be encoded");
+        }
+        text
+    }
+}
+
+impl StoreMetrics {
+    /// The breaker's state is this now.
+    pub fn breaker(&self, state: BreakerState) {
+        self.metrics.0.breakers.get_or_create(&self.labels()).set(state as i64);
+    }
+
+    /// A call was made again.
+    pub fn retried(&self, reason: Retry) {
+        self.metrics.0.retries.get_or_create(&RetryLabels { store: self.store.clone(), reason }).inc();
+    }
+
+    /// So many requests may be out at once now.
+    pub fn allowed(&self, requests: usize) {
+        self.metrics.0.allowed.get_or_create(&self.labels()).set(i64::try_from(requests).unwrap_or(i64::MAX));
+    }
+
+    fn labels(&self) -> StoreLabels {
+        StoreLabels { store: self.store.clone() }
+    }
+}
