@@ -74,6 +74,18 @@ impl Cache {
         Ok(BlobInfo::new(*digest, self.noted(grant.scope(), digest, found)?))
     }
 
+    /// The size in bytes of a blob that was seen lately. Asks no store: what has a digest keeps its size.
+    ///
+    /// # Errors
+    /// [`Error::Denied`].
+    pub fn remembered_size(&self, grant: &Grant, digest: &Digest) -> Result<Option<u64>> {
+        if let Some(document) = document(grant, digest) {
+            return Ok(Some(document.len() as u64));
+        }
+        grant.check_blob(Right::Read, digest)?;
+        Ok(self.0.presence.recall(grant.scope(), digest).map(|meta| meta.size))
+    }
+
     /// Remembers what the store said of a blob.
     fn noted(&self, scope: &Scope, digest: &Digest, found: store::Result<store::Meta>) -> store::Result<store::Meta> {
         match &found {
@@ -99,7 +111,7 @@ impl Cache {
         grant.check_blob(Right::Read, digest)?;
         let BlobRead { info, range, body } = match self.read_nearby(grant, digest, range).await? {
             Some(read) => read,
-            None => self.read_from_bucket(grant.scope(), &self.store(grant)?, digest, range).await?,
+            None => self.read_in_turn(grant, digest, range).await?,
         };
         grant.usage().blob_served();
         let reader = grant.clone();

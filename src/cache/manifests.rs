@@ -89,9 +89,7 @@ impl Cache {
             manifest.bytes = pruned.config.to_json().into();
             manifest.config = pruned.config;
         }
-        if self.0.disk.is_some() {
-            self.0.read_ahead.learn(grant.scope(), name, &manifest.config);
-        }
+        self.0.read_ahead.learn(grant.scope(), name, &manifest.config);
         Ok(Self::shown(grant, manifest))
     }
 

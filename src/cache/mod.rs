@@ -22,6 +22,7 @@ mod lookup;
 mod manifests;
 mod merge;
 mod objects;
+mod opened;
 pub mod outage;
 mod presence;
 mod prune;
@@ -115,6 +116,7 @@ struct Inner {
     downloads: Downloads,
     disk: Option<Arc<disk::Disk>>,
     read_ahead: read_ahead::ReadAhead,
+    opened: opened::Opened,
     settings: Settings,
     metrics: Metrics,
     presence: presence::Presence,
@@ -157,6 +159,7 @@ impl Cache {
             downloads,
             disk,
             read_ahead,
+            opened: opened::Opened::default(),
             settings,
             metrics,
             presence,

@@ -4,7 +4,8 @@
 //! The manifest that a build was served tells which they are. Below a layer all of them are needed; above it
 //! they are predicted up to the first fork, behind which nothing says where the build goes. A fetch for
 //! nobody takes one connection, none of the memory for transfers, and begins only while few fetches are
-//! under way; when somebody asks for its blob it becomes like any other. What waits unread is bounded.
+//! under way; when somebody asks for its blob it becomes like any other. What waits unread is bounded. Without a disk
+//! cache, `opened` asks the manifest what comes next for the builds that read one layer at a time.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -75,7 +76,7 @@ impl ReadAhead {
 
     /// Takes note of a manifest that a build gets.
     pub(super) fn learn(&self, scope: &Scope, name: &ManifestName, config: &CacheConfig) {
-        if self.max > 0 && config.layers().len() <= MAX_LAYERS {
+        if config.layers().len() <= MAX_LAYERS {
             self.manifests().insert(place(scope, name), Arc::new(Chains::of(config)));
         }
     }
@@ -111,19 +112,32 @@ impl Chains {
         let Some(layer) = self.places.get(digest).map(|&index| &self.layers[index]) else { return Vec::new() };
         let link = |index: usize| self.layers.get(index);
         let below = std::iter::successors(layer.below.and_then(link), |layer| layer.below.and_then(link));
-        let next = |layer: &Link| match layer.above {
-            Above::One(index) => link(index),
-            Above::Nothing | Above::Fork => None,
-        };
-        let above = std::iter::successors(next(layer), |layer| next(layer));
         let mut neighbours: Vec<&Link> = below.take(self.layers.len()).collect();
         neighbours.reverse();
-        neighbours.extend(above.take(self.layers.len()));
-        neighbours.into_iter().filter(|link| link.digest != *digest).map(|link| (link.digest, link.size)).collect()
+        let below = neighbours.into_iter().map(|link| (link.digest, link.size));
+        below.chain(self.above(digest)).filter(|(other, _)| other != digest).collect()
+    }
+
+    /// The layers on top of a blob up to the first fork, the lowest first, with their sizes in bytes.
+    fn above(&self, digest: &Digest) -> impl Iterator<Item = (Digest, u64)> {
+        let next = |layer: &Link| match layer.above {
+            Above::One(index) => self.layers.get(index),
+            Above::Nothing | Above::Fork => None,
+        };
+        let layer = self.places.get(digest).and_then(|&index| self.layers.get(index));
+        let above = std::iter::successors(layer.and_then(next), move |layer| next(layer));
+        above.take(self.layers.len()).map(|link| (link.digest, link.size))
     }
 }
 
 impl Cache {
+    /// What a build will read on top of a blob, by the manifest that it was served.
+    pub(super) fn above(&self, grant: &Grant, digest: &Digest) -> Vec<Digest> {
+        let name = grant.names().and_then(|names| names.first());
+        let chains = name.and_then(|name| self.0.read_ahead.manifests().get(&place(grant.scope(), name)));
+        chains.map_or_else(Vec::new, |chains| chains.above(digest).map(|(digest, _)| digest).collect())
+    }
+
     /// A blob is being read whole, from disk or by a fetch that is under way: its neighbours will be, too.
     pub(super) fn expect_more(&self, grant: &Grant, digest: &Digest) {
         let (Some(disk), Some(name)) = (&self.0.disk, grant.names().and_then(|names| names.first())) else { return };

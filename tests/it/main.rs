@@ -26,6 +26,7 @@ mod guarded;
 mod hedging;
 mod journal;
 mod manifests;
+mod opened;
 mod outage;
 mod presence;
 mod promises;

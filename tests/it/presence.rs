@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use remora::cache::{Cache, Condition, Error};
 use remora::shutdown::Shutdown;
-use remora::types::{Digest, Grant, ManifestName, Rights, Scope};
+use remora::types::{Digest, Documents, Grant, ManifestName, Rights, Scope};
 use time::OffsetDateTime;
 
 use crate::manifests::{Bench, document};
@@ -205,4 +205,35 @@ async fn touches_that_find_no_room_are_dropped_and_counted() {
     assert!(bench.metrics.encode().contains("remora_dropped_touches_total 5"), "{}", bench.metrics.encode());
     let import = Grant::builder(scope(), Rights::IMPORT).names(&[name()]).build();
     assert!(matches!(bench.cache.touch_later(&import, blob), Err(Error::Denied(_))));
+}
+
+#[tokio::test]
+async fn the_end_of_a_blob_that_was_read_is_known_to_those_who_may_read_it() {
+    let bench = Bench::new(Duration::from_secs(600)).await;
+    let digest = blobs(1)[0];
+    plant(&bench.store, &digest);
+    let reader = Grant::operator(scope());
+    assert_eq!(bench.cache.remembered_size(&reader, &digest).unwrap(), None);
+    drop(bench.cache.read_blob(&reader, &digest, None).await.unwrap());
+    bench.store.calls();
+    assert_eq!(bench.cache.remembered_size(&reader, &digest).unwrap(), Some(5));
+    let stranger = Grant::builder(scope(), Rights::IMPORT).names(&[name()]).disclosed_blobs_only().build();
+    let denied = bench.cache.remembered_size(&stranger, &digest);
+    assert!(matches!(denied, Err(Error::Denied(_))), "{denied:?}");
+    assert_eq!(bench.store.calls(), Calls::default());
+}
+
+#[tokio::test]
+async fn a_session_looks_a_layer_up_once_that_it_announces_and_sends() {
+    let bench = Bench::new(Duration::from_secs(600)).await;
+    let documents = Arc::new(Documents::new(1 << 20));
+    let grant = Grant::builder(scope(), Rights::EXPORT).names(&[name()]).documents(documents).build();
+    let digest = Digest::of(b"layer");
+    let mut ingest = bench.cache.open_ingest(&grant, "ref", 5, Some(digest)).await.unwrap();
+    ingest.write(0, Bytes::from_static(b"layer")).await.unwrap();
+    ingest.commit(Some(5), Some(digest), std::collections::BTreeMap::new()).await.unwrap();
+    let calls = bench.store.calls();
+    assert_eq!((calls.heads, calls.puts), (1, 1), "{calls:?}");
+    let again = bench.cache.open_ingest(&grant, "ref", 5, Some(digest)).await;
+    assert!(matches!(again, Err(Error::AlreadyExists(_))), "{again:?}");
 }

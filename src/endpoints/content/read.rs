@@ -34,6 +34,14 @@ pub(super) async fn open(calls: &Calls, grant: &Grant, digest: &Digest, offset: 
 
 /// A blob to its end: a read that stops before it is kept for the next one.
 async fn open_at(cache: &Cache, grant: &Grant, digest: &Digest, offset: u64) -> Result<Outgoing> {
+    let at_end = |size: u64| match offset == size {
+        true => Ok(stream::empty().boxed()),
+        false => Err(Error::OutOfRange(format!("read at {offset}; blob {digest} has {size} bytes"))),
+    };
+    // BuildKit asks for what is behind the last byte of every blob.
+    if let Some(size) = cache.remembered_size(grant, digest)?.filter(|size| offset > 0 && offset >= *size) {
+        return at_end(size);
+    }
     // Offsets beyond what an i64 holds exist in no store.
     let read = match ByteRange::new(offset, i64::MAX.cast_unsigned()) {
         _ if offset == 0 => cache.read_promised_blob(grant, digest, None).await,
@@ -42,14 +50,7 @@ async fn open_at(cache: &Cache, grant: &Grant, digest: &Digest, offset: u64) -> 
     };
     match read {
         Ok(read) => Ok(read.body),
-        Err(Error::OutOfRange(_)) => {
-            let blob = cache.stat_blob(grant, digest).await?.size;
-            if offset == blob {
-                Ok(stream::empty().boxed())
-            } else {
-                Err(Error::OutOfRange(format!("read at {offset}; blob {digest} has {blob} bytes")))
-            }
-        }
+        Err(Error::OutOfRange(_)) => at_end(cache.stat_blob(grant, digest).await?.size),
         Err(error) => Err(error),
     }
 }

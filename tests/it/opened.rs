@@ -1,0 +1,136 @@
+//! The next layers of an import over a session: asked for ahead, and what becomes of those that nobody reads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use remora::cache::Error;
+use remora::types::{Digest, Documents, Grant, ManifestName, Rights, Scope};
+use serde_json::json;
+use time::OffsetDateTime;
+
+use crate::manifests::Bench;
+
+const SMALL: usize = 1000;
+const LARGE: usize = 300 << 10;
+
+/// A bucket with a manifest of one chain, whose layers have these sizes, and a build that was served it.
+struct Chain {
+    bench: Bench,
+    digests: Vec<Digest>,
+    blobs: Vec<Bytes>,
+    grant: Grant,
+}
+
+impl Chain {
+    async fn over_session(sizes: &[usize]) -> Self {
+        let documents = Arc::new(Documents::new(1 << 20));
+        Self::new(sizes, Grant::builder(scope(), Rights::IMPORT).names(&[name()]).documents(documents).build()).await
+    }
+
+    async fn new(sizes: &[usize], grant: Grant) -> Self {
+        let bench = Bench::new(Duration::from_secs(3600)).await;
+        let blobs: Vec<Bytes> = (0..).zip(sizes).map(|(layer, size)| vec![layer; *size].into()).collect();
+        let digests: Vec<Digest> = blobs.iter().map(|blob| Digest::of(blob)).collect();
+        for (digest, blob) in digests.iter().zip(&blobs) {
+            bench.store.plant(&key(digest), blob.clone(), OffsetDateTime::now_utc());
+        }
+        let layer = |(below, (digest, size)): (i64, (&Digest, &usize))| {
+            let annotations = json!({ "mediaType": "x", "diffID": digest.to_string(), "size": size });
+            json!({ "blob": digest.to_string(), "parent": below, "annotations": annotations })
+        };
+        let layers: Vec<_> = (-1..).zip(digests.iter().zip(sizes)).map(layer).collect();
+        let top = json!({ "layer": layers.len() - 1, "createdAt": "2026-01-01T00:00:00Z" });
+        let record = json!({ "digest": digests[0].to_string(), "layers": [top] });
+        let manifest = json!({ "layers": layers, "records": [record] }).to_string();
+        bench.store.plant("manifests/app", manifest.into(), OffsetDateTime::now_utc());
+        bench.cache.import_manifest(&grant, &name()).await.unwrap();
+        bench.store.calls();
+        Self { bench, digests, blobs, grant }
+    }
+
+    async fn read(&self, layer: usize) -> Result<(), Error> {
+        let read = self.bench.cache.read_blob(&self.grant, &self.digests[layer], None).await?;
+        let pieces: Vec<Bytes> = read.body.try_collect().await?;
+        assert!(pieces.concat() == self.blobs[layer], "layer {layer}");
+        Ok(())
+    }
+
+    fn metric(&self, name: &str) -> usize {
+        let (metrics, name) = (self.bench.metrics.encode(), format!("remora_{name}_total "));
+        metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+    }
+
+    async fn eventually(&self, reached: impl Fn(&Self) -> bool) {
+        let wait = async {
+            while !reached(self) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("it does not come to that");
+    }
+}
+
+fn scope() -> Scope {
+    Scope::new("bucket".parse().unwrap(), "").unwrap()
+}
+
+fn name() -> ManifestName {
+    "app".parse().unwrap()
+}
+
+fn key(digest: &Digest) -> String {
+    format!("blobs/{digest}")
+}
+
+#[tokio::test]
+async fn the_next_layers_are_there_when_a_session_asks_and_each_was_asked_for_once() {
+    let chain = Chain::over_session(&[SMALL; 7]).await;
+    chain.read(0).await.unwrap();
+    chain.eventually(|chain| chain.metric("read_ahead_bytes") == 4 * SMALL).await;
+    assert_eq!(chain.bench.store.calls().gets, 1 + 4);
+    for layer in 1..7 {
+        chain.read(layer).await.unwrap();
+    }
+    assert_eq!(chain.bench.store.calls().gets, 2);
+    assert_eq!((chain.metric("read_ahead_bytes"), chain.metric("read_ahead_wasted_bytes")), (6 * SMALL, 0));
+    assert_eq!(chain.grant.usage().blobs_served(), 7);
+}
+
+#[tokio::test]
+async fn nothing_is_taken_of_a_large_layer_before_it_is_read() {
+    let chain = Chain::over_session(&[SMALL, LARGE]).await;
+    chain.read(0).await.unwrap();
+    chain.eventually(|chain| chain.bench.store.reads().borrow().open == 1).await;
+    assert_eq!(chain.metric("read_ahead_bytes"), 0);
+    chain.read(1).await.unwrap();
+    assert_eq!(chain.bench.store.calls().gets, 2);
+}
+
+#[tokio::test]
+async fn a_layer_that_is_lost_is_the_loss_of_who_reads_it_alone() {
+    let chain = Chain::over_session(&[SMALL; 3]).await;
+    chain.bench.store.remove(&key(&chain.digests[2]));
+    chain.read(0).await.unwrap();
+    chain.eventually(|chain| chain.metric("read_ahead_bytes") == SMALL).await;
+    chain.read(1).await.unwrap();
+    let lost = chain.read(2).await;
+    assert!(matches!(lost, Err(Error::NotFound(_))), "{lost:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_asks_for_ends_and_is_counted() {
+    let chain = Chain::over_session(&[SMALL, SMALL, LARGE]).await;
+    chain.read(0).await.unwrap();
+    chain.eventually(|chain| chain.metric("read_ahead_bytes") == SMALL && chain.bench.store.reads().borrow().open == 1).await;
+    tokio::time::sleep(Duration::from_secs(21)).await;
+    assert_eq!((chain.metric("read_ahead_wasted_bytes"), chain.bench.store.reads().borrow().open), (SMALL, 0));
+}
+
+#[tokio::test]
+async fn nothing_is_asked_for_ahead_over_http() {
+    let chain = Chain::new(&[SMALL; 3], Grant::builder(scope(), Rights::IMPORT).names(&[name()]).disclosed_blobs_only().build()).await;
+    chain.read(0).await.unwrap();
+    assert_eq!((chain.bench.store.calls().gets, chain.bench.store.reads().borrow().open), (1, 0));
+}
