@@ -1,20 +1,17 @@
 //! The two files of an ingest in the spool: the bytes (`.data`) and what else a restart must not lose (`.json`).
 //! Those of a build have no second file: nobody takes them up again.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::IngestStatus;
-use super::registry::{Name, State, States};
 use crate::cache::{Error, Result};
-use crate::transfer::Budget;
 
 /// The names of both files begin so.
 const PREFIX: &str = "ingest-";
@@ -29,6 +26,15 @@ struct Document {
     expected: Option<String>,
     #[serde(with = "time::serde::rfc3339")]
     started: OffsetDateTime,
+}
+
+/// An ingest that an earlier run left.
+#[derive(Debug)]
+pub(super) struct Left {
+    pub(super) scope: String,
+    pub(super) status: IngestStatus,
+    /// A store has kept the data file as a blob.
+    pub(super) given_away: bool,
 }
 
 /// The folder that they are in. Cheap to clone. All calls block.
@@ -57,9 +63,9 @@ impl Files {
         }
     }
 
-    pub(super) fn write_state(&self, id: &str, name: &Name, status: &IngestStatus) -> Result<()> {
+    pub(super) fn write_state(&self, id: &str, scope: &str, status: &IngestStatus) -> Result<()> {
         let document = Document {
-            scope: name.scope.clone(),
+            scope: scope.to_owned(),
             reference: status.reference.clone(),
             total: status.total,
             expected: status.expected.map(|digest| digest.to_string()),
@@ -75,52 +81,31 @@ impl Files {
         remove(&self.state(id))
     }
 
-    /// What an earlier run left. What cannot be taken up is removed.
-    pub(super) fn take_up(&self, expiry: Duration, budget: &Budget) -> Result<States> {
-        let (mut states, mut dropped, mut seen) = (States::new(), Vec::new(), HashSet::new());
+    /// The ids of all that have a file.
+    pub(super) fn ids(&self) -> Result<BTreeSet<String>> {
+        let mut ids = BTreeSet::new();
         for entry in std::fs::read_dir(&self.0)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            let Some(id) = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(".json").or(rest.strip_suffix(".data"))) else {
-                continue;
-            };
-            // It has two files.
-            if !seen.insert(id.to_owned()) {
-                continue;
-            }
-            match self.load(id, expiry, budget) {
-                Some((name, state)) => match states.get(&name) {
-                    Some(known) if known.status.started > state.status.started => dropped.push(state.id),
-                    _ => dropped.extend(states.insert(name, state).map(|older| older.id)),
-                },
-                None => dropped.push(id.to_owned()),
-            }
+            let id = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(".json").or(rest.strip_suffix(".data")));
+            ids.extend(id.map(str::to_owned));
         }
-        for id in dropped {
-            // Cut off while it was made or removed, too old, or more than the spool may hold now.
-            tracing::info!(ingest.id = id, "forgetting an unfinished ingest of an earlier run");
-            self.remove(&id)?;
-        }
-        Ok(states)
+        Ok(ids)
     }
 
-    fn load(&self, id: &str, expiry: Duration, budget: &Budget) -> Option<(Name, State)> {
+    /// What the files say; `None`: one is not there or cut off.
+    pub(super) fn load(&self, id: &str) -> Option<Left> {
         let document: Document = serde_json::from_slice(&std::fs::read(self.state(id)).ok()?).ok()?;
         let meta = std::fs::metadata(self.data(id)).ok()?;
-        let updated = document.started.max(meta.modified().ok()?.into());
-        if OffsetDateTime::now_utc() - updated > expiry {
-            return None;
-        }
         let status = IngestStatus {
-            reference: document.reference.clone(),
+            reference: document.reference,
             offset: meta.len(),
             total: document.total,
             expected: document.expected.and_then(|text| text.parse().ok()),
             started: document.started,
-            updated,
+            updated: document.started.max(meta.modified().ok()?.into()),
         };
-        let name = Name { scope: document.scope, reference: document.reference, of_build: false };
         // A second name of the file is a blob that was published just before the process ended.
-        Some((name, State { id: id.to_owned(), open: false, given_away: meta.nlink() > 1, status, hold: budget.try_hold(meta.len())? }))
+        Some(Left { scope: document.scope, status, given_away: meta.nlink() > 1 })
     }
 }
 

@@ -10,6 +10,7 @@ mod writing;
 
 use time::OffsetDateTime;
 
+use super::spool::blocking;
 use super::{Cache, Error, Result, outage};
 use crate::types::{Digest, Grant, Right};
 
@@ -17,6 +18,7 @@ pub(super) use self::registry::Registry;
 pub use self::writer::Ingest;
 
 use self::registry::Name;
+use self::writing::Writing;
 
 /// containerd has no bound; this one keeps the state small.
 const MAX_REF_BYTES: usize = 4096;
@@ -57,7 +59,11 @@ impl Cache {
             return Err(Error::AlreadyExists(format!("blob {digest}")));
         }
         let name = Name::new(grant, reference);
-        let begun = outage::unless_dropped(grant, self.0.ingests.begin(&name, total, expected, &self.0.settings)).await?;
+        let begin = async {
+            let lock = self.0.ingests.begin(&name, total, expected, &self.0.settings).await?;
+            blocking(move || Writing::open(lock)).await
+        };
+        let begun = outage::unless_dropped(grant, begin).await?;
         let writing = begun.ok_or_else(|| Error::AlreadyExists(format!("ingest {reference}: nothing more of this export is taken")))?;
         Ok(Ingest::new(self.clone(), grant.clone(), name, writing))
     }

@@ -11,8 +11,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::IngestStatus;
-use super::files::Files;
-use super::writing::Writing;
+use super::files::{Files, Left};
 use crate::cache::spool::{self, blocking};
 use crate::cache::{Error, Result, Settings};
 use crate::store::Body;
@@ -22,10 +21,10 @@ use crate::types::{Digest, Grant, Scope};
 /// Which ingest: ingests of one scope do not exist for another.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Name {
-    pub(super) scope: String,
+    scope: String,
     pub(super) reference: String,
     /// It ends with its writer: a build's session.
-    pub(super) of_build: bool,
+    of_build: bool,
 }
 
 impl Name {
@@ -39,18 +38,18 @@ fn scope_text(scope: &Scope) -> String {
 }
 
 #[derive(Debug)]
-pub(super) struct State {
+struct State {
     /// Names the files.
-    pub(super) id: String,
-    pub(super) open: bool,
+    id: String,
+    open: bool,
     /// A store may have kept the data file itself as a blob: it must not be written again.
-    pub(super) given_away: bool,
-    pub(super) status: IngestStatus,
+    given_away: bool,
+    status: IngestStatus,
     /// Its bytes in the spool.
-    pub(super) hold: Hold,
+    hold: Hold,
 }
 
-pub(super) type States = HashMap<Name, State>;
+type States = HashMap<Name, State>;
 
 /// All ingests. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -74,7 +73,7 @@ impl Registry {
         spool::prepare(&settings.spool_dir).await?;
         let (files, expiry, room) = (Files::below(&settings.spool_dir), settings.ingest_expiry, budget.clone());
         let found = files.clone();
-        let states = Arc::new(Mutex::new(blocking(move || found.take_up(expiry, &room)).await?));
+        let states = Arc::new(Mutex::new(blocking(move || take_up(&found, expiry, &room)).await?));
         Ok(Self { files, states, budget, max_bytes: settings.max_spool_bytes })
     }
 
@@ -82,12 +81,14 @@ impl Registry {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Locks an ingest, begins it where there is none, and opens its file. An ingest of another blob
-    /// (another size or digest was announced) begins anew.
-    pub(super) async fn begin(&self, name: &Name, total: u64, expected: Option<Digest>, settings: &Settings) -> Result<Writing> {
+    /// Locks an ingest, and begins it where there is none. An ingest of another blob (another size or digest was
+    /// announced) begins anew.
+    pub(super) async fn begin(&self, name: &Name, total: u64, expected: Option<Digest>, settings: &Settings) -> Result<Lock> {
         self.expire(settings.ingest_expiry).await?;
-        let (lock, old) = self.lock(name, total, expected, settings.max_open_ingests)?;
-        blocking(move || lock.open(old.as_ref())).await
+        match self.lock(name, total, expected, settings.max_open_ingests)? {
+            (lock, None) => Ok(lock),
+            (lock, Some(old)) => blocking(move || lock.replace(&old)).await,
+        }
     }
 
     fn lock(&self, name: &Name, total: u64, expected: Option<Digest>, max: usize) -> Result<(Lock, Option<OldFiles>)> {
@@ -230,21 +231,22 @@ impl Lock {
         }
     }
 
-    fn open(self, old: Option<&OldFiles>) -> Result<Writing> {
-        let files = self.registry.files.clone();
-        if let Some(old) = old {
-            if old.keep_data {
-                files.copy_data(&old.id, &self.id)?;
-            }
-            files.remove(&old.id)?;
+    /// Takes the place of files that the ingest had before.
+    fn replace(self, old: &OldFiles) -> Result<Self> {
+        let files = &self.registry.files;
+        if old.keep_data {
+            files.copy_data(&old.id, &self.id)?;
         }
-        let of_build = self.name.of_build;
-        let (name, id) = (self.name.clone(), self.id.clone());
-        let writing = Writing::open(self)?;
-        if !of_build {
-            files.write_state(&id, &name, &writing.status()?)?;
+        files.remove(&old.id)?;
+        Ok(self)
+    }
+
+    /// Writes down what a restart must not lose, where somebody may take the ingest up again. Blocks.
+    pub(super) fn write_state(&self, status: &IngestStatus) -> Result<()> {
+        if self.name.of_build {
+            return Ok(());
         }
-        Ok(writing)
+        self.registry.files.write_state(&self.id, &self.name.scope, status)
     }
 }
 
@@ -256,4 +258,28 @@ impl Drop for Lock {
             self.end();
         }
     }
+}
+
+/// What an earlier run left. What is too old, or more than there is room for now, is removed.
+fn take_up(files: &Files, expiry: Duration, budget: &Budget) -> Result<States> {
+    let (mut states, mut dropped, now) = (States::new(), Vec::new(), OffsetDateTime::now_utc());
+    for id in files.ids()? {
+        let left = files.load(&id).filter(|left| now - left.status.updated <= expiry);
+        let Some((Left { scope, status, given_away }, hold)) =
+            left.and_then(|left| budget.try_hold(left.status.offset).map(|hold| (left, hold)))
+        else {
+            dropped.push(id);
+            continue;
+        };
+        let name = Name { scope, reference: status.reference.clone(), of_build: false };
+        match states.get(&name) {
+            Some(known) if known.status.started > status.started => dropped.push(id),
+            _ => dropped.extend(states.insert(name, State { id, open: false, given_away, status, hold }).map(|older| older.id)),
+        }
+    }
+    for id in dropped {
+        tracing::info!(ingest.id = id, "forgetting an unfinished ingest of an earlier run");
+        files.remove(&id)?;
+    }
+    Ok(states)
 }

@@ -4,7 +4,6 @@ use std::io::{self, Read as _, Write as _};
 
 use time::OffsetDateTime;
 
-use super::IngestStatus;
 use super::files::remove;
 use super::registry::Lock;
 use crate::cache::Result;
@@ -24,16 +23,12 @@ pub(super) struct Writing {
 }
 
 impl Writing {
-    /// Goes on where the file ends.
+    /// Goes on where the file ends. Blocks.
     pub(super) fn open(lock: Lock) -> Result<Self> {
         let mut file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(lock.data_path())?;
         let (hasher, offset) = hash(&mut file)?;
-        lock.update(|status| status.offset = offset)?;
+        lock.write_state(&lock.update(|status| status.offset = offset)?)?;
         Ok(Self { file: Some(file), hasher, offset, lock })
-    }
-
-    pub(super) fn status(&self) -> Result<IngestStatus> {
-        self.lock.update(|_| ())
     }
 
     pub(super) fn sums(&self) -> Sums {
