@@ -89,7 +89,10 @@ impl Cache {
             manifest.bytes = pruned.config.to_json().into();
             manifest.config = pruned.config;
         }
-        self.0.read_ahead.learn(grant.scope(), name, &manifest.config);
+        // Who asks for what comes next: the disk cache, or a session.
+        if self.0.disk.is_some() || grant.documents().is_some() {
+            self.0.read_ahead.learn(grant.scope(), name, &manifest.config);
+        }
         Ok(Self::shown(grant, manifest))
     }
 

@@ -133,15 +133,19 @@ impl Chains {
 impl Cache {
     /// What a build will read on top of a blob, by the manifest that it was served.
     pub(super) fn above(&self, grant: &Grant, digest: &Digest) -> Vec<Digest> {
-        let name = grant.names().and_then(|names| names.first());
-        let chains = name.and_then(|name| self.0.read_ahead.manifests().get(&place(grant.scope(), name)));
-        chains.map_or_else(Vec::new, |chains| chains.above(digest).map(|(digest, _)| digest).collect())
+        self.chains(grant).map_or_else(Vec::new, |chains| chains.above(digest).map(|(digest, _)| digest).collect())
+    }
+
+    /// Those of the manifest that a build imports.
+    fn chains(&self, grant: &Grant) -> Option<Arc<Chains>> {
+        let name = grant.names()?.first()?;
+        self.0.read_ahead.manifests().get(&place(grant.scope(), name))
     }
 
     /// A blob is being read whole, from disk or by a fetch that is under way: its neighbours will be, too.
     pub(super) fn expect_more(&self, grant: &Grant, digest: &Digest) {
-        let (Some(disk), Some(name)) = (&self.0.disk, grant.names().and_then(|names| names.first())) else { return };
-        let Some(chains) = self.0.read_ahead.manifests().get(&place(grant.scope(), name)) else { return };
+        let Some(disk) = self.0.disk.as_ref().filter(|_| self.0.read_ahead.max > 0) else { return };
+        let Some(chains) = self.chains(grant) else { return };
         let Ok(store) = self.store(grant) else { return };
         let scope = Arc::new(grant.scope().clone());
         {

@@ -100,6 +100,18 @@ pub(crate) fn document(blobs: &[Digest], records: &[Value]) -> Bytes {
     json!({ "layers": layers, "records": records }).to_string().into()
 }
 
+/// A manifest of one chain of layers, the lowest first, with their sizes in bytes.
+pub(crate) fn chain_of(layers: &[(Digest, usize)]) -> Bytes {
+    let layer = |(below, (digest, size)): (i64, &(Digest, usize))| {
+        let annotations = json!({ "mediaType": "x", "diffID": digest.to_string(), "size": size });
+        json!({ "blob": digest.to_string(), "parent": below, "annotations": annotations })
+    };
+    let record =
+        json!({ "digest": layers[0].0.to_string(), "layers": [{ "layer": layers.len() - 1, "createdAt": "2026-01-01T00:00:00Z" }] });
+    let layers: Vec<Value> = (-1..).zip(layers).map(layer).collect();
+    json!({ "layers": layers, "records": [record] }).to_string().into()
+}
+
 /// A build of steps, each on top of the one before, with a layer named as the step.
 fn chain(steps: &[&str], created: OffsetDateTime) -> Bytes {
     let layers: Vec<Value> = (-1..).zip(steps).map(|(parent, step)| layer(&digest(step), parent)).collect();

@@ -7,10 +7,9 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use remora::cache::Error;
 use remora::types::{Digest, Documents, Grant, ManifestName, Rights, Scope};
-use serde_json::json;
 use time::OffsetDateTime;
 
-use crate::manifests::Bench;
+use crate::manifests::{Bench, chain_of};
 
 const SMALL: usize = 1000;
 const LARGE: usize = 300 << 10;
@@ -36,15 +35,8 @@ impl Chain {
         for (digest, blob) in digests.iter().zip(&blobs) {
             bench.store.plant(&key(digest), blob.clone(), OffsetDateTime::now_utc());
         }
-        let layer = |(below, (digest, size)): (i64, (&Digest, &usize))| {
-            let annotations = json!({ "mediaType": "x", "diffID": digest.to_string(), "size": size });
-            json!({ "blob": digest.to_string(), "parent": below, "annotations": annotations })
-        };
-        let layers: Vec<_> = (-1..).zip(digests.iter().zip(sizes)).map(layer).collect();
-        let top = json!({ "layer": layers.len() - 1, "createdAt": "2026-01-01T00:00:00Z" });
-        let record = json!({ "digest": digests[0].to_string(), "layers": [top] });
-        let manifest = json!({ "layers": layers, "records": [record] }).to_string();
-        bench.store.plant("manifests/app", manifest.into(), OffsetDateTime::now_utc());
+        let layers: Vec<_> = digests.iter().copied().zip(sizes.iter().copied()).collect();
+        bench.store.plant("manifests/app", chain_of(&layers), OffsetDateTime::now_utc());
         bench.cache.import_manifest(&grant, &name()).await.unwrap();
         bench.store.calls();
         Self { bench, digests, blobs, grant }

@@ -11,8 +11,8 @@ use crate::types::{Hasher, Sums};
 
 const READ_BYTES: usize = 1 << 20;
 
-/// It moves to a blocking thread and back, and the lock
-/// with it: a write that nobody waits for any more still ends before the ingest has another writer.
+/// It moves to a blocking thread and back, and the lock with it: a write that nobody waits for any more still ends
+/// before the ingest has another writer.
 #[derive(Debug)]
 pub(super) struct Writing {
     /// `None`: what arrives is thrown away.

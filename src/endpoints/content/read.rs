@@ -34,12 +34,17 @@ pub(super) async fn open(calls: &Calls, grant: &Grant, digest: &Digest, offset: 
 
 /// A blob to its end: a read that stops before it is kept for the next one.
 async fn open_at(cache: &Cache, grant: &Grant, digest: &Digest, offset: u64) -> Result<Outgoing> {
-    let at_end = |size: u64| match offset == size {
-        true => Ok(stream::empty().boxed()),
-        false => Err(Error::OutOfRange(format!("read at {offset}; blob {digest} has {size} bytes"))),
+    let at_end = |size: u64| {
+        if offset == size {
+            Ok(stream::empty().boxed())
+        } else {
+            Err(Error::OutOfRange(format!("read at {offset}; blob {digest} has {size} bytes")))
+        }
     };
     // BuildKit asks for what is behind the last byte of every blob.
-    if let Some(size) = cache.remembered_size(grant, digest)?.filter(|size| offset > 0 && offset >= *size) {
+    if offset > 0
+        && let Some(size) = cache.remembered_size(grant, digest)?.filter(|size| offset >= *size)
+    {
         return at_end(size);
     }
     // Offsets beyond what an i64 holds exist in no store.

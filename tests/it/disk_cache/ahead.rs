@@ -6,6 +6,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 
 use super::{MIB, Rig, blob, collect, key};
+use crate::manifests::chain_of;
 
 fn name() -> ManifestName {
     "app".parse().unwrap()
@@ -20,15 +21,13 @@ fn build() -> Grant {
 fn chain(rig: &Rig, length: u8) -> (Vec<Bytes>, Vec<Digest>) {
     let blobs: Vec<Bytes> = (0..length).map(|layer| blob(layer, 3 * MIB)).collect();
     let digests: Vec<Digest> = blobs.iter().map(|blob| rig.plant(blob)).collect();
-    let layer = |(index, digest): (i64, &Digest)| {
-        let annotations = json!({ "mediaType": "x", "diffID": digest.to_string(), "size": 3 * MIB });
-        json!({ "blob": digest.to_string(), "parent": index - 1, "annotations": annotations })
-    };
-    let layers: Vec<_> = (0..).zip(&digests).map(layer).collect();
-    let record = json!({ "digest": digests[0].to_string(), "layers": [{ "layer": length - 1, "createdAt": "2026-01-01T00:00:00Z" }] });
-    let manifest = json!({ "layers": layers, "records": [record] }).to_string();
-    rig.store.plant("manifests/app", manifest.into(), OffsetDateTime::now_utc());
+    plant_chain(rig, &digests, 3 * MIB);
     (blobs, digests)
+}
+
+fn plant_chain(rig: &Rig, digests: &[Digest], size: usize) {
+    let layers: Vec<_> = digests.iter().map(|digest| (*digest, size)).collect();
+    rig.store.plant("manifests/app", chain_of(&layers), OffsetDateTime::now_utc());
 }
 
 /// A build that has been served the manifest.
@@ -103,6 +102,17 @@ async fn no_more_is_fetched_ahead_than_the_budget_has_until_it_is_read() {
     assert_eq!(rig.kept(&digests), [true, true, true, false, true]);
     rig.end().await;
     assert_eq!(rig.metric("read_ahead_wasted_bytes_total") / (3 * MIB as u64), 2, "the second and the third");
+}
+
+#[tokio::test]
+async fn without_a_budget_nothing_is_fetched_ahead_of_unknown_sizes_either() {
+    let rig = Rig::with(|disk| disk.read_ahead = 0).await;
+    let (blobs, digests) = chain(&rig, 3);
+    plant_chain(&rig, &digests, 0);
+    let grant = import(&rig).await;
+    assert!(read(&rig, &grant, &digests[0]).await == blobs[0]);
+    rig.eventually("it is kept", |rig| rig.kept(&digests[..1]) == [true]).await;
+    assert_eq!((rig.gets(), rig.kept(&digests)), (1, vec![true, false, false]));
 }
 
 #[tokio::test]
