@@ -1,6 +1,6 @@
 //! The composition root: makes every part, binds every listener, starts them, and ends them in order.
 //!
-//! The end: unready, stop accepting, finish what runs until the deadline; the admin endpoint goes last.
+//! The end: unready, no new builds, serve those that run, close the endpoints; the admin endpoint goes last.
 
 use std::fs::{File, TryLockError};
 use std::future::Future;
@@ -26,11 +26,15 @@ use crate::types::Address;
 /// How long the last answers of the admin endpoint may take.
 const ADMIN_DEADLINE: Duration = Duration::from_millis(200);
 
+/// Between two lines of the log that say what a drain waits for.
+const DRAIN_REPORT: Duration = Duration::from_secs(30);
+
 /// A remora that serves.
 #[derive(Debug)]
 pub struct App {
     shutdown: Shutdown,
     admin_shutdown: Shutdown,
+    metrics: Metrics,
     drain_deadline: Duration,
     /// Held while the process runs: the spool has one user.
     _data_dir: File,
@@ -77,26 +81,41 @@ impl App {
                 async move { control.check_buildkitd().await.map_err(Fault::Fatal) }
             }));
         }
-        let admin = Arc::new(Admin::new(Readiness::new(checks, shutdown.clone()), metrics, cache));
+        let admin = Arc::new(Admin::new(Readiness::new(checks, shutdown.clone()), metrics.clone(), cache));
 
         tracing::info!("{}", stores.offer());
         start("control", control_listeners, &shutdown, |listener, shutdown| Arc::clone(&control).serve(listener, shutdown));
         start("content", content_listeners, &shutdown, |listener, shutdown| Arc::clone(&content).serve(listener, shutdown));
         start("s3", s3_listeners, &shutdown, |listener, shutdown| Arc::clone(&s3).serve(listener, shutdown));
         start("admin", admin_listeners, &admin_shutdown, |listener, shutdown| Arc::clone(&admin).serve(listener, shutdown));
-        Ok(Self { shutdown, admin_shutdown, drain_deadline: config.drain_deadline, _data_dir: data_dir })
+        Ok(Self { shutdown, admin_shutdown, metrics, drain_deadline: config.drain_deadline, _data_dir: data_dir })
     }
 
-    /// Accepts nothing new and waits for what runs, at most until the drain deadline. Dropping this
-    /// future leaves the rest to the end of the process.
+    /// Takes no new builds and serves those that run, at most until the drain deadline; then closes. Dropping
+    /// this future leaves the rest to the end of the process.
     pub async fn drain(self) {
         self.shutdown.drain();
-        tracing::info!("draining: nothing new is accepted, what runs may finish");
-        if !self.shutdown.finish(self.drain_deadline).await {
+        tracing::info!(
+            drain_deadline = ?self.drain_deadline,
+            "draining: no new builds are taken; {} running builds may finish",
+            self.metrics.builds_running()
+        );
+        let finished = tokio::select! {
+            finished = self.shutdown.finish(self.drain_deadline) => finished,
+            () = self.tell_what_runs() => false,
+        };
+        if !finished {
             tracing::warn!(deadline = ?self.drain_deadline, "the drain deadline passed; what still ran was cut off");
         }
-        self.admin_shutdown.drain();
         self.admin_shutdown.finish(ADMIN_DEADLINE).await;
+    }
+
+    /// Says now and then what the drain waits for.
+    async fn tell_what_runs(&self) {
+        loop {
+            tokio::time::sleep(DRAIN_REPORT).await;
+            tracing::info!("still draining: {} builds run", self.metrics.builds_running());
+        }
     }
 }
 

@@ -65,7 +65,7 @@ impl Admin {
 
     /// Serves until `shutdown`: one of its own, so that probes are answered while the rest drains.
     pub async fn serve(self: Arc<Self>, listener: Listener, shutdown: Shutdown) {
-        accept_loop(listener, shutdown, MAX_CONNECTIONS, |connection| {
+        accept_loop(listener, shutdown, MAX_CONNECTIONS, |connection, _| {
             let service = TowerToHyperService::new(self.router.clone());
             async move {
                 let mut server = hyper::server::conn::http1::Builder::new();

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
 
 use crate::types::{Documents, Durability, Grant, GrantBuilder, ManifestName, Promises, Rights, Scope, Usage};
 
@@ -39,6 +40,9 @@ pub struct Credential {
     pub secret_access_key: SecretString,
     /// What the caller may do.
     pub grant: Grant,
+    /// Cancelled when the build that it was made for is over, and so are those that ran beside it. Of an operator's
+    /// key: never.
+    pub over: CancellationToken,
 }
 
 /// Why an access key id opens nothing.
@@ -137,7 +141,9 @@ impl Keyring {
     fn make(operator_keys: Vec<OperatorKey>, grace: Duration, tolerant: bool) -> Self {
         let operator = operator_keys
             .into_iter()
-            .map(|key| (key.access_key_id, Credential { secret_access_key: key.secret_access_key, grant: key.grant }))
+            .map(|OperatorKey { access_key_id, secret_access_key, grant }| {
+                (access_key_id, Credential { secret_access_key, grant, over: CancellationToken::new() })
+            })
             .collect();
         Self(Arc::new(Inner { operator, grace, tolerant, state: Mutex::default() }))
     }
@@ -206,7 +212,8 @@ impl Keyring {
         let grant = narrow(Grant::builder(scope.clone(), rights).names(names).durability(durability).usage(usage));
         let grant = if purpose == Purpose::Import { grant.disclosed_blobs_only() } else { grant };
         let grant = if self.0.tolerant { grant.losses(promises) } else { grant };
-        let credential = Credential { secret_access_key: issued.secret_access_key.clone().into(), grant: grant.build() };
+        let credential =
+            Credential { secret_access_key: issued.secret_access_key.clone().into(), grant: grant.build(), over: CancellationToken::new() };
         let entry = Entry { credential, issued: issued.clone(), build, purpose, names: names.to_vec(), expires: None };
         state.grants.insert(issued.access_key_id.clone(), entry);
         Some(issued)
@@ -236,6 +243,7 @@ impl Keyring {
         for over in state.builds.end(id) {
             for entry in state.grants.values_mut().filter(|entry| entry.build == over) {
                 entry.expires = Some(expires);
+                entry.credential.over.cancel();
             }
         }
     }

@@ -63,7 +63,7 @@ impl Cache {
         let mut came = 0;
         // The end of the process waits for readers alone.
         let at_last = async {
-            self.0.shutdown.draining().await;
+            self.0.shutdown.closing().await;
             fill.abandoned(true).await;
         };
         let fetched = tokio::select! {

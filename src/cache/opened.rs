@@ -93,7 +93,7 @@ impl Cache {
             if all.iter().any(|begun| begun.place == place) {
                 continue;
             }
-            if !store.has_headroom() || self.0.shutdown.is_draining() {
+            if !store.has_headroom() || self.0.shutdown.is_closing() {
                 return;
             }
             let (sender, read) = mpsc::channel(1);
@@ -127,7 +127,7 @@ impl Cache {
             () = kept => {}
             // It was taken, or had to make room.
             () = sender.closed() => {}
-            () = self.0.shutdown.draining() => {}
+            () = self.0.shutdown.closing() => {}
         }
     }
 }

@@ -164,7 +164,7 @@ impl Cache {
     /// Begins to fetch what is expected, as far as there is room for it.
     pub(super) fn read_ahead(&self, disk: &Arc<Disk>) {
         let most = disk.settings().read_ahead_fetches;
-        while disk.fills.count() < most && !self.0.shutdown.is_draining() {
+        while disk.fills.count() < most && !self.0.shutdown.is_closing() {
             let Some(expected) = self.0.read_ahead.queue().pop_front() else { return };
             let Expected { source, size, since } = &expected;
             if disk.contains(&source.digest) || !disk.may_take(*size) || since.elapsed() > STALE {

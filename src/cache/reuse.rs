@@ -113,7 +113,7 @@ impl Cache {
         loop {
             let mut batch = Vec::new();
             tokio::select! {
-                () = shutdown.draining() => return,
+                () = shutdown.closing() => return,
                 received = waiting.recv_many(&mut batch, TOUCHES_AT_ONCE) => if received == 0 { return },
             }
             stream::iter(batch).for_each_concurrent(TOUCHES_AT_ONCE, |(grant, digest)| self.touch_now(grant, digest)).await;

@@ -90,7 +90,7 @@ pub(super) async fn open_disk(settings: &Settings, metrics: &Metrics, shutdown: 
 async fn watch(disk: Arc<Disk>, shutdown: Shutdown) {
     loop {
         tokio::select! {
-            () = shutdown.draining() => break,
+            () = shutdown.closing() => break,
             () = tokio::time::sleep(WATCH) => {}
         }
         let trimmed = Arc::clone(&disk);

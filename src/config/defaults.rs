@@ -16,7 +16,7 @@ impl Default for File {
             default_bucket: None,
             on_unavailable: OnUnavailable::Miss,
             durability: Text(Durability::S3),
-            drain_deadline: seconds(30),
+            drain_deadline: seconds(3600),
             log: Log::default(),
             buildkitd: Buildkitd::default(),
             control: Control::default(),

@@ -1,24 +1,16 @@
-//! Listening sockets, and the one accept loop of all endpoints.
+//! Listening sockets and what they accept.
 
 use std::fmt;
-use std::future::Future;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 
-use crate::shutdown::Shutdown;
 use crate::types::Address;
-
-/// After an accept error (no file descriptors left, say) this long passes before the next try.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why an address could not be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +90,7 @@ impl Listener {
         &self.address
     }
 
-    async fn accept(&self) -> io::Result<Connection> {
+    pub(super) async fn accept(&self) -> io::Result<Connection> {
         match &self.socket {
             Socket::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -186,40 +178,6 @@ impl fmt::Display for Connection {
                 Err(_) => f.write_str("tcp"),
             },
             Self::Unix(_) => f.write_str("unix"),
-        }
-    }
-}
-
-/// Accepts until the drain begins, at most `max_connections` at once; each connection is served by a
-/// task of its own. `serve` must end its connection's idle side when the drain begins.
-pub async fn accept_loop<S, F>(listener: Listener, shutdown: Shutdown, max_connections: usize, serve: S)
-where
-    S: Fn(Connection) -> F,
-    F: Future<Output = ()> + Send + 'static,
-{
-    let places = Arc::new(Semaphore::new(max_connections));
-    loop {
-        let next = async {
-            // Never closed, so this only ever waits.
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
-            () = shutdown.draining() => return,
-            next = next => next,
-        };
-        match accepted {
-            Ok(connection) => {
-                let served = serve(connection);
-                shutdown.spawn(async move {
-                    served.await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(address = %listener.address, %error, "could not accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
         }
     }
 }

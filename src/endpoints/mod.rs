@@ -1,9 +1,11 @@
 //! The endpoints that callers speak to. Each translates one protocol to the cache's calls and decides
 //! nothing itself; none knows another.
 
+mod connections;
 pub mod content;
 pub mod control;
 mod listener;
 pub mod s3;
 
-pub use listener::{BindError, Connection, Listener, accept_loop};
+pub use connections::{Activity, accept_loop};
+pub use listener::{BindError, Connection, Listener};

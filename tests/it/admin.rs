@@ -98,8 +98,7 @@ fn an_idle_process_ends_on_sigterm_and_leaves_no_socket() {
     }
 }
 
-/// A call of buildkitd's API through the control endpoint that nobody answers: the work that a drain
-/// waits for. The answer is over when the returned connection is.
+/// A build's session that nobody answers: what a drain waits for. It is over when the returned connection is.
 struct RunningCall {
     _client: UnixStream,
     _upstream: UnixStream,
@@ -108,7 +107,7 @@ struct RunningCall {
 impl RunningCall {
     fn begin(builder: crate::support::sidecar::SidecarBuilder) -> (Self, Sidecar) {
         let buildkitd = UnixListener::bind(builder.dir().join("buildkitd.sock")).unwrap();
-        let sidecar = builder.start();
+        let sidecar = builder.flag("transport", "relay").start();
         let mut client = UnixStream::connect(sidecar.dir().join("control.sock")).unwrap();
         // HTTP/2 by hand: preface, empty SETTINGS, and a HEADERS frame whose fields are literals.
         let mut block = Vec::new();
@@ -116,7 +115,7 @@ impl RunningCall {
             (":method", "POST"),
             (":scheme", "http"),
             (":authority", "x"),
-            (":path", "/moby.buildkit.v1.Control/Info"),
+            (":path", "/moby.buildkit.v1.Control/Session"),
             ("content-type", "application/grpc"),
             ("te", "trailers"),
         ] {
@@ -138,7 +137,7 @@ impl RunningCall {
 }
 
 #[test]
-fn a_drain_is_unready_accepts_nothing_and_waits_for_what_runs() {
+fn a_drain_is_unready_and_serves_builds_until_they_are_over() {
     let (call, mut sidecar) = RunningCall::begin(Sidecar::builder());
     let s3 = sidecar.host_port("s3");
     sidecar.signal("TERM");
@@ -146,10 +145,12 @@ fn a_drain_is_unready_accepts_nothing_and_waits_for_what_runs() {
     let (status, _, body) = sidecar.admin("GET", "/readyz");
     assert!(status == 503 && body.contains("draining"), "{status} {body}");
     assert_eq!(sidecar.admin("GET", "/livez").0, 200);
+    // buildkitd connects when it exports, which may be long after.
+    std::net::TcpStream::connect(&s3).unwrap();
+    drop(call);
     while std::net::TcpStream::connect(&s3).is_ok() {
         std::thread::yield_now();
     }
-    drop(call);
     assert_eq!(sidecar.wait().code(), Some(0), "{}", sidecar.log());
     assert!(!sidecar.log().contains("deadline passed"), "{}", sidecar.log());
 }

@@ -17,6 +17,8 @@ use crate::support::sidecar::{PATIENCE, Sidecar};
 /// What a client of HTTP/2 begins with; the server answers with its settings.
 const HTTP2: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const HTTP1: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+/// A request that the server goes on reading: it answers at first that it does.
+const UNFINISHED: &str = "PUT / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n";
 
 fn start(configuration: &str) -> Sidecar {
     let builder = Sidecar::builder().flag("control", "tcp://127.0.0.1:0");
@@ -34,7 +36,7 @@ fn answers(mut client: &TcpStream, patience: Duration) -> bool {
 #[test]
 fn one_connection_too_many_waits_for_another_to_end() {
     let sidecar = start("limits.max_connections = 2");
-    for (endpoint, greeting) in [("control", HTTP2), ("content", HTTP2), ("s3", HTTP1)] {
+    for (endpoint, greeting) in [("control", HTTP2), ("content", HTTP2), ("s3", UNFINISHED)] {
         let connect = || {
             let mut client = TcpStream::connect(sidecar.host_port(endpoint)).unwrap();
             client.write_all(greeting.as_bytes()).unwrap();
@@ -47,6 +49,27 @@ fn one_connection_too_many_waits_for_another_to_end() {
         clients.pop();
         assert!(answers(&one_more, PATIENCE), "{endpoint} does not go on");
     }
+}
+
+/// Whether a server closes a connection within `patience`.
+fn closes(mut client: &TcpStream, patience: Duration) -> bool {
+    client.set_read_timeout(Some(patience)).unwrap();
+    client.read_to_end(&mut Vec::new()).is_ok()
+}
+
+#[test]
+fn idle_connections_make_room_the_longest_idle_first() {
+    let sidecar = start("limits.max_connections = 2");
+    let connect = || {
+        let mut client = TcpStream::connect(sidecar.host_port("s3")).unwrap();
+        client.write_all(HTTP1.as_bytes()).unwrap();
+        assert!(answers(&client, Duration::from_secs(2)), "it has to wait");
+        client
+    };
+    let clients = [connect(), connect(), connect(), connect()];
+    // Two places, and one of them is kept free for who comes next.
+    assert!(clients[..2].iter().all(|client| closes(client, Duration::from_secs(1))));
+    assert!(!closes(&clients[3], Duration::from_millis(200)));
 }
 
 /// Writes to an ingest, and commits it where `commit` says so.

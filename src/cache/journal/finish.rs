@@ -42,7 +42,7 @@ impl Cache {
                 report(journal);
             }
             tokio::select! {
-                () = shutdown.draining() => return,
+                () = shutdown.closing() => return,
                 Some(()) = running.next() => {}
                 () = journal.0.added.notified() => {}
                 () = tokio::time::sleep(LOOK), if !is_empty => {}

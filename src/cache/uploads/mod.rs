@@ -157,7 +157,7 @@ impl Cache {
     async fn make_room(&self, upload: &Upload, number: u16) {
         tokio::select! {
             () = tokio::time::sleep(TURN_PATIENCE) => {}
-            () = self.0.shutdown.draining() => return,
+            () = self.0.shutdown.closing() => return,
         }
         let Some(piece) = upload.sequence.waiting_part(number) else { return };
         let Body::Bytes(bytes) = piece.body() else { return };

@@ -31,7 +31,7 @@ use tonic_health::ServingStatus;
 use tonic_reflection::server::Builder as Reflection;
 use tower::ServiceExt as _;
 
-use super::{Connection, Listener, accept_loop};
+use super::{Activity, Connection, Listener, accept_loop};
 use crate::cache::Cache;
 use crate::metrics::Metrics;
 use crate::proto;
@@ -101,7 +101,7 @@ impl Content {
         })
     }
 
-    /// Serves until the drain begins; calls in flight then finish.
+    /// Serves until the endpoints close; calls in flight then finish.
     pub async fn serve(self: Arc<Self>, listener: Listener, shutdown: Shutdown) {
         let (mut reporter, health) = tonic_health::server::health_reporter();
         let names = ["", content_name(), manifests_name()];
@@ -115,11 +115,16 @@ impl Content {
                 return;
             }
         };
-        let serve = |connection| Arc::clone(&self).serve_connection(connection, routes.clone(), shutdown.clone());
-        accept_loop(listener, shutdown.clone(), self.max_connections, serve).await;
+        let serve = |connection, activity| Arc::clone(&self).serve_connection(connection, activity, routes.clone(), shutdown.clone());
+        let unhealthy = async {
+            shutdown.draining().await;
+            for name in names {
+                reporter.set_service_status(name, ServingStatus::NotServing).await;
+            }
+        };
+        tokio::join!(accept_loop(listener, shutdown.clone(), self.max_connections, serve), unhealthy);
+        // A watcher gets the end of its stream: it would hold up the end.
         for name in names {
-            reporter.set_service_status(name, ServingStatus::NotServing).await;
-            // A watcher gets the news, then the end of its stream: it would hold up the drain.
             reporter.clear_service_status(name).await;
         }
     }
@@ -150,10 +155,13 @@ impl Content {
             .prepare())
     }
 
-    async fn serve_connection(self: Arc<Self>, connection: Connection, routes: Routes, shutdown: Shutdown) {
+    async fn serve_connection(self: Arc<Self>, connection: Connection, activity: Activity, routes: Routes, shutdown: Shutdown) {
         let peer = connection.to_string();
-        let service = service_fn(|request| self.answer(request, routes.clone()));
-        let mut http = hyper::server::conn::http2::Builder::new(shutdown.clone());
+        let service = service_fn(|request| {
+            let (running, answer) = (activity.begin(), self.answer(request, routes.clone()));
+            async move { answer.await.map(|response| running.answered(response)) }
+        });
+        let mut http = hyper::server::conn::http2::Builder::new(shutdown);
         http.timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -163,7 +171,7 @@ impl Content {
         let mut serving = pin!(http.serve_connection(TokioIo::new(connection), service));
         let ended = tokio::select! {
             ended = serving.as_mut() => ended,
-            () = shutdown.draining() => {
+            () = activity.is_over() => {
                 serving.as_mut().graceful_shutdown();
                 serving.await
             }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::HeaderMap;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Code;
 
+use super::admission::Admitted;
 use super::builds::Build;
 use super::status;
 use crate::metrics::{Class, Endpoint, Metrics};
@@ -55,13 +55,18 @@ pub(super) struct Call {
     code: Option<Code>,
     metrics: Metrics,
     build: Option<Arc<Build>>,
-    busy: Option<TaskTrackerToken>,
+    admitted: Option<Admitted>,
 }
 
 impl Call {
-    /// A call begins; `busy` keeps its connection from being drained.
-    pub(super) fn begin(path: &str, metrics: Metrics, busy: Option<TaskTrackerToken>) -> Self {
-        Self { path: path.to_owned(), started: Instant::now(), code: None, metrics, build: None, busy }
+    /// A call begins.
+    pub(super) fn begin(path: &str, metrics: Metrics) -> Self {
+        Self { path: path.to_owned(), started: Instant::now(), code: None, metrics, build: None, admitted: None }
+    }
+
+    /// The call is one of those that make a build: the endpoints stay open for it.
+    pub(super) fn is_admitted(&mut self, admitted: Admitted) {
+        self.admitted = Some(admitted);
     }
 
     /// The call is this build: the build ends with it.
@@ -69,9 +74,9 @@ impl Call {
         self.build = Some(build);
     }
 
-    /// What keeps its connection from being drained, for a call that takes its place.
-    pub(super) fn busy(&self) -> Option<TaskTrackerToken> {
-        self.busy.clone()
+    /// What the endpoints stay open for, for a call that takes its place.
+    pub(super) fn admitted(&self) -> Option<Admitted> {
+        self.admitted.clone()
     }
 
     /// Takes the status out of headers or trailers, where there is one.

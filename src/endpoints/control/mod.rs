@@ -9,6 +9,7 @@
 //! A build that fails because the cache lost layers that were promised to it is run again without ([`replay`]).
 //! Traces lose the credentials of the command line that they quote ([`traces`]).
 
+mod admission;
 mod attrs;
 mod batched;
 mod body;
@@ -47,16 +48,17 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio_util::task::TaskTracker;
+use tonic::Status;
 use tonic::service::Routes;
 
-use super::{Connection, Listener, accept_loop};
+use super::{Activity, Connection, Listener, accept_loop};
 use crate::auth::Keyring;
 use crate::cache::Cache;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 use crate::types::{Address, Durability};
 
+use admission::{Admission, Arrival};
 use body::{RequestBody, ResponseBody};
 use builds::Builds;
 use call::Call;
@@ -72,9 +74,11 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// A gateway call with which a client does more than to build.
 const NEW_CONTAINER: &str = "/moby.buildkit.v1.frontend.LLBBridge/NewContainer";
 
-/// After the last build of a connection its client may ask for the build's record; then the drain
-/// closes the connection.
-const AFTER_BUILD: Duration = Duration::from_secs(1);
+/// When the endpoints close no build runs. Calls that are left then, of those who watch, have so long to end.
+const LEFT_CALLS: Duration = Duration::from_secs(1);
+
+/// What a client is told whose build is cut off.
+const CUT_OFF: &str = "remora is shutting down, and its drain_deadline passed before this build ended";
 
 /// How cache bytes go between buildkitd and remora.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +128,7 @@ pub struct Control {
     probe: Probe,
     sessions: Sessions,
     progress: Arc<Progress>,
+    admission: Arc<Admission>,
 }
 
 impl fmt::Debug for Control {
@@ -137,8 +142,7 @@ impl fmt::Debug for Control {
 struct Client {
     control: Arc<Control>,
     upstream: Arc<Upstream>,
-    /// A token for each build and session: while one is out, the client will make more calls.
-    busy: TaskTracker,
+    arrival: Arrival,
 }
 
 impl Control {
@@ -147,6 +151,7 @@ impl Control {
     pub fn new(cache: Cache, content: SessionContent, keyring: Keyring, config: Config, metrics: Metrics, shutdown: Shutdown) -> Self {
         let builds = Arc::new(Builds::new(keyring, metrics.clone()));
         let management = Upstream::for_management(config.buildkitd.clone(), shutdown.clone());
+        let admission = Arc::new(Admission::new(shutdown.clone()));
         Self {
             cache,
             content,
@@ -158,13 +163,14 @@ impl Control {
             probe: Probe::default(),
             sessions: Sessions::default(),
             progress: Arc::default(),
+            admission,
         }
     }
 
-    /// Serves clients until the drain begins and their builds are done.
+    /// Serves clients until the endpoints close.
     pub async fn serve(self: Arc<Self>, listener: Listener, shutdown: Shutdown) {
         let max_connections = self.config.max_connections;
-        let serve = |connection| Arc::clone(&self).serve_connection(connection);
+        let serve = |connection, activity| Arc::clone(&self).serve_connection(connection, activity);
         accept_loop(listener, shutdown, max_connections, serve).await;
     }
 
@@ -181,21 +187,27 @@ impl Control {
         }
     }
 
-    async fn serve_connection(self: Arc<Self>, connection: Connection) {
+    async fn serve_connection(self: Arc<Self>, connection: Connection, activity: Activity) {
         let shutdown = self.shutdown.clone();
         let upstream = Arc::new(Upstream::for_client(self.config.buildkitd.clone(), shutdown.clone()));
-        let client = Arc::new(Client { control: self, upstream, busy: TaskTracker::new() });
+        let client = Arc::new(Client { arrival: self.admission.arrival(), control: self, upstream });
         let service = {
-            let client = Arc::clone(&client);
-            service_fn(move |request| Arc::clone(&client).serve_call(request))
+            let (client, activity) = (Arc::clone(&client), activity.clone());
+            service_fn(move |request| {
+                let (running, answer) = (activity.begin(), Arc::clone(&client).serve_call(request));
+                async move { answer.await.map(|response| running.answered(response)) }
+            })
         };
         let server = limits::server(shutdown.clone(), client.control.config.max_streams);
         let mut served = pin!(server.serve_connection(TokioIo::new(batched::socket(connection)), service));
         let ended = tokio::select! {
             ended = served.as_mut() => ended,
-            () = client.may_drain(&shutdown) => {
+            () = activity.is_over() => {
                 served.as_mut().graceful_shutdown();
-                served.await
+                tokio::select! {
+                    ended = served => ended,
+                    () = left_calls_end(&shutdown) => Ok(()),
+                }
             }
         };
         if let Err(error) = ended {
@@ -204,17 +216,27 @@ impl Control {
     }
 }
 
+async fn left_calls_end(shutdown: &Shutdown) {
+    shutdown.closing().await;
+    tokio::time::sleep(LEFT_CALLS).await;
+}
+
 impl Client {
     async fn serve_call(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<ResponseBody>, hyper::Error> {
+        let shutdown = &self.control.shutdown;
+        tokio::select! {
+            answered = self.answer(request) => answered,
+            () = shutdown.overdue() => Ok(status::response(Status::unavailable(CUT_OFF))),
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<ResponseBody>, hyper::Error> {
         let control = &self.control;
         let path = request.uri().path();
-        let solve = Solve::of(path);
-        let is_session = path == session::SESSION;
-        let lasts = solve == Some(Solve::Build) || is_session;
-        let call = Call::begin(path, control.metrics.clone(), lasts.then(|| self.busy.token()));
-        match solve {
-            _ if is_session && control.joins_sessions().await => self.session(request, call).await,
-            Some(solve) => control.solve(&self.upstream, request, solve, call).await,
+        let call = Call::begin(path, control.metrics.clone());
+        match Solve::of(path) {
+            Some(solve) => self.solve(request, solve, call).await,
+            None if path == session::SESSION => self.session(request, call).await,
             None if path == NEW_CONTAINER => {
                 if let Some(build) = control.build_in(request.headers()) {
                     build.replay().give_up();
@@ -224,16 +246,6 @@ impl Client {
             None if path == progress::STATUS => control.status(&self.upstream, request, call).await,
             None if path == traces::EXPORT => control.traces(&self.upstream, request, call).await,
             None => forward::forward(&self.upstream, request.map(RequestBody::Streamed), control.config.connect_timeout, call).await,
-        }
-    }
-
-    /// Resolves when the drain began and no build needs the connection any more.
-    async fn may_drain(&self, shutdown: &Shutdown) {
-        shutdown.draining().await;
-        if !self.busy.is_empty() {
-            self.busy.close();
-            self.busy.wait().await;
-            tokio::time::sleep(AFTER_BUILD).await;
         }
     }
 }

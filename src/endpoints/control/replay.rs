@@ -17,9 +17,9 @@ use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body as _;
 use prost::Message as _;
 use tokio::sync::watch;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Code;
 
+use super::admission::Admitted;
 use super::body::{RequestBody, ResponseBody};
 use super::builds::Build;
 use super::call::Call;
@@ -131,13 +131,13 @@ impl Replay {
 
 impl Control {
     /// The answer to a build that ended with `response`: where it failed for want of promised layers, that of
-    /// its second run. `busy` keeps the client's connection from being drained meanwhile.
+    /// its second run, for which the endpoints stay open like for the first.
     pub(super) async fn outlive(
         &self,
         upstream: &Arc<Upstream>,
         build: &Arc<Build>,
         response: Response<ResponseBody>,
-        busy: Option<TaskTrackerToken>,
+        admitted: Option<Admitted>,
     ) -> Response<ResponseBody> {
         if !build.replay().is_possible() {
             return response;
@@ -160,7 +160,7 @@ impl Control {
         // A step that failed stays so for as long as any build that waited for it is there.
         let first_runs = self.builds.all().into_iter().map(|build| build.replay().reference());
         let _ = tokio::time::timeout(SETTLING, join_all(first_runs)).await;
-        self.repeat(upstream, build, &reference, &calls, busy).await.unwrap_or_else(|why| {
+        self.repeat(upstream, build, &reference, &calls, admitted).await.unwrap_or_else(|why| {
             tracing::warn!(build.ref = build.reference(), "build {} cannot be run again: {why}", build.reference());
             answer.into_response()
         })
@@ -173,12 +173,15 @@ impl Control {
         build: &Arc<Build>,
         reference: &str,
         calls: &[Asked],
-        busy: Option<TaskTrackerToken>,
+        admitted: Option<Admitted>,
     ) -> Result<Response<ResponseBody>, String> {
         let [begin, gateway @ ..] = calls else { return Err("it has no calls".to_owned()) };
         let begin = begin.as_build(reference).ok().flatten().ok_or("its request is malformed")?;
-        let mut call = Call::begin(begin.uri().path(), self.metrics.clone(), busy);
+        let mut call = Call::begin(begin.uri().path(), self.metrics.clone());
         call.is_build(Arc::clone(build));
+        if let Some(admitted) = admitted {
+            call.is_admitted(admitted);
+        }
         let mut solved = std::pin::pin!(forward(upstream, begin, self.config.connect_timeout, call));
         tokio::select! {
             biased;
@@ -194,7 +197,7 @@ impl Control {
         for asked in calls {
             let request = asked.in_build((HeaderName::from_static(BUILD_ID), build.clone()), &ids).ok_or("a message over 4 GiB")?;
             let path = request.uri().path().to_owned();
-            let call = Call::begin(&path, self.metrics.clone(), None);
+            let call = Call::begin(&path, self.metrics.clone());
             let response = forward(upstream, request, self.config.connect_timeout, call).await.map_err(|error| error.to_string())?;
             let answer = Answer::read(response, self.config.max_message_bytes).await.map_err(|status| status.to_string())?;
             if answer.code() != Some(Code::Ok) {
@@ -245,7 +248,7 @@ impl Control {
             let mut request = Request::new(RequestBody::Whole(message::frame(&request)?));
             *request.method_mut() = http::Method::POST;
             *request.version_mut() = http::Version::HTTP_2;
-            let call = Call::begin(uri.path(), metrics, None);
+            let call = Call::begin(uri.path(), metrics);
             (*request.uri_mut(), *request.headers_mut()) = (uri, headers);
             let response = forward(&upstream, request, patience, call).await.ok()?;
             let goes_on = status::code(response.headers()).is_none();

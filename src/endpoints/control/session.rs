@@ -66,14 +66,21 @@ impl Sessions {
 }
 
 impl Client {
-    /// Serves a `Control/Session` call as the one in the middle.
+    /// Serves a `Control/Session` call: as the one in the middle, where caches may go through it.
     ///
     /// # Errors
     /// The reset of this call by buildkitd.
     pub(super) async fn session(&self, request: Request<Incoming>, mut call: Call) -> Result<Response<ResponseBody>, hyper::Error> {
+        let id = request.headers().get(ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+        match self.control.admission.admit(&id, &self.arrival) {
+            Ok(admitted) => call.is_admitted(admitted),
+            Err(refusal) => return Ok(forward::refuse(call, refusal)),
+        }
+        if !self.control.joins_sessions().await {
+            return forward::forward(&self.upstream, request.map(RequestBody::Streamed), self.control.config.connect_timeout, call).await;
+        }
         let (mut head, from_client) = request.into_parts();
         offer_content(&mut head.headers);
-        let id = head.headers.get(ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
         let (to_buildkitd, outgoing) = tunnel::writer(None);
         let request = Request::from_parts(head, RequestBody::Tunnel(outgoing));
         let response = match self.upstream.send(request, self.control.config.connect_timeout).await {
@@ -135,7 +142,7 @@ impl Control {
         let path = request.uri().path();
         let store = request.headers().get(STORE_ID).and_then(|id| local::access_key_id(id.to_str().ok()?));
         let Some(key) = store.filter(|_| path.starts_with(CONTENT)) else {
-            let call = Call::begin(path, self.metrics.clone(), None);
+            let call = Call::begin(path, self.metrics.clone());
             return forward::forward(&client, request.map(RequestBody::Streamed), Duration::ZERO, call).await;
         };
         let grant = match self.builds.keyring().lookup(key) {

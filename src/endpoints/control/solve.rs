@@ -19,14 +19,27 @@ use super::recording::{Asked, Outputs};
 use super::replay::BUILD_ID;
 use super::rewrite::{self, Entry, Solve};
 use super::route::Route;
-use super::upstream::Upstream;
 use super::wire::Malformed;
-use super::{Control, attrs, relay};
+use super::{Client, Control, attrs, relay};
 use crate::auth::Purpose;
 
 /// How long a call is held back for its cache at the most. buildkitd gives a build's other calls 3 s (of
 /// the gateway) or 6 s (`Status`) until its `Control/Solve` is there, then fails them with "no such job".
 const HELD_BACK: Duration = Duration::from_millis(2500);
+
+/// Why a build does not begin.
+#[derive(Debug)]
+enum Unbegun {
+    Malformed(Malformed),
+    /// remora takes no new builds.
+    Refused(Status),
+}
+
+impl From<Malformed> for Unbegun {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
+}
 
 /// A message with its s3 entries rewritten. `None`: it stays as it is.
 #[derive(Debug, Default)]
@@ -36,24 +49,22 @@ struct Patched {
     uncached: Option<Vec<u8>>,
 }
 
-impl Control {
+impl Client {
     /// Serves a call that may carry cache options.
-    pub(super) async fn solve(
-        &self,
-        upstream: &Arc<Upstream>,
-        request: Request<Incoming>,
-        solve: Solve,
-        call: Call,
-    ) -> Result<Response<ResponseBody>, hyper::Error> {
-        let (mut head, unary, mut call) = match read_whole(request, self.config.max_message_bytes, call).await {
+    pub(super) async fn solve(&self, request: Request<Incoming>, solve: Solve, call: Call) -> Result<Response<ResponseBody>, hyper::Error> {
+        let (control, upstream) = (&self.control, &self.upstream);
+        let (mut head, unary, mut call) = match read_whole(request, control.config.max_message_bytes, call).await {
             Ok(read) => read,
             Err(ended) => return ended,
         };
         let build = match self.build_of(&head.headers, &unary.message, solve, &mut call) {
             Ok(build) => build,
-            Err(malformed) => return Ok(refuse(call, Status::invalid_argument(format!("{}: {malformed}", head.uri.path())))),
+            Err(Unbegun::Malformed(malformed)) => {
+                return Ok(refuse(call, Status::invalid_argument(format!("{}: {malformed}", head.uri.path()))));
+            }
+            Err(Unbegun::Refused(refusal)) => return Ok(refuse(call, refusal)),
         };
-        let patched = match self.patch(&unary.message, solve, build.as_deref()).await {
+        let patched = match control.patch(&unary.message, solve, build.as_deref()).await {
             Ok(patched) => patched,
             Err(problem) => {
                 let status = Status::invalid_argument(match problem {
@@ -63,7 +74,7 @@ impl Control {
                 return Ok(refuse(call, status));
             }
         };
-        let asked = build.as_deref().and_then(|build| Self::note(build, solve, &unary.message, patched.uncached, &head));
+        let asked = build.as_deref().and_then(|build| Control::note(build, solve, &unary.message, patched.uncached, &head));
         let body = match patched.cached.as_deref().map(message::frame) {
             None => unary.frame,
             Some(Some(frame)) => {
@@ -73,19 +84,35 @@ impl Control {
             Some(None) => return Ok(refuse(call, Status::resource_exhausted("message over 4 GiB"))),
         };
         drop(unary.message);
-        let busy = call.busy();
+        let admitted = call.admitted();
         let request = Request::from_parts(head, RequestBody::Whole(body));
-        let response = forward(upstream, request, self.config.connect_timeout, call).await?;
+        let response = forward(upstream, request, control.config.connect_timeout, call).await?;
         Ok(match (solve, build, asked) {
             (Solve::Build, Some(build), _) => {
-                let response = self.outlive(upstream, &build, response, busy).await;
-                self.publish(&build, response).await
+                let response = control.outlive(upstream, &build, response, admitted).await;
+                control.publish(&build, response).await
             }
-            (_, Some(build), Some(asked)) => self.record(&build, asked, response).await,
+            (_, Some(build), Some(asked)) => control.record(&build, asked, response).await,
             _ => response,
         })
     }
 
+    /// The build that a call begins or belongs to.
+    fn build_of(&self, headers: &HeaderMap, message: &[u8], solve: Solve, call: &mut Call) -> Result<Option<Arc<Build>>, Unbegun> {
+        Ok(match solve {
+            Solve::Build => {
+                let (reference, session) = (rewrite::reference(message)?, rewrite::session(message)?);
+                call.is_admitted(self.control.admission.admit(&session, &self.arrival).map_err(Unbegun::Refused)?);
+                let build = self.control.builds.begin(&reference, &session);
+                call.is_build(Arc::clone(&build));
+                Some(build)
+            }
+            Solve::Gateway | Solve::Return => self.control.build_in(headers),
+        })
+    }
+}
+
+impl Control {
     /// Notes a call by its build, where that may have to be run again. What is to be noted with its answer is
     /// returned.
     fn note(build: &Build, solve: Solve, message: &Bytes, uncached: Option<Vec<u8>>, head: &Parts) -> Option<Asked> {
@@ -109,18 +136,6 @@ impl Control {
             _ => replay.add(asked),
         }
         None
-    }
-
-    /// The build that a call begins or belongs to.
-    fn build_of(&self, headers: &HeaderMap, message: &[u8], solve: Solve, call: &mut Call) -> Result<Option<Arc<Build>>, Malformed> {
-        Ok(match solve {
-            Solve::Build => {
-                let build = self.builds.begin(&rewrite::reference(message)?, &rewrite::session(message)?);
-                call.is_build(Arc::clone(&build));
-                Some(build)
-            }
-            Solve::Gateway | Solve::Return => self.build_in(headers),
-        })
     }
 
     /// The running build that a gateway call belongs to.

@@ -64,7 +64,7 @@ impl std::fmt::Display for Peer {
 pub(super) struct Upstream {
     peer: Peer,
     shutdown: Shutdown,
-    /// Whether the connection closes when the drain begins, and not with the last call on it.
+    /// Whether the connection closes when the endpoints do, and not with the last call on it.
     until_drain: bool,
     current: Mutex<Option<SendRequest<RequestBody>>>,
 }
@@ -176,7 +176,7 @@ impl Upstream {
         let (shutdown, until_drain) = (self.shutdown.clone(), self.until_drain);
         async move {
             if until_drain {
-                shutdown.draining().await;
+                shutdown.closing().await;
             } else {
                 std::future::pending::<()>().await;
             }

@@ -9,6 +9,7 @@ use secrecy::ExposeSecret;
 use crate::auth::{Credential, Keyring, Refused};
 
 use super::operations::Name;
+use crate::endpoints::Activity;
 
 /// Gives s3s the secret to check a signature with.
 pub(super) struct Signatures(pub(super) Keyring);
@@ -31,7 +32,10 @@ impl S3Access for Access {
             name.set(&operation);
         }
         let credentials = context.credentials().ok_or_else(unsigned)?;
-        let grant = lookup(&self.0, &credentials.access_key)?.grant;
+        let Credential { grant, over, .. } = lookup(&self.0, &credentials.access_key)?;
+        if let Some(connection) = context.extensions_mut().get::<Activity>() {
+            connection.belongs_to(over);
+        }
         let own = grant.scope().bucket().as_str();
         if let Some(asked) = context.s3_path().get_bucket_name()
             && asked != own

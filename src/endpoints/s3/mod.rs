@@ -34,11 +34,13 @@ use crate::cache::Cache;
 use crate::metrics::{Endpoint, Metrics};
 use crate::shutdown::Shutdown;
 
-use super::{Connection, Listener, accept_loop};
+use super::{Activity, Connection, Listener, accept_loop};
 
-/// Bounds the wait for a request's headers, and with it how long a connection may be idle. The AWS SDK
-/// for Go drops idle connections after 90 s, so it is the client that does it, and never in mid-request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
+/// Bounds the wait for a request's headers, and with it how long a connection may be idle. buildkitd makes an S3
+/// client for each build and leaves its connections open for 90 s when the build is over (the default of the AWS SDK
+/// for Go), so it is the server that has to close them. Amazon S3 closes idle connections after some seconds, too: S3
+/// clients connect again.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How strict the endpoint is.
 #[derive(Debug, Clone)]
@@ -68,25 +70,29 @@ impl S3 {
         Self { operations, keyring, config, metrics, path_style }
     }
 
-    /// Serves until the drain begins; requests in flight are finished by tasks of `shutdown`.
+    /// Serves until the endpoints close; requests in flight are finished by tasks of `shutdown`.
     pub async fn serve(self: Arc<Self>, listener: Listener, shutdown: Shutdown) {
-        let (max_connections, draining) = (self.config.max_connections, shutdown.clone());
-        let serve = move |connection| Arc::clone(&self).serve_connection(connection, draining.clone());
+        let max_connections = self.config.max_connections;
+        let serve = move |connection, activity| Arc::clone(&self).serve_connection(connection, activity);
         accept_loop(listener, shutdown, max_connections, serve).await;
     }
 
-    async fn serve_connection(self: Arc<Self>, connection: Connection, shutdown: Shutdown) {
+    async fn serve_connection(self: Arc<Self>, connection: Connection, activity: Activity) {
         let peer = connection.to_string();
-        let service = service_fn(move |request| {
-            let s3 = Arc::clone(&self);
-            async move { s3.answer(request).await }
-        });
+        let service = {
+            let activity = activity.clone();
+            service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+                let (s3, running) = (Arc::clone(&self), activity.begin());
+                request.extensions_mut().insert(activity.clone());
+                async move { s3.answer(request).await.map(|response| running.answered(response)) }
+            })
+        };
         let mut server = http1::Builder::new();
         let server = server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
         let mut serving = pin!(server.serve_connection(TokioIo::new(connection), service));
         let ended = tokio::select! {
             ended = serving.as_mut() => ended,
-            () = shutdown.draining() => {
+            () = activity.is_over() => {
                 serving.as_mut().graceful_shutdown();
                 serving.await
             }

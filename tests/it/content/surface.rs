@@ -70,11 +70,13 @@ async fn health_is_told_and_watched_until_the_drain() {
     assert_eq!(client.check(health("none")).await.unwrap_err().code(), Code::NotFound);
     let mut watch = client.watch(health("")).await.unwrap().into_inner();
     assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
-    // A stream in flight finishes its work during the drain; nothing new is accepted.
+    // A stream in flight finishes its work; a build that runs may need another.
     let mut stream = sidecar.write().await;
     stream.exchange(stat("layer", 0, "")).await.unwrap();
     sidecar.shutdown.drain();
     assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert!(tokio::net::TcpStream::connect(&sidecar.address).await.is_ok());
+    sidecar.shutdown.close();
     assert!(watch.message().await.unwrap().is_none());
     stream.exchange(write(0, b"abc")).await.unwrap();
     stream.exchange(super::sidecar::commit("", 3, "")).await.unwrap();

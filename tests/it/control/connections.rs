@@ -55,28 +55,58 @@ async fn a_buildkitd_that_dies_ends_its_calls_and_the_next_one_finds_its_success
 }
 
 #[tokio::test]
-async fn a_drain_lets_builds_finish_and_refuses_new_clients() {
+async fn a_drain_serves_the_builds_that_run_and_takes_no_new_ones() {
     let sidecar = Sidecar::start(|_| {}).await;
     let mut peer = Building::start(&sidecar.buildkitd).await;
     assert_eq!(sidecar.control.check_buildkitd().await, Ok(()));
     peer.next::<GatewayRequest>("/moby.buildkit.v1.Control/Info").await;
     let idle = sidecar.client().await;
     let mut client = sidecar.client().await;
-    let build = client.clone().send_request(unary(SOLVE, &cached_build("ref")));
+    let request = SolveRequest { session: "its-session".to_owned(), ..cached_build("ref") };
+    let build = client.clone().send_request(unary(SOLVE, &request));
     let mut build = std::pin::pin!(build);
     tokio::select! {
         _ = &mut build => panic!("answered"),
         _ = peer.next::<SolveRequest>(SOLVE) => {}
     }
-    sidecar.shutdown.drain();
-    let Address::Unix(path) = &sidecar.address else { panic!() };
-    until(|| std::os::unix::net::UnixStream::connect(path).is_err()).await;
-    until(|| idle.is_closed()).await;
-    // A build in flight may go on making calls.
-    assert_eq!(Ended::of(client.send_request(call(ANY, whole([]))).await.unwrap()).await.unwrap().status().code(), Code::Ok);
-    peer.end.notify_one();
-    assert_eq!(Ended::of(build.await.unwrap()).await.unwrap().status().code(), Code::Ok);
-    until(|| client.is_closed()).await;
-    drop((idle, client));
-    assert!(sidecar.shutdown.finish(Duration::from_secs(30)).await, "{} tasks are left", sidecar.shutdown.tasks());
+    let finished = {
+        let shutdown = sidecar.shutdown.clone();
+        async move { shutdown.finish(Duration::from_secs(30)).await }
+    };
+    let calls = async {
+        until(|| sidecar.shutdown.is_draining()).await;
+        // A build in flight may go on making calls, on new connections too; its session may come late.
+        assert_eq!(Ended::of(client.send_request(call(ANY, whole([]))).await.unwrap()).await.unwrap().status().code(), Code::Ok);
+        assert_eq!(sidecar.call(call(ANY, whole([]))).await.status().code(), Code::Ok);
+        let session = sidecar.session("its-session").await;
+        for new in [unary(SOLVE, &cached_build("new")), call(SESSION, whole([]))] {
+            let refused = sidecar.call(new).await.status();
+            assert_eq!(refused.code(), Code::Unavailable);
+            assert!(refused.message().contains("shutting down"), "{refused}");
+        }
+        assert!(!sidecar.shutdown.is_closing());
+        drop(session);
+        peer.end.notify_one();
+        assert_eq!(Ended::of(build.await.unwrap()).await.unwrap().status().code(), Code::Ok);
+        let Address::Unix(path) = &sidecar.address else { panic!() };
+        until(|| std::os::unix::net::UnixStream::connect(path).is_err()).await;
+        until(|| idle.is_closed() && client.is_closed()).await;
+    };
+    let (finished, ()) = tokio::join!(finished, calls);
+    assert!(finished, "{} tasks are left", sidecar.shutdown.tasks());
+}
+
+#[tokio::test]
+async fn a_build_that_is_cut_off_is_told_why() {
+    let sidecar = Sidecar::start(|_| {}).await;
+    let mut peer = Building::start(&sidecar.buildkitd).await;
+    let mut client = sidecar.client().await;
+    let build = client.send_request(unary(SOLVE, &cached_build("ref")));
+    let cut = async {
+        peer.next::<SolveRequest>(SOLVE).await;
+        assert!(!sidecar.shutdown.finish(Duration::from_millis(50)).await);
+    };
+    let (ended, ()) = tokio::join!(async { Ended::of(build.await.unwrap()).await.unwrap() }, cut);
+    assert_eq!(ended.status().code(), Code::Unavailable);
+    assert!(ended.status().message().contains("drain_deadline"), "{}", ended.status().message());
 }

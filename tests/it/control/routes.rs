@@ -88,7 +88,7 @@ async fn probed(shutdown: &Shutdown, truthful: bool) -> (String, Arc<AtomicUsize
     let url = listener.address().to_string().replace("tcp://", "http://");
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
-    let serve = move |connection| {
+    let serve = move |connection, _| {
         let asked = Arc::clone(&count);
         async move {
             let service = hyper::service::service_fn(move |request: Request<Incoming>| {

@@ -63,6 +63,7 @@ async fn a_builds_grant_reaches_as_far_as_the_build() {
     assert!(refusal(get(&importer, "x/manifests/app").await).starts_with("AccessDenied"));
 
     drop((import, _export));
+    endpoint.returns_to_rest().await;
     let ended = refusal(get(&importer, "manifests/app").await);
     assert_eq!(ended, "ExpiredToken: this grant has ended with the build that it was made for");
 }

@@ -1,6 +1,7 @@
 //! The s3 endpoint through the AWS SDK, over real sockets.
 
 mod access;
+mod connections;
 mod multipart;
 mod objects;
 mod outages;
@@ -42,6 +43,8 @@ struct Endpoint {
     keyring: Keyring,
     metrics: Metrics,
     shutdown: Shutdown,
+    /// Tasks of an endpoint without connections.
+    at_rest: usize,
     _data_dir: tempfile::TempDir,
 }
 
@@ -83,7 +86,8 @@ impl Endpoint {
         let address = listener.address().to_string().replace("tcp://", "");
         let served = shutdown.clone();
         shutdown.spawn(async move { endpoint.serve(listener, served).await });
-        Self { address, store, keyring, metrics, shutdown, _data_dir: data_dir }
+        let at_rest = shutdown.tasks();
+        Self { address, store, keyring, metrics, shutdown, at_rest, _data_dir: data_dir }
     }
 
     fn config(&self, id: &str, secret: &str) -> aws_sdk_s3::config::Builder {
@@ -117,6 +121,14 @@ impl Endpoint {
         let key = format!("{prefix}blobs/{}", Digest::of(content));
         self.store.plant(&key, content.clone(), OffsetDateTime::now_utc());
         key
+    }
+
+    /// Waits until no connection is open.
+    async fn returns_to_rest(&self) {
+        // The accept loop, and what there is of the cache.
+        while self.shutdown.tasks() > self.at_rest {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Sends bytes as they are and returns all that comes back.

@@ -96,7 +96,7 @@ impl FakeBuildkitd {
         let listener = Listener::bind(address).await.unwrap();
         let answer = Arc::new(answer);
         let tasks = Tasks(shutdown.clone());
-        let serve = move |connection| {
+        let serve = move |connection, _| {
             let (answer, tasks) = (Arc::clone(&answer), tasks.clone());
             async move {
                 let service = service_fn(move |request| {
