@@ -1,15 +1,16 @@
 //! Owns every background task and the order of the end: drain, close, stop.
 
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
-/// After the last build its client may ask for the build's record, on a connection of its own.
+/// After the last build its client may ask for the build's record, on a connection of its own, or begin the build
+/// for which the last one tried out what buildkitd can.
 const AFTER_BUILDS: Duration = Duration::from_secs(1);
 
 /// How long callers that are cut off have to read why.
@@ -24,12 +25,34 @@ const GOODBYE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     draining: CancellationToken,
-    drains_since: Arc<OnceLock<Instant>>,
     closing: CancellationToken,
     overdue: CancellationToken,
     stopped: CancellationToken,
-    builds: TaskTracker,
+    builds: Arc<watch::Sender<Builds>>,
     tasks: TaskTracker,
+}
+
+/// The builds that run.
+#[derive(Debug, Default)]
+struct Builds {
+    running: usize,
+    last_ended: Option<Instant>,
+    drains_since: Option<Instant>,
+    /// No build may begin any more.
+    is_over: bool,
+}
+
+/// A build, or a part of one, that the endpoints stay open for until this is dropped.
+#[derive(Debug)]
+pub struct Build(Arc<watch::Sender<Builds>>);
+
+impl Drop for Build {
+    fn drop(&mut self) {
+        self.0.send_modify(|builds| {
+            builds.running -= 1;
+            builds.last_ended = Some(Instant::now());
+        });
+    }
 }
 
 impl Shutdown {
@@ -45,21 +68,30 @@ impl Shutdown {
         });
     }
 
-    /// Marks a build, or a part of one, that the endpoints stay open for: until the token is dropped.
-    pub fn build(&self) -> TaskTrackerToken {
-        self.builds.token()
+    /// A build begins, or a part of one. `may_begin` decides, given since when no new builds are wanted, if that is
+    /// so; when the endpoints close, none may.
+    #[must_use]
+    pub fn begin_build(&self, may_begin: impl FnOnce(Option<Instant>) -> bool) -> Option<Build> {
+        let begins = self.builds.send_if_modified(|builds| {
+            let begins = !builds.is_over && may_begin(builds.drains_since);
+            builds.running += usize::from(begins);
+            begins
+        });
+        begins.then(|| Build(Arc::clone(&self.builds)))
     }
 
     /// Begins the end: take no new build.
     pub fn drain(&self) {
-        self.drains_since.get_or_init(Instant::now);
+        self.builds.send_modify(|builds| {
+            builds.drains_since.get_or_insert_with(Instant::now);
+        });
         self.draining.cancel();
     }
 
     /// When [`Shutdown::drain`] was called; `None` where it was not.
     #[must_use]
     pub fn drains_since(&self) -> Option<Instant> {
-        self.drains_since.get().copied()
+        self.builds.borrow().drains_since
     }
 
     /// Resolves when [`Shutdown::drain`] was called.
@@ -76,6 +108,7 @@ impl Shutdown {
     /// Accepts no connection any more; what runs may finish.
     pub fn close(&self) {
         self.drain();
+        self.builds.send_modify(|builds| builds.is_over = true);
         self.closing.cancel();
     }
 
@@ -107,10 +140,8 @@ impl Shutdown {
     pub async fn finish(&self, deadline: Duration) -> bool {
         let deadline = Instant::now() + deadline;
         self.drain();
-        self.builds.close();
-        if !self.builds.is_empty() && timeout_at(deadline, self.builds.wait()).await.is_ok() {
-            sleep(AFTER_BUILDS).await;
-        }
+        // What runs then is cut off below.
+        let _ = timeout_at(deadline, self.last_build()).await;
         self.close();
         self.tasks.close();
         let in_time = timeout_at(deadline, self.tasks.wait()).await.is_ok();
@@ -121,6 +152,34 @@ impl Shutdown {
         self.stop();
         self.tasks.wait().await;
         in_time
+    }
+
+    /// Resolves when no build has run for a moment, and lets none begin from then on.
+    async fn last_build(&self) {
+        let mut builds = self.builds.subscribe();
+        loop {
+            let (running, last_ended) = {
+                let builds = builds.borrow_and_update();
+                (builds.running, builds.last_ended)
+            };
+            let now = Instant::now();
+            let quiet = last_ended.map_or(now, |ended| ended + AFTER_BUILDS);
+            if running == 0 && quiet <= now {
+                let over = |builds: &mut Builds| {
+                    builds.is_over = builds.running == 0;
+                    builds.is_over
+                };
+                if self.builds.send_if_modified(over) {
+                    return;
+                }
+                continue;
+            }
+            tokio::select! {
+                () = sleep_until(quiet), if running == 0 => {}
+                // This keeps a sender, so there is always another state to come.
+                _ = builds.changed() => {}
+            }
+        }
     }
 
     /// How many tasks run now.

@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
-use remora::cache::{CacheConfig, MergeLimits};
+use remora::cache::{CacheConfig, MergeLimits, StoredConfig};
 use remora::endpoints::control::hot_paths;
 use remora::types::Digest;
 use serde_json::{Value, json};
@@ -14,7 +14,8 @@ use time::OffsetDateTime;
 const RECORDS: usize = 5000;
 /// Steps of one build: records in a chain, every second one with a layer.
 const CHAIN: usize = 50;
-const LIMITS: MergeLimits = MergeLimits { max_records: 4 * RECORDS, max_bytes: 64 << 20, oldest: OffsetDateTime::UNIX_EPOCH };
+const LIMITS: MergeLimits =
+    MergeLimits { max_generations: 24, max_records: 4 * RECORDS, max_bytes: 64 << 20, oldest: OffsetDateTime::UNIX_EPOCH };
 
 fn digest(kind: &str, index: usize) -> String {
     Digest::of(format!("{kind} {index}").as_bytes()).to_string()
@@ -57,6 +58,7 @@ pub(crate) fn documents(criterion: &mut Criterion) {
     let config = CacheConfig::parse(json.as_bytes()).unwrap();
     // Half of its records are new.
     let stored = CacheConfig::parse(document(RECORDS / 4).to_string().as_bytes()).unwrap();
+    let hits = BTreeSet::new();
     let missing: BTreeSet<Digest> = config.blobs().into_keys().step_by(RECORDS / 20).collect();
     let mut group = criterion.benchmark_group("manifest of 5000 records");
     group.throughput(Throughput::Elements(RECORDS as u64));
@@ -64,7 +66,7 @@ pub(crate) fn documents(criterion: &mut Criterion) {
     group.bench_function("validate", |bencher| bencher.iter(|| black_box(&config).validate().unwrap()));
     group.bench_function("print", |bencher| bencher.iter(|| black_box(&config).to_json()));
     group.bench_function("merge with another, half of it the same", |bencher| {
-        bencher.iter(|| black_box(&config).merged(&stored, OffsetDateTime::UNIX_EPOCH, &LIMITS));
+        bencher.iter(|| black_box(&config).merged(&StoredConfig { config: &stored, at: OffsetDateTime::UNIX_EPOCH, hits: &hits }, &LIMITS));
     });
     group.bench_function("prune ten lost blobs", |bencher| bencher.iter(|| black_box(&config).without(&missing).unwrap()));
     group.finish();

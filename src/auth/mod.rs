@@ -240,6 +240,9 @@ impl Keyring {
     fn end_build(&self, id: builds::BuildId) {
         let mut state = self.state();
         let expires = Instant::now() + self.0.grace;
+        // They are read when the build begins, or published before it ends; layers may still be read later.
+        let own = state.grants.values().filter(|entry| entry.build == id);
+        own.filter_map(|entry| entry.credential.grant.documents()).for_each(Documents::end);
         for over in state.builds.end(id) {
             for entry in state.grants.values_mut().filter(|entry| entry.build == over) {
                 entry.expires = Some(expires);

@@ -114,6 +114,9 @@ impl Cache {
             None => self.read_in_turn(grant, digest, range).await?,
         };
         grant.usage().blob_served();
+        if let Some(name) = grant.imported() {
+            self.0.hits.note(grant.scope(), name, *digest);
+        }
         let reader = grant.clone();
         let body = body.inspect(move |piece| match piece {
             Ok(piece) => reader.usage().sent(piece.len() as u64),

@@ -44,6 +44,12 @@ pub fn place(scope: &Scope, digest: &Digest) -> String {
     format!("{}{digest}", qualified(scope))
 }
 
+/// A manifest with the bucket that it is in.
+#[must_use]
+pub fn manifest_place(scope: &Scope, name: &ManifestName) -> String {
+    format!("{}/{}", scope.bucket(), manifest_key(scope, name))
+}
+
 /// What the keys of all manifests of a scope begin with.
 #[must_use]
 pub fn manifests_prefix(scope: &Scope) -> String {

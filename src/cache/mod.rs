@@ -12,6 +12,7 @@ mod disk;
 mod error;
 mod fetch;
 mod graph;
+mod hits;
 mod ingests;
 mod joined;
 mod journal;
@@ -63,7 +64,7 @@ pub use ingests::{Ingest, IngestStatus};
 pub use journal::JournalStatus;
 pub use labels::Labelled;
 pub use manifests::{Manifest, ManifestInfo};
-pub use merge::{MergeLimits, Merged};
+pub use merge::{MergeLimits, Merged, StoredConfig};
 pub use objects::{ObjectInfo, ObjectPage};
 pub use prune::Pruned;
 pub use publish::MergeRules;
@@ -122,6 +123,7 @@ struct Inner {
     presence: presence::Presence,
     versions: versions::Versions,
     publishing: publish::Publishing,
+    hits: hits::Hits,
     touches: reuse::Touches,
     /// Manifests whose blobs are being looked up for an exporter.
     ahead: locks::Locks,
@@ -165,6 +167,7 @@ impl Cache {
             presence,
             versions: versions::Versions::default(),
             publishing: publish::Publishing::default(),
+            hits: hits::Hits::default(),
             touches: reuse::Touches::default(),
             ahead: locks::Locks::default(),
             ingests,

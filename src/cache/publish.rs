@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 
 use super::locks::Locks;
 use super::lookup::Absent;
-use super::{Cache, CacheConfig, Condition, Error, Manifest, MergeLimits, Result, layout};
+use super::{Cache, CacheConfig, Condition, Error, Manifest, MergeLimits, Result, StoredConfig, layout};
 use crate::store::{self, Backoff, Body, Store};
 use crate::types::{BucketName, Digest, ETag, Grant, Key, ManifestName, Right};
 
@@ -32,9 +32,11 @@ const NO_VERSION: &str = "00000000000000000000000000000000";
 /// How manifests of one name are united.
 #[derive(Debug, Clone, Copy)]
 pub struct MergeRules {
+    /// Exports whose results stay, the newest one included.
+    pub max_generations: usize,
     /// Records that a manifest may come to have by it.
     pub max_records: usize,
-    /// Results that no exporter has put for so long are not inherited.
+    /// Results that neither an export nor an import used for so long are not inherited.
     pub max_age: Duration,
 }
 
@@ -134,8 +136,9 @@ impl Cache {
         let (bucket, name) = (sent.grant.scope().bucket(), sent.name);
         let _alone = self.0.publishing.locks.lock((bucket, sent.key.as_str())).await;
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        let hits = self.0.hits.of(sent.grant.scope(), name);
         for _ in 0..ATTEMPTS {
-            let (document, mut condition) = self.united(store, &sent, promised).await?;
+            let (document, mut condition) = self.united(store, &sent, promised, &hits).await?;
             if self.0.publishing.is_conditional(bucket) == Some(false) {
                 condition = Condition::None;
             }
@@ -152,6 +155,7 @@ impl Cache {
                 }
                 stored => {
                     let etag = stored?;
+                    self.0.hits.written(sent.grant.scope(), name, &hits);
                     if condition != Condition::None {
                         self.try_conditions(store, bucket, &sent.key, document).await;
                     }
@@ -177,7 +181,13 @@ impl Cache {
     }
 
     /// What to store now, and under which condition.
-    async fn united(&self, store: &dyn Store, sent: &Sent<'_>, promised: &BTreeSet<Digest>) -> Result<(Bytes, Condition)> {
+    async fn united(
+        &self,
+        store: &dyn Store,
+        sent: &Sent<'_>,
+        promised: &BTreeSet<Digest>,
+        hits: &BTreeSet<Digest>,
+    ) -> Result<(Bytes, Condition)> {
         let name = sent.name;
         let base = match self.0.settings.merge {
             Some(_) => self.base(store, sent).await?,
@@ -206,12 +216,14 @@ impl Cache {
         let mut config = pruned.map_or(Cow::Borrowed(&sent.config), |pruned| Cow::Owned(pruned.config));
         if let (Some(rules), Some(stored)) = (&self.0.settings.merge, stored) {
             let limits = MergeLimits {
+                max_generations: rules.max_generations,
                 max_records: rules.max_records,
                 max_bytes: self.0.settings.max_manifest_bytes,
                 oldest: OffsetDateTime::now_utc() - rules.max_age,
             };
             let pruned = stored.config.without(&missing);
-            let merged = config.merged(pruned.as_ref().map_or(&stored.config, |pruned| &pruned.config), stored.modified, &limits);
+            let remaining = pruned.as_ref().map_or(&stored.config, |pruned| &pruned.config);
+            let merged = config.merged(&StoredConfig { config: remaining, at: stored.modified, hits }, &limits);
             if merged.inherited > 0 {
                 document = merged.config.to_json().into();
                 self.0.metrics.manifest_merged();

@@ -77,7 +77,7 @@ impl ReadAhead {
     /// Takes note of a manifest that a build gets.
     pub(super) fn learn(&self, scope: &Scope, name: &ManifestName, config: &CacheConfig) {
         if config.layers().len() <= MAX_LAYERS {
-            self.manifests().insert(place(scope, name), Arc::new(Chains::of(config)));
+            self.manifests().insert(layout::manifest_place(scope, name), Arc::new(Chains::of(config)));
         }
     }
 
@@ -139,7 +139,7 @@ impl Cache {
     /// Those of the manifest that a build imports.
     fn chains(&self, grant: &Grant) -> Option<Arc<Chains>> {
         let name = grant.names()?.first()?;
-        self.0.read_ahead.manifests().get(&place(grant.scope(), name))
+        self.0.read_ahead.manifests().get(&layout::manifest_place(grant.scope(), name))
     }
 
     /// A blob is being read whole, from disk or by a fetch that is under way: its neighbours will be, too.
@@ -182,11 +182,6 @@ impl Cache {
             }
         }
     }
-}
-
-/// The manifest that a build imports, with its bucket.
-fn place(scope: &Scope, name: &ManifestName) -> String {
-    format!("{}/{}", scope.bucket(), layout::manifest_key(scope, name))
 }
 
 #[cfg(test)]

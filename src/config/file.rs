@@ -134,6 +134,7 @@ pub(super) struct Admin {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Manifests {
     pub(super) merge: bool,
+    pub(super) max_generations: Count,
     pub(super) max_records: Count,
     pub(super) max_age: Text<Period>,
     pub(super) presence_max_age: Text<Period>,

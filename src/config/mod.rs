@@ -129,10 +129,11 @@ impl Config {
                 max_spool_bytes: file.limits.max_spool_bytes.0,
                 ingest_expiry: file.limits.ingest_expiry.0.0,
                 presence_max_age: file.manifests.presence_max_age.0.0,
-                merge: file
-                    .manifests
-                    .merge
-                    .then_some(cache::MergeRules { max_records: file.manifests.max_records.0, max_age: file.manifests.max_age.0.0 }),
+                merge: file.manifests.merge.then_some(cache::MergeRules {
+                    max_generations: file.manifests.max_generations.0,
+                    max_records: file.manifests.max_records.0,
+                    max_age: file.manifests.max_age.0.0,
+                }),
                 transfer_memory: file.transfer.memory.0,
                 upload_memory: file.transfer.upload_memory.0,
                 disk,

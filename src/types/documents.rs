@@ -1,7 +1,7 @@
 //! The documents of one build's session: small blobs that BuildKit writes or reads beside the layers.
 //!
 //! Over a session a cache manifest travels in its OCI form, two JSON documents. The store holds neither,
-//! so they live here, in memory, as long as the grant that they came under.
+//! so they live here, in memory, until the build is over.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,33 +14,40 @@ use super::Digest;
 #[derive(Debug)]
 pub struct Documents {
     max_bytes: u64,
-    held: Mutex<HashMap<Digest, Bytes>>,
+    /// `None`: the build is over.
+    held: Mutex<Option<HashMap<Digest, Bytes>>>,
 }
 
 impl Documents {
     /// None yet; at most `max_bytes` together.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {
-        Self { max_bytes, held: Mutex::default() }
+        Self { max_bytes, held: Mutex::new(Some(HashMap::new())) }
     }
 
     /// A document.
     #[must_use]
     pub fn get(&self, digest: &Digest) -> Option<Bytes> {
-        self.held().get(digest).cloned()
+        self.held().as_ref()?.get(digest).cloned()
     }
 
     /// All of them.
     #[must_use]
     pub fn all(&self) -> Vec<Bytes> {
-        self.held().values().cloned().collect()
+        self.held().iter().flat_map(HashMap::values).cloned().collect()
     }
 
-    /// Keeps a document; `false`: there is no room for it.
+    /// Lets go of all of them, and takes no more.
+    pub fn end(&self) {
+        *self.held() = None;
+    }
+
+    /// Keeps a document; `false`: there is no room for it, or the build is over.
     #[must_use]
     pub fn insert(&self, document: Bytes) -> bool {
         let digest = Digest::of(&document);
         let mut held = self.held();
+        let Some(held) = held.as_mut() else { return false };
         if held.contains_key(&digest) {
             return true;
         }
@@ -52,7 +59,7 @@ impl Documents {
         true
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<Digest, Bytes>> {
+    fn held(&self) -> MutexGuard<'_, Option<HashMap<Digest, Bytes>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

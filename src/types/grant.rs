@@ -178,6 +178,13 @@ impl Grant {
         self.names.as_deref()
     }
 
+    /// The manifest that a build imports with it.
+    #[must_use]
+    pub fn imported(&self) -> Option<&ManifestName> {
+        self.disclosed.as_ref()?;
+        self.names()?.first()
+    }
+
     /// Whether prefixes below the scope's own are reached.
     #[must_use]
     pub fn reaches_sub_prefixes(&self) -> bool {

@@ -26,6 +26,7 @@ mod guarded;
 mod hedging;
 mod journal;
 mod manifests;
+mod merging;
 mod opened;
 mod outage;
 mod presence;

@@ -9,10 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Status;
 
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Build, Shutdown};
 
 /// For so long after the drain began, clients that were connected then may still begin a build: they could not know.
 const LATE_STARTS: Duration = Duration::from_secs(5);
@@ -29,7 +28,7 @@ pub(super) struct Admission {
 }
 
 /// When a client connected, as far as it matters.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Arrival {
     before_the_drain: bool,
 }
@@ -42,7 +41,13 @@ pub(super) struct Admitted(#[expect(dead_code, reason = "is let go when the last
 struct Place {
     admission: Arc<Admission>,
     session: String,
-    _open: TaskTrackerToken,
+    _open: Build,
+}
+
+impl Arrival {
+    fn may_begin(&self, drains_since: Option<Instant>) -> bool {
+        self.before_the_drain && drains_since.is_none_or(|since| since + LATE_STARTS > Instant::now())
+    }
 }
 
 impl Admission {
@@ -62,12 +67,18 @@ impl Admission {
     pub(super) fn admit(self: &Arc<Self>, session: &str, client: &Arrival) -> Result<Admitted, Status> {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let belongs = !session.is_empty() && sessions.contains_key(session);
-        let on_its_way = client.before_the_drain && self.shutdown.drains_since().is_none_or(|since| since + LATE_STARTS > Instant::now());
-        if !belongs && !on_its_way {
-            return Err(Status::unavailable(REFUSAL));
-        }
+        let begun = self.shutdown.begin_build(|drains_since| belongs || client.may_begin(drains_since));
+        let open = begun.ok_or_else(|| Status::unavailable(REFUSAL))?;
         *sessions.entry(session.to_owned()).or_default() += 1;
-        Ok(Admitted(Arc::new(Place { admission: Arc::clone(self), session: session.to_owned(), _open: self.shutdown.build() })))
+        Ok(Admitted(Arc::new(Place { admission: Arc::clone(self), session: session.to_owned(), _open: open })))
+    }
+
+    /// Whether a client may ask for the progress of a build that does not run: it may be about to begin.
+    ///
+    /// # Errors
+    /// The answer to a new build while remora drains. (buildkitd would wait some seconds for the build.)
+    pub(super) fn expects_builds(&self, client: &Arrival) -> Result<(), Status> {
+        if client.may_begin(self.shutdown.drains_since()) { Ok(()) } else { Err(Status::unavailable(REFUSAL)) }
     }
 
     fn leave(&self, session: &str) {

@@ -243,7 +243,7 @@ impl Client {
                 }
                 forward::forward(&self.upstream, request.map(RequestBody::Streamed), control.config.connect_timeout, call).await
             }
-            None if path == progress::STATUS => control.status(&self.upstream, request, call).await,
+            None if path == progress::STATUS => control.status(&self.upstream, request, call, self.arrival).await,
             None if path == traces::EXPORT => control.traces(&self.upstream, request, call).await,
             None => forward::forward(&self.upstream, request.map(RequestBody::Streamed), control.config.connect_timeout, call).await,
         }

@@ -18,11 +18,12 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
 use super::Control;
+use super::admission::Arrival;
 use super::attrs::Target;
 use super::body::{BodyError, RequestBody, ResponseBody};
 use super::builds::Build;
 use super::call::Call;
-use super::forward::{forward, read_whole};
+use super::forward::{forward, read_whole, refuse};
 use super::message::{self, Messages};
 use super::replay;
 use super::rewrite::{self, Entry};
@@ -149,6 +150,7 @@ impl Control {
         upstream: &Arc<Upstream>,
         request: Request<Incoming>,
         call: Call,
+        client: Arrival,
     ) -> Result<Response<ResponseBody>, hyper::Error> {
         let (mut head, unary, call) = match read_whole(request, self.config.max_message_bytes, call).await {
             Ok(read) => read,
@@ -156,6 +158,11 @@ impl Control {
         };
         // What is malformed here is refused by buildkitd.
         let reference = rewrite::reference(&unary.message).unwrap_or_default();
+        if self.builds.find(&reference).is_none()
+            && let Err(refusal) = self.admission.expects_builds(&client)
+        {
+            return Ok(refuse(call, refusal));
+        }
         let body = message::frame(&unary.message).unwrap_or(unary.frame);
         for name in ENCODING {
             head.headers.remove(name);

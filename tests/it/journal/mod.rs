@@ -59,7 +59,7 @@ impl Fixture {
         let settings = Settings {
             journal_dir: Some(self.journal()),
             max_spool_bytes: self.max_spool_bytes,
-            merge: Some(MergeRules { max_records: 100, max_age: std::time::Duration::from_secs(3600) }),
+            merge: Some(MergeRules { max_generations: 10, max_records: 100, max_age: std::time::Duration::from_secs(3600) }),
             ..settings(self.dir.path().join("spool"))
         };
         let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
