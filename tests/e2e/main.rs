@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "how tests fail")]
 
 mod chaos;
+mod connections;
 mod crashes;
 mod deploy;
 mod disk_cache;
@@ -23,4 +24,5 @@ mod progress;
 mod rebuild;
 mod replay;
 mod secrets;
+mod soak;
 mod support;

@@ -4,6 +4,7 @@ pub mod buildkitd;
 pub mod cases;
 pub mod chain;
 pub mod client;
+pub mod connections;
 pub mod context;
 pub mod credentials;
 #[path = "../../it/support/disk.rs"]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::cases::Transport;
+use super::connections::Connections;
 use super::footprint::Footprint;
 use super::minio;
 use super::ports::free_port;
@@ -114,7 +115,7 @@ impl Remora {
 
     /// The address of its control endpoint.
     pub fn address(&self) -> String {
-        format!("unix://{}", self.dir.path().join("control.sock").display())
+        format!("unix://{}", self.control_socket().display())
     }
 
     /// The URL of its s3 endpoint.
@@ -149,9 +150,15 @@ impl Remora {
         self.occupied()
     }
 
-    fn occupied(&self) -> Footprint {
+    /// What it occupies now.
+    pub fn occupied(&self) -> Footprint {
         let daemon = self.daemon.as_ref().expect("it runs");
         Footprint::of(daemon.pid(), &self.data_dir().join("spool"), self.metric("remora_tasks "))
+    }
+
+    /// The connections that are open at its endpoints.
+    pub fn connections(&self) -> Connections {
+        Connections::at(self.s3_port, &self.control_socket())
     }
 
     /// Waits until nothing is left of what came after `before`.
@@ -175,6 +182,10 @@ impl Remora {
         command.arg("--data-dir").arg(self.data_dir());
         command.envs(self.settings.env.iter().cloned());
         command
+    }
+
+    fn control_socket(&self) -> PathBuf {
+        self.dir.path().join("control.sock")
     }
 
     fn data_dir(&self) -> PathBuf {
