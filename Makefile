@@ -5,7 +5,7 @@
 # make bench-quick  the same in two minutes; fails only when remora is far slower than native
 # make bench-hot    the paths that cost CPU for each byte or call, alone; three minutes, needs no tools
 # make chaos        builds under faults, through remora and without it, and the table of docs/faults.md; about an hour
-# make soak         2,000 builds of each transport, and the table of what remora takes up and how long they take; about an hour
+# make soak         2,000 builds of each transport, and the table of what remora takes up and how long they take; half an hour
 # make tools        fetches and builds the real parts once, into a cache folder outside the tree
 
 .PHONY: demo test lint bench bench-quick bench-hot chaos soak tools build

@@ -19,7 +19,7 @@ const HOT: &str = "hot";
 const HANGS: Duration = Duration::from_secs(60);
 /// Every build brings results that the caches of its names have not. With this bound manifests are as large after the
 /// first hundred builds as after the last, so that remora and buildkitd have the same to do in every hundred.
-const CONFIGURATION: &str = "[manifests]\nmax_records = 100\n";
+const CONFIGURATION: &str = "[manifests]\nmax_records = 40\n";
 
 /// A builder and a store, with remora between them or without it. The parts end in the order they are written.
 #[derive(Debug)]
@@ -66,9 +66,10 @@ impl Group {
         started.elapsed()
     }
 
-    /// Makes the builder forget what it has built, so that the next build of each branch reads layers of the cache, and
-    /// so that its state is no larger after the last hundred builds. A new builder would do that too, but its
-    /// predecessor's end would close the connections that are to be counted.
+    /// Makes the builder forget what it has built: the next build of each branch reads layers of the cache, and the
+    /// builder does not become slower. (Of 500 builds without remora, buildkitd took 6.1 CPU seconds for the first
+    /// hundred and 6.1 for the last.) A new builder would do that too, but the connections that are to be counted
+    /// would end with the old one.
     pub fn prune(&self) {
         self.buildkitd.prune();
     }

@@ -59,12 +59,15 @@ fn soak(table: &mut Table, transport: Transport, builds: usize, step: usize) {
     group.build(WARM_UP);
     within(SETTLED, || (group.remora().connections().total() == 0).then_some(()));
     let warm = group.remora().occupied().sizes();
+    let mut before = warm;
     for done in (0..builds).step_by(step) {
         let count = step.min(builds - done);
         let took = group.build(count);
         within(SETTLED, || is_settled(&group.remora().occupied().sizes(), &warm).then_some(()));
-        let row = Row { transport: Some(transport), builds: done + count, sizes: Some(group.remora().occupied().sizes()), count, took };
-        table.add_settled(row, &warm);
+        let sizes = group.remora().occupied().sizes();
+        let cpu = sizes.cpu - before.cpu;
+        table.add_settled(Row { transport: Some(transport), builds: done + count, sizes: Some(sizes), count, took, cpu }, &warm);
+        before = sizes;
         group.prune();
     }
     group.assert_all_went_over(transport);
@@ -75,6 +78,6 @@ fn direct(table: &mut Table) -> Duration {
     let mut group = Group::start(None);
     group.build(WARM_UP);
     let took = group.build(HUNDRED);
-    table.add(Row { transport: None, builds: HUNDRED, sizes: None, count: HUNDRED, took });
+    table.add(Row { transport: None, builds: HUNDRED, sizes: None, count: HUNDRED, took, cpu: Duration::ZERO });
     took
 }

@@ -11,9 +11,11 @@ const SPARE: u64 = 16;
 const MAX_RESIDENT_MIB: u64 = 128;
 /// How much of it may come in the second half of the builds.
 const MAX_GROWTH_MIB: u64 = 8;
-/// How many times as long as the first builds the last may take.
+/// How many times as long as the first builds the last may take, and how many times the CPU of remora.
 const MAX_SLOWDOWN: f64 = 1.5;
-const TITLES: &str = "| transport | builds | descriptors | tasks | resident, MiB | spool files | s for 100 builds |\n| --- | --- | --- | --- | --- | --- | --- |";
+const TITLES: &str = "\
+| transport | builds | descriptors | tasks | resident, MiB | spool files | for 100 builds: s | CPU s of remora |
+| --- | --- | --- | --- | --- | --- | --- | --- |";
 
 #[derive(Debug)]
 pub struct Row {
@@ -24,11 +26,13 @@ pub struct Row {
     /// Builds since the row before, and how long they took.
     pub count: usize,
     pub took: Duration,
+    /// What remora used of the CPU meanwhile.
+    pub cpu: Duration,
 }
 
 impl Row {
-    fn seconds_for_a_hundred(&self) -> f64 {
-        self.took.as_secs_f64() / self.count as f64 * 100.0
+    fn seconds_for_a_hundred(&self, took: Duration) -> f64 {
+        took.as_secs_f64() / self.count as f64 * 100.0
     }
 
     fn print(&self) {
@@ -36,7 +40,8 @@ impl Row {
         let sizes = self.sizes.as_ref().map_or("| | |".to_owned(), |sizes| {
             format!("{} | {} | {} | {}", sizes.descriptors, sizes.tasks, sizes.resident_mib, sizes.spool_files)
         });
-        eprintln!("| {transport} | {} | {sizes} | {:.1} |", self.builds, self.seconds_for_a_hundred());
+        let [took, cpu] = [self.took, self.cpu].map(|took| self.seconds_for_a_hundred(took));
+        eprintln!("| {transport} | {} | {sizes} | {took:.1} | {cpu:.1} |", self.builds);
     }
 }
 
@@ -69,11 +74,13 @@ impl Table {
     pub fn check_trends(&mut self, transport: Transport, slowdown: f64) {
         let rows: Vec<&Row> = self.rows.iter().filter(|row| row.transport == Some(transport)).collect();
         let (Some(first), Some(half), Some(last)) = (rows.first(), rows.get(rows.len() / 2), rows.last()) else { return };
-        let slower = last.seconds_for_a_hundred() / first.seconds_for_a_hundred() / slowdown.max(1.0);
+        let times = |of: fn(&Row) -> Duration| last.seconds_for_a_hundred(of(last)) / first.seconds_for_a_hundred(of(first));
+        let (slower, dearer) = (times(|row| row.took) / slowdown.max(1.0), times(|row| row.cpu));
         let resident = |row: &Row| row.sizes.as_ref().map_or(0, |sizes| sizes.resident_mib);
         let growth = rows[rows.len() / 2..].iter().map(|row| resident(row)).max().unwrap_or_default().saturating_sub(resident(half));
-        if slower > MAX_SLOWDOWN {
-            self.faults.push(format!("{transport:?}: the last builds took {slower:.2} times as long as the first"));
+        if slower > MAX_SLOWDOWN || dearer > MAX_SLOWDOWN {
+            self.faults
+                .push(format!("{transport:?}: the last builds took {slower:.2} times as long as the first, {dearer:.2} times the CPU"));
         }
         if growth > MAX_GROWTH_MIB {
             self.faults.push(format!("{transport:?}: {growth} MiB more in the second half"));
