@@ -237,7 +237,8 @@ pub(crate) async fn read_content(channel: Channel, request: ReadContentRequest) 
     Ok(received)
 }
 
-fn client(address: SocketAddr) -> aws_sdk_s3::Client {
+/// A client of an S3 server, or of a remora's s3 endpoint.
+pub(crate) fn client(address: SocketAddr) -> aws_sdk_s3::Client {
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(REGION))

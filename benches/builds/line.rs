@@ -11,6 +11,8 @@ use crate::workloads::{Contestant, Via};
 
 /// The cache's name in its bucket.
 const NAME: &str = "bench";
+/// Its manifest there.
+pub(crate) const MANIFEST: &str = "manifests/bench";
 
 /// Where one run has its cache.
 #[derive(Debug)]
@@ -49,6 +51,11 @@ impl Line {
         let remora = remora.transpose()?;
         let address = remora.as_ref().map_or(buildkitd, Remora::address);
         Ok(Self { shaper, remora, address, endpoint: endpoint.to_string() })
+    }
+
+    /// The cache options of a build that exports everything.
+    pub(crate) fn export_attrs(&self, via: Via, place: &Place) -> Vec<String> {
+        self.attrs(via, place, "dest").into_iter().map(|attrs| attrs + ",mode=max").collect()
     }
 
     /// The cache options of a build. `end` is `src` or `dest`.

@@ -8,6 +8,7 @@
 mod bare;
 mod blobs;
 mod build;
+mod hot_name;
 mod line;
 mod machine;
 mod parts;
@@ -34,13 +35,12 @@ use clap::Parser;
 use crate::machine::Machine;
 use crate::report::{Report, Row, ratio, verdicts};
 use crate::runs::Stage;
-use crate::workloads::{CONTESTANTS, Contestant, TRANSFERS, WORKLOADS, Workload};
+use crate::workloads::{CONTESTANTS, Contestant, RUNS, TRANSFERS, WORKLOADS, Workload};
 
 /// `--quick`: layers of a quarter.
 const QUICK_FACTOR: f64 = 0.25;
 const QUICK_CONTESTANTS: [&str; 4] = ["native plain", "native shaped", "relay plain", "relay shaped"];
 const QUICK_RUNS: usize = 3;
-const RUNS: usize = 5;
 /// `--quick` fails when remora takes so many times as long as native, with nothing between, and does so
 /// again when the two are alone and have more rounds: no noise explains that.
 const QUICK_LIMIT: f64 = 1.5;
@@ -61,10 +61,10 @@ struct Arguments {
     /// Only these contestants
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     contestants: Vec<String>,
-    /// Builds of each contestant in each workload [default: 5]
+    /// Builds of each contestant in each workload [default: 5; 15 of a hot name]
     #[arg(long, value_name = "N")]
     runs: Option<usize>,
-    /// Multiplies the sizes of layers and contexts [default: 1]
+    /// Multiplies the sizes of layers and contexts, and the exports of a hot name [default: 1]
     #[arg(long, value_name = "FACTOR")]
     size_factor: Option<f64>,
     /// About two minutes; fails when remora is far slower than native
@@ -89,7 +89,13 @@ fn main() -> Result<ExitCode> {
     let mut stage = Stage::start(&dir, &arguments.remora)?;
     let workloads = arguments.workloads()?;
     for workload in &workloads {
-        rows.extend(compete(&mut stage, &arguments, workload, &arguments.contestants(workload)?, arguments.rounds())?);
+        rows.extend(compete(
+            &mut stage,
+            &arguments,
+            workload,
+            &arguments.contestants(workload)?,
+            arguments.rounds(workload.work.rounds()),
+        )?);
     }
     let mut failures = errors(&rows);
     if arguments.quick {
@@ -97,9 +103,10 @@ fn main() -> Result<ExitCode> {
             failures.extend(regression(&mut stage, &arguments, workload, &rows)?);
         }
     }
-    let (factor, rounds) = (arguments.factor(), arguments.rounds());
+    let (factor, rounds) = (arguments.factor(), arguments.rounds(RUNS));
     let blobs = arguments.wants(BLOBS).then(|| stage.blobs(factor, rounds)).and_then(|found| kept(BLOBS, found, &mut failures));
     let streams = arguments.wants(STREAMS).then(|| stage.streams(factor, rounds)).and_then(|found| kept(STREAMS, found, &mut failures));
+    let hot_name = stage.hot_facts.take();
     drop(stage);
     parts::remove(&dir)?;
 
@@ -109,6 +116,7 @@ fn main() -> Result<ExitCode> {
         size_factor: arguments.factor(),
         goals: verdicts(&rows),
         rows,
+        hot_name,
         blobs,
         streams,
     };
@@ -143,7 +151,10 @@ fn compete(
     }
     let mut stderr = std::io::stderr();
     writeln!(stderr, "{}: preparing", workload.name)?;
-    stage.prepare(work)?;
+    if let Err(error) = stage.prepare(work) {
+        writeln!(stderr, "{error:#}")?;
+        rows.iter_mut().for_each(|row| row.error = Some(format!("preparing: {error:#}")));
+    }
     for round in 0..rounds {
         for turn in 0..contestants.len() {
             let index = (round + turn) % contestants.len();
@@ -210,8 +221,8 @@ impl Arguments {
         Ok(known.into_iter().filter(|contestant| workload.contestants.contains(&contestant.name)).collect())
     }
 
-    fn rounds(&self) -> usize {
-        self.runs.unwrap_or(if self.quick { QUICK_RUNS } else { RUNS })
+    fn rounds(&self, usual: usize) -> usize {
+        self.runs.unwrap_or(if self.quick { QUICK_RUNS } else { usual })
     }
 
     fn factor(&self) -> f64 {

@@ -31,6 +31,7 @@ pub(crate) struct Report {
     pub(crate) size_factor: f64,
     pub(crate) rows: Vec<Row>,
     pub(crate) goals: Vec<Verdict>,
+    pub(crate) hot_name: Option<crate::hot_name::Facts>,
     pub(crate) blobs: Option<crate::blobs::Blobs>,
     pub(crate) streams: Option<crate::streams::Streams>,
 }
@@ -89,6 +90,9 @@ impl Report {
         }
         if !self.goals.is_empty() {
             writeln!(text, "{}\n", self.goals_table())?;
+        }
+        if let Some(hot_name) = &self.hot_name {
+            writeln!(text, "{}\n", hot_name.table())?;
         }
         if let Some(blobs) = &self.blobs {
             writeln!(text, "{}\n\n{}\n", blobs.reads_table(), blobs.footprint_table())?;

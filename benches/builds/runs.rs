@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::blobs::{self, Blobs};
 use crate::build::{Build, Built, SEED, files_context, layers_context};
+use crate::hot_name::{self, Facts, Hot};
 use crate::line::{Line, Place, native};
 use crate::parts::{Buildkitd, Minio, files_below, remove};
 use crate::process::{Daemon, children_cpu, own_cpu};
@@ -55,7 +56,19 @@ pub(crate) struct Stage {
     pub(crate) remora: PathBuf,
     seed: Option<Seed>,
     context: Option<(u64, PathBuf)>,
+    pub(crate) hot: Option<Hot>,
+    /// What is known of the last hot name.
+    pub(crate) hot_facts: Option<Facts>,
     runs: u32,
+}
+
+/// What an empty builder is to do.
+#[derive(Debug)]
+pub(crate) struct Task<'a> {
+    pub(crate) context: &'a Path,
+    pub(crate) nonce: &'a str,
+    /// To the cache that it imports.
+    pub(crate) exports: bool,
 }
 
 /// A cache of certain layers, in S3 and as a folder, and a builder that holds them.
@@ -75,7 +88,16 @@ impl Stage {
     pub(crate) fn start(dir: &Path, remora: &Path) -> Result<Self> {
         remove(dir)?;
         fs::create_dir_all(dir)?;
-        Ok(Self { minio: Minio::start(dir)?, remora: remora.to_path_buf(), dir: dir.to_path_buf(), seed: None, context: None, runs: 0 })
+        Ok(Self {
+            minio: Minio::start(dir)?,
+            remora: remora.to_path_buf(),
+            dir: dir.to_path_buf(),
+            seed: None,
+            context: None,
+            hot: None,
+            hot_facts: None,
+            runs: 0,
+        })
     }
 
     /// Reads one blob in every way.
@@ -107,6 +129,13 @@ impl Stage {
                     self.context = Some((bytes, files_context(&self.dir.join("files"), bytes)?));
                 }
             }
+            Work::ImportHot(name) | Work::ExportHot(name) => {
+                if self.hot.as_ref().is_none_or(|hot| hot.name != name) {
+                    self.clear()?;
+                    let (hot, facts) = hot_name::prepare(self, name)?;
+                    (self.hot, self.hot_facts) = (Some(hot), Some(facts));
+                }
+            }
         }
         Ok(())
     }
@@ -121,7 +150,7 @@ impl Stage {
             Work::Import(layers) => {
                 let seed = self.seed.as_ref().context("no seed")?;
                 let place = seed.place(contestant);
-                let (sample, built) = self.cold(workload.network, contestant, &place, &seed.context, &run)?;
+                let (sample, built) = self.cold(workload.network, contestant, &place, &Task::import(&seed.context, &run))?;
                 let count = layers.count() as usize;
                 ensure!(built.cached == count && built.layer_steps == count, "{} of {count} layers came from the cache", built.cached);
                 if let Some(fetched) = sample.upstream.as_ref().map(|traffic| traffic.bytes_down) {
@@ -135,7 +164,7 @@ impl Stage {
                 let (_, context) = self.context.as_ref().context("no context")?;
                 self.minio.make_bucket(&format!("run-{run}"))?;
                 let place = Place { bucket: format!("run-{run}"), folder: PathBuf::new() };
-                let (sample, _) = self.cold(workload.network, contestant, &place, context, &run)?;
+                let (sample, _) = self.cold(workload.network, contestant, &place, &Task::import(context, &run))?;
                 self.minio.remove_bucket(&place.bucket)?;
                 Ok(sample)
             }
@@ -154,15 +183,18 @@ impl Stage {
                 let place = self.seed.as_ref().context("no seed")?.place(contestant);
                 self.warm(workload.network, contestant, &place)
             }
+            Work::ImportHot(_) => hot_name::run(self, workload, contestant, false, self.runs),
+            Work::ExportHot(_) => hot_name::run(self, workload, contestant, true, self.runs),
         }
     }
 
     /// A run on an empty builder.
-    fn cold(&self, network: Network, contestant: &Contestant, place: &Place, context: &Path, nonce: &str) -> Result<(Sample, Built)> {
+    pub(crate) fn cold(&self, network: Network, contestant: &Contestant, place: &Place, task: &Task<'_>) -> Result<(Sample, Built)> {
         let builder = Buildkitd::start(&self.dir.join("cold"))?;
         let line = Line::start(self, network, contestant, place, &builder)?;
         let attrs = line.attrs(contestant.via, place, "src");
-        let build = Build { address: &line.address, context, nonce, cache_to: vec![], cache_from: attrs };
+        let cache_to = if task.exports { line.export_attrs(contestant.via, place) } else { vec![] };
+        let build = Build { address: &line.address, context: task.context, nonce: task.nonce, cache_to, cache_from: attrs };
         if contestant.primed {
             build.run(&self.dir.join("progress"))?;
             drop(builder);
@@ -177,7 +209,7 @@ impl Stage {
     fn warm(&self, network: Network, contestant: &Contestant, place: &Place) -> Result<Sample> {
         let seed = self.seed.as_ref().context("no seed")?;
         let line = Line::start(self, network, contestant, place, &seed.builder)?;
-        let cache_to = line.attrs(contestant.via, place, "dest").into_iter().map(|attrs| attrs + ",mode=max").collect();
+        let cache_to = line.export_attrs(contestant.via, place);
         let build = Build { address: &line.address, context: &seed.context, nonce: SEED, cache_to, cache_from: vec![] };
         let (sample, built) = self.measure(&build, &seed.builder, &line)?;
         ensure!(built.cached == built.layer_steps, "the builder built again");
@@ -258,9 +290,19 @@ impl Stage {
             drop(seed.builder);
             [NATIVE_SEED, REMORA_SEED].iter().try_for_each(|bucket| self.minio.remove_bucket(bucket))?;
         }
+        if let Some(hot) = self.hot.take() {
+            hot.remove(&self.minio)?;
+        }
         self.context = None;
+        remove(&self.dir.join("hot"))?;
         remove(&self.dir.join("seed"))?;
         remove(&self.dir.join("files"))
+    }
+}
+
+impl<'a> Task<'a> {
+    fn import(context: &'a Path, nonce: &'a str) -> Self {
+        Self { context, nonce, exports: false }
     }
 }
 

@@ -56,6 +56,20 @@ pub(crate) enum Work {
     Reexport(Layers),
     /// An empty builder copies a context of so many bytes.
     Context(u64),
+    /// An empty builder takes from a hot name what one branch exported last, and one more step runs on top of it.
+    ImportHot(HotName),
+    /// An empty builder takes from a hot name what it can for a new commit, and exports to the same name.
+    ExportHot(HotName),
+}
+
+/// A cache name that many exported to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HotName {
+    pub(crate) exports: u32,
+    /// They export in turn.
+    pub(crate) branches: u32,
+    /// Exporters.
+    pub(crate) at_once: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +100,11 @@ pub(crate) const DISK_CACHE: &str = "disk_cache.enabled = true";
 /// remora's configuration in which an export ends when remora's own disk has it.
 pub(crate) const JOURNAL: &str = "durability = \"local\"";
 
+/// Builds of each contestant in a workload.
+pub(crate) const RUNS: usize = 5;
+/// The same where a build is short.
+const SHORT_RUNS: usize = 15;
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 pub(crate) const GIB: u64 = 1 << 30;
@@ -99,6 +118,7 @@ const ONE: Layers = Layers { chains: 1, length: 1, bytes: GIB };
 const CHAIN: Layers = Layers { chains: 1, length: 8, bytes: 64 * MIB };
 const PARALLEL: Layers = Layers { chains: 4, length: 2, bytes: 64 * MIB };
 const SMALL: Layers = Layers { chains: 1, length: 60, bytes: 4 * KIB };
+const HOT: HotName = HotName { exports: 1000, branches: 8, at_once: 4 };
 
 /// The one that makes the cache which remora imports.
 pub(crate) const RELAY: Contestant = contestant("relay plain", Via::Relay, false);
@@ -127,6 +147,9 @@ const EXPORT_WAYS: &[&str] =
 const IMPORT_WAYS: &[&str] =
     &["native plain", "native shaped", "local", "relay plain", "relay shaped", "relay warm", "session plain", "session shaped"];
 
+/// With what is compared on a hot name.
+const HOT_WAYS: &[&str] = &["native plain", "relay plain", "session plain"];
+
 /// Those of the same layers follow each other: the layers are made once.
 pub(crate) const WORKLOADS: &[Workload] = &[
     Workload { name: "import 1 × 1 GiB", work: Work::Import(ONE), network: S3, contestants: IMPORT_WAYS, quick: true },
@@ -144,6 +167,8 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         quick: false,
     },
     Workload { name: "no cache, 1 GiB context", work: Work::Context(GIB), network: S3, contestants: &["direct", "control"], quick: false },
+    Workload { name: "hot name: import", work: Work::ImportHot(HOT), network: S3, contestants: HOT_WAYS, quick: false },
+    Workload { name: "hot name: import and export", work: Work::ExportHot(HOT), network: S3, contestants: HOT_WAYS, quick: false },
 ];
 
 const IMPORT_ONE: &[&str] = &["import 1 × 1 GiB"];
@@ -152,6 +177,8 @@ const IMPORT_CHAIN: &[&str] = &["import 8 × 64 MiB"];
 const IMPORT_PARALLEL: &[&str] = &["import 4 chains of 2 × 64 MiB"];
 const REEXPORT: &[&str] = &["re-export 60 × 4 KiB, 50 ms"];
 const CONTEXT: &[&str] = &["no cache, 1 GiB context"];
+const HOT_IMPORT: &[&str] = &["hot name: import"];
+const HOT_EXPORT: &[&str] = &["hot name: import and export"];
 const LARGE_IMPORTS: &[&str] = &["import 1 × 1 GiB", "import 8 × 64 MiB", "import 4 chains of 2 × 64 MiB"];
 const LARGE_EXPORTS: &[&str] = &["export 1 × 1 GiB", "export 8 × 64 MiB"];
 /// Where remora must not be slower than native.
@@ -179,6 +206,10 @@ pub(crate) const GOALS: &[Goal] = &[
     goal(IMPORT_ONE, "session shaped", "native shaped", 1.0 / 1.5),
     Goal { workloads: REEXPORT, contestant: "relay shaped", against: "native shaped", less: Some("direct"), at_most: 0.3 },
     goal(CONTEXT, "control", "direct", 1.0 / 0.95),
+    goal(HOT_IMPORT, "relay plain", "native plain", 1.05),
+    goal(HOT_IMPORT, "session plain", "native plain", 1.05),
+    goal(HOT_EXPORT, "relay plain", "native plain", 1.0),
+    goal(HOT_EXPORT, "session plain", "native plain", 1.0),
 ];
 
 const fn contestant(name: &'static str, via: Via, shaped: bool) -> Contestant {
@@ -216,13 +247,37 @@ impl Layers {
     }
 }
 
+impl HotName {
+    /// Exports that no builder makes: all but the last one of each branch.
+    pub(crate) fn synthetic(self) -> u32 {
+        self.exports - self.branches
+    }
+
+    /// Every branch exports twice at least.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count far below 2^31")]
+    fn scaled(self, factor: f64) -> Self {
+        Self { exports: ((f64::from(self.exports) * factor) as u32).max(2 * self.branches), ..self }
+    }
+}
+
 impl Work {
+    /// Builds of each contestant, unless it is asked for others: what is short takes more for a median that means
+    /// something.
+    pub(crate) fn rounds(self) -> usize {
+        match self {
+            Self::ImportHot(_) | Self::ExportHot(_) => SHORT_RUNS,
+            _ => RUNS,
+        }
+    }
+
     pub(crate) fn scaled(self, factor: f64) -> Self {
         match self {
             Self::Import(layers) => Self::Import(layers.scaled(factor)),
             Self::Export(layers) => Self::Export(layers.scaled(factor)),
             Self::Reexport(layers) => Self::Reexport(layers.scaled(factor)),
             Self::Context(bytes) => Self::Context(scaled(bytes, factor)),
+            Self::ImportHot(name) => Self::ImportHot(name.scaled(factor)),
+            Self::ExportHot(name) => Self::ExportHot(name.scaled(factor)),
         }
     }
 }
