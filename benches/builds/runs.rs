@@ -196,7 +196,7 @@ impl Stage {
         let cache_to = if task.exports { line.export_attrs(contestant.via, place) } else { vec![] };
         let build = Build { address: &line.address, context: task.context, nonce: task.nonce, cache_to, cache_from: attrs };
         if contestant.primed {
-            build.run(&self.dir.join("progress"))?;
+            Build { cache_to: vec![], cache_from: build.cache_from.clone(), ..build }.run(&self.dir.join("progress"))?;
             drop(builder);
             let builder = Buildkitd::start(&self.dir.join("cold"))?;
             rustix::fs::sync();

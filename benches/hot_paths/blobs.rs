@@ -46,6 +46,7 @@ async fn cache(store: OneBlob, spool: &tempfile::TempDir) -> Cache {
         max_spool_bytes: 1 << 20,
         ingest_expiry: Duration::from_secs(3600),
         presence_max_age: Duration::from_secs(3600),
+        lookup_interval: Duration::from_secs(60),
         merge: None,
         transfer_memory: MEMORY,
         upload_memory: 1 << 20,

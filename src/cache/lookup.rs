@@ -5,7 +5,6 @@
 //! is looked up one by one: a few layers among millions of blobs cost no listing of the bucket.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -23,8 +22,6 @@ const WORTH_A_PAGE: f64 = 8.0;
 const WORTH_A_TRY: usize = 16;
 /// S3's bound.
 const PAGE: usize = 1000;
-/// What was seen within this time is not asked for again: builds that start together share one check.
-const JUST_NOW: Duration = Duration::from_millis(500);
 
 /// What was asked for and is not there.
 #[derive(Debug, Default)]
@@ -36,9 +33,11 @@ pub(super) struct Absent {
 }
 
 impl Cache {
-    /// Which of `wanted` (with their sizes in bytes; 0: any) are not stored now.
+    /// Which of `wanted` (with their sizes in bytes; 0: any) are not stored. What was seen within
+    /// [`Settings::lookup_interval`](super::Settings::lookup_interval) is not asked for again: builds of a busy name
+    /// share one check.
     pub(super) async fn absent(&self, scope: &Scope, store: &dyn Store, wanted: &BTreeMap<Digest, u64>) -> Absent {
-        let recall = |digest: &Digest| self.0.presence.recall_within(scope, digest, JUST_NOW);
+        let recall = |digest: &Digest| self.0.presence.recall_within(scope, digest, self.0.settings.lookup_interval);
         let open: BTreeSet<Digest> = wanted.keys().filter(|digest| recall(digest).is_none()).copied().collect();
         let mut open = Open { cache: self, scope, store, digests: open, missing: BTreeSet::new() };
         let done = open.ask().await;

@@ -95,8 +95,10 @@ pub struct Settings {
     /// An ingest that nobody wrote to for so long is forgotten.
     pub ingest_expiry: Duration,
     /// For so long a blob that was seen in the store is taken to be there when a build asks before it
-    /// writes. What a manifest names is asked for again when it is published or imported.
+    /// writes.
     pub presence_max_age: Duration,
+    /// What a manifest names is looked up when it is published or imported, unless it was seen within this time.
+    pub lookup_interval: Duration,
     /// How a manifest is merged with the stored one of its name; `None`: it replaces it.
     pub merge: Option<MergeRules>,
     /// Bytes that reads may keep ahead of their readers, all together.

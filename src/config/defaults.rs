@@ -80,6 +80,7 @@ impl Default for Manifests {
             max_records: Count(5000),
             max_age: seconds(7 * 24 * 3600),
             presence_max_age: seconds(10 * 60),
+            lookup_interval: seconds(60),
         }
     }
 }

@@ -138,6 +138,7 @@ pub(super) struct Manifests {
     pub(super) max_records: Count,
     pub(super) max_age: Text<Period>,
     pub(super) presence_max_age: Text<Period>,
+    pub(super) lookup_interval: Text<Period>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

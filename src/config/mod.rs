@@ -129,6 +129,7 @@ impl Config {
                 max_spool_bytes: file.limits.max_spool_bytes.0,
                 ingest_expiry: file.limits.ingest_expiry.0.0,
                 presence_max_age: file.manifests.presence_max_age.0.0,
+                lookup_interval: file.manifests.lookup_interval.0.0,
                 merge: file.manifests.merge.then_some(cache::MergeRules {
                     max_generations: file.manifests.max_generations.0,
                     max_records: file.manifests.max_records.0,

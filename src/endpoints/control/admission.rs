@@ -73,7 +73,7 @@ impl Admission {
         Ok(Admitted(Arc::new(Place { admission: Arc::clone(self), session: session.to_owned(), _open: open })))
     }
 
-    /// Whether a client may ask for the progress of a build that does not run: it may be about to begin.
+    /// Whether a client may call for a build that does not run: it may be about to begin.
     ///
     /// # Errors
     /// The answer to a new build while remora drains. (buildkitd would wait some seconds for the build.)

@@ -64,6 +64,7 @@ use builds::Builds;
 use call::Call;
 use probe::Probe;
 use progress::Progress;
+use replay::BUILD_ID;
 use rewrite::Solve;
 use session::Sessions;
 use upstream::Upstream;
@@ -234,6 +235,12 @@ impl Client {
         let control = &self.control;
         let path = request.uri().path();
         let call = Call::begin(path, control.metrics.clone());
+        if request.headers().contains_key(BUILD_ID)
+            && control.build_in(request.headers()).is_none()
+            && let Err(refusal) = control.admission.expects_builds(&self.arrival)
+        {
+            return Ok(forward::refuse(call, refusal));
+        }
         match Solve::of(path) {
             Some(solve) => self.solve(request, solve, call).await,
             None if path == session::SESSION => self.session(request, call).await,

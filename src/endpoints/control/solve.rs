@@ -25,7 +25,7 @@ use crate::auth::Purpose;
 
 /// How long a call is held back for its cache at the most. buildkitd gives a build's other calls 3 s (of
 /// the gateway) or 6 s (`Status`) until its `Control/Solve` is there, then fails them with "no such job".
-const HELD_BACK: Duration = Duration::from_millis(2000);
+const HELD_BACK: Duration = Duration::from_millis(2500);
 
 /// Why a build does not begin.
 #[derive(Debug)]

@@ -14,6 +14,7 @@ pub(crate) fn settings(spool_dir: impl Into<PathBuf>) -> Settings {
         max_open_ingests: 4,
         ingest_expiry: Duration::from_secs(3600),
         presence_max_age: Duration::from_secs(600),
+        lookup_interval: Duration::from_millis(500),
         merge: None,
         transfer_memory: 32 << 20,
         upload_memory: 64 << 20,
