@@ -17,6 +17,7 @@ const SIZE: usize = 300_000;
 struct Bench {
     proxy: FaultProxy,
     client: Client,
+    direct: Client,
     bucket: String,
     body: Vec<u8>,
 }
@@ -26,10 +27,10 @@ impl Bench {
         let minio = Minio::shared().await;
         let bucket = minio.new_bucket().await.to_string();
         let proxy = FaultProxy::start(minio.endpoint(), 7);
-        let through = client(&proxy.url(), minio.access_key(), minio.secret_key());
+        let [through, direct] = [&proxy.url(), minio.endpoint()].map(|url| client(url, minio.access_key(), minio.secret_key()));
         let plain = through.config().to_builder().retry_config(RetryConfig::disabled());
         let plain = plain.response_checksum_validation(ResponseChecksumValidation::WhenRequired).build();
-        let bench = Self { proxy, client: Client::from_conf(plain), bucket, body: (0..SIZE).map(|at| (at % 251) as u8).collect() };
+        let bench = Self { proxy, client: Client::from_conf(plain), direct, bucket, body: (0..SIZE).map(|at| (at % 251) as u8).collect() };
         bench.put("blob").await.unwrap();
         bench
     }
@@ -39,6 +40,12 @@ impl Bench {
         let put = self.client.put_object().bucket(&self.bucket).key(key).body(ByteStream::from(self.body.clone()));
         let answer = put.send().await.map_err(|error| error.code().unwrap_or("broken").to_owned())?;
         Ok(answer.e_tag().unwrap().to_owned())
+    }
+
+    /// Past the proxy.
+    async fn etag_in_store(&self, key: &str) -> String {
+        let head = self.direct.head_object().bucket(&self.bucket).key(key).send().await.unwrap();
+        head.e_tag().unwrap().to_owned()
     }
 
     async fn get(&self) -> Result<(String, Vec<u8>), String> {
@@ -137,4 +144,18 @@ async fn nothing_passes_a_dark_line_until_it_is_up_again() {
     bench.proxy.set_rules(Vec::new());
     bench.proxy.set_link(Link::Up);
     assert!(waiting.await.unwrap().1 == bench.body);
+}
+
+#[tokio::test]
+async fn a_dark_answer_comes_late_to_a_request_that_the_store_has() {
+    let bench = Bench::start().await;
+    let (etag, _) = bench.get().await.unwrap();
+    bench.proxy.set_rules(vec![Rule::on("PUT", "/another", 1.0, Fault::DarkAnswer)]);
+    let mut waiting = Box::pin(bench.put("another"));
+    let still = tokio::time::timeout(Duration::from_millis(500), &mut waiting).await;
+    assert!(still.is_err(), "{still:?}");
+    assert_eq!(bench.proxy.harmed(), 1);
+    assert_eq!(bench.etag_in_store("another").await, etag);
+    bench.proxy.set_link(Link::Up);
+    assert_eq!(waiting.await.unwrap(), etag);
 }

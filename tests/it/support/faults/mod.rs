@@ -54,8 +54,13 @@ struct Shared {
 impl FaultProxy {
     /// Starts one in front of `http://host:port`, which need not be there yet.
     pub fn start(upstream: &str, seed: u64) -> Self {
+        Self::start_on("127.0.0.1", upstream, seed)
+    }
+
+    /// As [`Self::start`], on another address of this machine.
+    pub fn start_on(ip: &str, upstream: &str, seed: u64) -> Self {
         let upstream = upstream.trim_start_matches("http://").parse().expect("the upstream is http://address:port");
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let listener = std::net::TcpListener::bind((ip, 0)).expect("a port");
         let address = listener.local_addr().expect("its address");
         let shared = Arc::new(Shared {
             upstream,

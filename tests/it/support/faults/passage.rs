@@ -91,7 +91,7 @@ impl Passage {
                 self.take(self.held.len())
             }
             // The others are not a body's.
-            Some(Fault::SlowDown | Fault::Gone | Fault::WrongETag | Fault::Dark) | None => self.take(self.held.len()),
+            Some(Fault::SlowDown | Fault::Gone | Fault::WrongETag | Fault::Dark | Fault::DarkAnswer) | None => self.take(self.held.len()),
         }
     }
 

@@ -21,11 +21,13 @@ pub enum Fault {
     WrongETag,
     /// From this request on the line is dark, until it is set up again.
     Dark,
+    /// The store has the request, and its answer finds the line dark, until it is set up again.
+    DarkAnswer,
 }
 
 impl Fault {
     /// What each is counted as.
-    pub const NAMES: [&str; 8] = ["slow down", "gone", "reset", "stall", "truncate", "flip", "wrong etag", "dark"];
+    pub const NAMES: [&str; 9] = ["slow down", "gone", "reset", "stall", "truncate", "flip", "wrong etag", "dark", "dark answer"];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -37,6 +39,7 @@ impl Fault {
             Self::Flip => "flip",
             Self::WrongETag => "wrong etag",
             Self::Dark => "dark",
+            Self::DarkAnswer => "dark answer",
         }
     }
 }

@@ -90,7 +90,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>, cut: Cut) -> io
     shared.count(kind(request.method(), &path));
     let head = request.method() == Method::HEAD;
     let fault = shared.fault(request.method().as_str(), &path);
-    if let Some(fault) = fault {
+    if let Some(fault) = fault.filter(|fault| *fault != Fault::DarkAnswer) {
         shared.count(fault.name());
     }
     if fault == Some(Fault::Dark) {
@@ -107,6 +107,10 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>, cut: Cut) -> io
     let harm = upload.map(|fault| Harm { at: shared.offset(length(request.body())), fault });
     let request = request.map(|body| passage::pass(body, harm, link.clone(), cut.clone()));
     let mut response = ask(&shared, request).await?;
+    if fault == Some(Fault::DarkAnswer) {
+        shared.count(Fault::DarkAnswer.name());
+        shared.link.send_replace(Link::Dark);
+    }
     passable(&mut link).await;
     if fault == Some(Fault::WrongETag) && response.headers().contains_key(ETAG) {
         response.headers_mut().insert(ETAG, WRONG_ETAG);
