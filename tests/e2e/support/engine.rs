@@ -4,13 +4,20 @@
 //! firewall rules end with it, and the host's are not touched. No image can be pulled in a test, so each
 //! is imported from a folder.
 
-use std::fs::Permissions;
+use std::collections::BTreeSet;
+use std::fs::{File, Permissions};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::admin;
 use super::cases::{Rig, Setting, Transport};
 use super::client::{Build, Client, Outcome};
 use super::context::install_program;
+use super::faults::{FaultProxy, seed};
 use super::minio;
 use super::process::{Finished, READY_LIMIT, Running, eventually, isolated, leashed, run};
 use super::storage::{self, Kind, SECRET_VARIABLE};
@@ -21,6 +28,8 @@ const NETWORK: &str = "remora";
 const BUILDER: &str = "cached";
 const STATE_VOLUME: &str = "buildx_buildkit_cached0_state";
 const BUILDER_CONTAINER: &str = "buildx_buildkit_cached0";
+/// remora's sockets in the volume.
+const SOCKETS: [&str; 2] = ["remora.sock", "admin.sock"];
 
 /// buildkitd, remora and perhaps MinIO as containers on a Docker Engine.
 #[derive(Debug)]
@@ -28,12 +37,36 @@ pub struct Engine {
     client: Client,
     store: Kind,
     transport: Transport,
-    _daemon: Running,
+    proxy: Option<FaultProxy>,
+    daemon: Running,
     dir: tempfile::TempDir,
 }
 
 impl Engine {
     pub fn start(setting: Setting, buckets: &[&str]) -> Self {
+        let mut engine = Self::bare(setting);
+        engine.set_up(buckets, Self::start_store);
+        engine
+    }
+
+    /// As [`Self::start`], with a fault proxy between remora and MinIO.
+    pub fn behind_proxy(setting: Setting, buckets: &[&str]) -> Self {
+        let mut engine = Self::bare(Setting { store: Kind::Minio, ..setting });
+        engine.set_up(buckets, |engine, buckets| {
+            engine.start_store(buckets);
+            let minio = engine.docker(&["inspect", "-f", &format!("{{{{.NetworkSettings.Networks.{NETWORK}.IPAddress}}}}"), "minio"]);
+            let gateway = engine.docker(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", NETWORK]);
+            let start = || FaultProxy::start_on(gateway.trim(), &format!("http://{}:9000", minio.trim()), seed());
+            let proxy = engine.in_its_network(start);
+            let configuration = storage::configuration(&proxy.url(), buckets);
+            engine.proxy = Some(proxy);
+            configuration
+        });
+        engine
+    }
+
+    /// An engine with images and no container.
+    fn bare(setting: Setting) -> Self {
         let dir = tempfile::tempdir().expect("temp dir");
         let mut daemon = Running::start_isolated(dockerd(dir.path()));
         let host = docker_host(dir.path());
@@ -41,10 +74,9 @@ impl Engine {
             daemon.assert_running();
             docker(dir.path(), &["version"]).status.success().then_some(())
         });
-        let engine =
-            Self { client: Client::buildx(BUILDER, Some(host)), store: setting.store, transport: setting.transport, _daemon: daemon, dir };
+        let (client, Setting { store, transport, .. }) = (Client::buildx(BUILDER, Some(host)), setting);
+        let engine = Self { client, store, transport, proxy: None, daemon, dir };
         engine.import_images();
-        engine.set_up(buckets);
         engine
     }
 
@@ -59,12 +91,12 @@ impl Engine {
     }
 
     /// The recipe: network, volume, remora's container in both, then the builder.
-    fn set_up(&self, buckets: &[&str]) {
+    fn set_up(&mut self, buckets: &[&str], start_store: impl Fn(&mut Self, &[&str]) -> String) {
         self.docker(&["network", "create", NETWORK]);
         self.docker(&["volume", "create", STATE_VOLUME]);
         let etc = self.dir.path().join("etc");
         std::fs::create_dir(&etc).expect("etc");
-        std::fs::write(etc.join("remora.toml"), self.start_store(buckets)).expect("configuration");
+        std::fs::write(etc.join("remora.toml"), start_store(self, buckets)).expect("configuration");
         self.docker(
             &[
                 &["run", "-d", "--name", "remora", "--network", NETWORK],
@@ -73,14 +105,19 @@ impl Engine {
                 &["-e", &format!("{SECRET_VARIABLE}={}", minio::SECRET_ACCESS_KEY), "remora:test"],
                 &["serve", "--config", "/etc/remora/remora.toml"],
                 &["--control", "unix:///var/lib/buildkit/remora.sock", "--buildkitd", "unix:///var/lib/buildkit/buildkitd.sock"],
+                &["--admin", "tcp://127.0.0.1:9191", "--admin", "unix:///var/lib/buildkit/admin.sock"],
                 self.s3_flags(),
             ]
             .concat(),
         );
-        let socket = self.state().join("remora.sock");
+        let socket = self.control_socket();
         eventually("remora's container listens", READY_LIMIT, || socket.exists().then_some(()));
         self.create_builder();
         self.bootstrap();
+        self.wait_until_healthy();
+    }
+
+    fn wait_until_healthy(&self) {
         eventually("the health check of deploy/Dockerfile passes", READY_LIMIT, || {
             docker(self.dir.path(), &["exec", "remora", "/bin/remora", "health"]).status.success().then_some(())
         });
@@ -95,7 +132,7 @@ impl Engine {
     }
 
     /// Makes the buckets, and returns remora's configuration for them.
-    fn start_store(&self, buckets: &[&str]) -> String {
+    fn start_store(&mut self, buckets: &[&str]) -> String {
         make_group_writable(&self.data());
         match self.store {
             Kind::Directory => "store = \"file:///store\"\n".to_owned(),
@@ -164,6 +201,69 @@ impl Engine {
         docker(self.dir.path(), args).expect_success()
     }
 
+    /// Starts something in the network namespace of the engine, with all the threads that it starts.
+    fn in_its_network<T: Send>(&self, start: impl FnOnce() -> T + Send) -> T {
+        let pid = self.daemon.isolated_child().expect("dockerd runs").as_raw_nonzero();
+        let namespace = File::open(format!("/proc/{pid}/ns/net")).expect("its network");
+        let moved = || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may");
+            start()
+        };
+        std::thread::scope(|scope| scope.spawn(moved).join().expect("no panic"))
+    }
+
+    /// The client, with remora's builder.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// What is between remora and MinIO.
+    pub fn proxy(&self) -> &FaultProxy {
+        self.proxy.as_ref().expect("it was started behind a proxy")
+    }
+
+    /// Where remora listens for builds.
+    pub fn control_socket(&self) -> PathBuf {
+        self.state().join(SOCKETS[0])
+    }
+
+    /// The answer of remora's admin endpoint, headers included; empty while nobody answers.
+    pub fn get(&self, path: &str) -> String {
+        admin::get(UnixStream::connect(self.state().join(SOCKETS[1])), path)
+    }
+
+    /// Asks remora to end.
+    pub fn terminate_remora(&self) {
+        self.docker(&["kill", "--signal", "TERM", "remora"]);
+    }
+
+    /// Waits for the end of remora's container: its exit code.
+    pub fn remora_ends(&self) -> i32 {
+        self.docker(&["wait", "remora"]).trim().parse().expect("a code")
+    }
+
+    /// Starts remora's container again.
+    pub fn start_remora(&self) {
+        self.docker(&["start", "remora"]);
+        self.wait_until_healthy();
+    }
+
+    /// `remora verify` of a bucket.
+    pub fn verify(&self, bucket: &str) -> String {
+        self.docker(&["exec", "remora", "/bin/remora", "verify", "--config", "/etc/remora/remora.toml", "--json", "--bucket", bucket])
+    }
+
+    /// The manifests in a bucket of MinIO.
+    pub fn manifests(&self, bucket: &str) -> BTreeSet<String> {
+        minio::manifests(&self.data(), bucket)
+    }
+
+    /// What remora has logged.
+    pub fn log(&self) -> String {
+        let logs = docker(self.dir.path(), &["logs", "remora"]);
+        logs.stdout + &logs.stderr
+    }
+
     /// The store's data on the host.
     fn data(&self) -> PathBuf {
         self.dir.path().join("data")
@@ -186,7 +286,7 @@ impl Rig for Engine {
             let path = entry.path();
             if path.is_dir() {
                 std::fs::remove_dir_all(path).expect("state can be deleted");
-            } else if path.file_name().is_some_and(|name| name != "remora.sock") {
+            } else if path.file_name().is_some_and(|name| SOCKETS.iter().all(|socket| name != *socket)) {
                 std::fs::remove_file(path).expect("state can be deleted");
             }
         }
@@ -196,8 +296,7 @@ impl Rig for Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let logs = docker(self.dir.path(), &["logs", "remora"]);
-            eprintln!("remora logged:\n{}{}", logs.stdout, logs.stderr);
+            eprintln!("remora logged:\n{}", self.log());
         }
         // Containers that end in order leave no control groups behind.
         let containers = docker(self.dir.path(), &["ps", "-aq"]).stdout;

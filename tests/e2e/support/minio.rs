@@ -1,6 +1,6 @@
 //! A real MinIO, and a look into its buckets that goes past everything under test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -82,10 +82,21 @@ impl Minio {
         files_below(&self.dir.path().join(".minio.sys/multipart"))
     }
 
+    /// The manifests in a bucket.
+    pub fn manifests(&self, bucket: &str) -> BTreeSet<String> {
+        manifests(self.dir.path(), bucket)
+    }
+
     /// Past everything under test.
     pub fn client(&self) -> aws_sdk_s3::Client {
         client(&self.endpoint(), ACCESS_KEY_ID, SECRET_ACCESS_KEY)
     }
+}
+
+/// The manifests in a bucket, by MinIO's own files: it keeps each object in a folder of its name.
+pub fn manifests(data: &Path, bucket: &str) -> BTreeSet<String> {
+    let names = std::fs::read_dir(data.join(bucket).join("manifests")).into_iter().flatten().flatten();
+    names.map(|entry| entry.file_name().display().to_string()).collect()
 }
 
 /// The attributes with which native BuildKit keeps a cache in a MinIO that it finds at `endpoint`.

@@ -1,5 +1,6 @@
 //! Real parts, started in temp folders, and what the cases ask of them.
 
+pub mod admin;
 pub mod buildkitd;
 pub mod cases;
 pub mod chain;

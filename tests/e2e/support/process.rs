@@ -140,7 +140,7 @@ impl Running {
 
     /// The first process of the namespaces. `unshare` ends after it, and so after all that is in them;
     /// killed itself, it would end before.
-    fn isolated_child(&self) -> Option<Pid> {
+    pub fn isolated_child(&self) -> Option<Pid> {
         let pid = self.child.id();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
         Pid::from_raw(children.trim().parse().ok()?).filter(|_| self.isolated)

@@ -1,10 +1,13 @@
 //! The binary under test, as an operator starts it.
 
-use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
+use super::admin;
 use super::cases::Transport;
 use super::connections::Connections;
 use super::footprint::Footprint;
@@ -83,7 +86,7 @@ impl Remora {
         let path = if settings.wait_until_ready { "/readyz" } else { "/livez" };
         eventually("remora is ready", READY_LIMIT, || {
             daemon.assert_running();
-            self.get(path).starts_with("HTTP/1.1 200").then_some(())
+            admin::is_ready(&self.get(path)).then_some(())
         });
         self.daemon = Some(daemon);
     }
@@ -92,6 +95,18 @@ impl Remora {
     pub fn kill(&mut self) {
         self.earlier = self.log();
         self.daemon = None;
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        self.daemon.as_ref().expect("it runs").signal(Signal::TERM);
+    }
+
+    /// Waits for its end, which is to come soon.
+    pub fn end_within(&mut self, limit: Duration) -> ExitStatus {
+        let finished = self.daemon.take().expect("it runs").finish_within(limit);
+        self.earlier += &format!("{}{}", finished.stdout, finished.stderr);
+        finished.status
     }
 
     /// `remora verify` of a bucket.
@@ -135,13 +150,11 @@ impl Remora {
 
     /// The value of a metric without labels, or the sum over its labels.
     pub fn metric(&self, name: &str) -> u64 {
-        let metrics = self.metrics();
-        let values = metrics.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit_once(' '));
-        values.map(|(_, value)| value.parse::<u64>().expect("a count")).sum()
+        admin::metric(&self.metrics(), name)
     }
 
     pub fn is_ready(&self) -> bool {
-        self.get("/readyz").starts_with("HTTP/1.1 200")
+        admin::is_ready(&self.get("/readyz"))
     }
 
     /// What it occupies while it does nothing. Its own connection to buildkitd is a part of that.
@@ -184,7 +197,7 @@ impl Remora {
         command
     }
 
-    fn control_socket(&self) -> PathBuf {
+    pub fn control_socket(&self) -> PathBuf {
         self.dir.path().join("control.sock")
     }
 
@@ -193,15 +206,8 @@ impl Remora {
     }
 
     /// The answer of the admin endpoint, headers included; empty while nobody answers.
-    fn get(&self, path: &str) -> String {
-        let ask = || -> std::io::Result<String> {
-            let mut connection = TcpStream::connect(("127.0.0.1", self.admin_port))?;
-            write!(connection, "GET {path} HTTP/1.1\r\nHost: remora\r\nConnection: close\r\n\r\n")?;
-            let mut answer = String::new();
-            connection.read_to_string(&mut answer)?;
-            Ok(answer)
-        };
-        ask().unwrap_or_default()
+    pub fn get(&self, path: &str) -> String {
+        admin::get(TcpStream::connect(("127.0.0.1", self.admin_port)), path)
     }
 }
 
