@@ -24,5 +24,6 @@ mod progress;
 mod rebuild;
 mod replay;
 mod secrets;
+mod sigterm;
 mod soak;
 mod support;
