@@ -1,7 +1,8 @@
 //! Layers that are lost behind the manifest that promised them: the build is run again, unseen.
 
 use crate::support::buildkitd::Buildkitd;
-use crate::support::cases::{Transport, Via};
+use crate::support::cases::{Rig as _, Transport, Via};
+use crate::support::chain;
 use crate::support::client::{AGAIN, Build, Outcome};
 use crate::support::context::Context;
 use crate::support::faults::{Fault, FaultProxy, Rule, seed};
@@ -148,4 +149,23 @@ fn a_build_that_loses_nothing_is_not_run_again() {
         let outcome = rig.host.client.build(&rig.build(&context)).expect_failure();
         assert!(outcome.text.contains("exit code: 42") && rig.replayed() == 0, "{outcome:#?}");
     });
+}
+
+/// Within `manifests.lookup_interval` of a lookup nobody sees that a layer was deleted.
+#[test]
+fn layers_that_are_deleted_right_after_a_lookup_are_built_again() {
+    for transport in Transport::BOTH {
+        let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Directory, &BUCKETS));
+        let settings = Settings::new(buildkitd.address(), &storage, &BUCKETS);
+        let configuration = settings.configuration.replace(storage::LOOKUPS, "");
+        let mut host = Host::assemble(Via::Buildctl, buildkitd, storage, &Settings { transport, configuration, ..settings });
+        let (context, images) = (chain::context(), tempfile::tempdir().expect("temp dir"));
+        let build = Build::of(context.path()).cached(CACHE).image(&images.path().join("image.tar"));
+        host.client.build(&build).expect_success().assert_executed();
+        let blobs = chain::blobs(&host.storage.objects(BUCKETS[0])["manifests/app"]);
+        std::fs::remove_file(host.storage.file(BUCKETS[0], &format!("blobs/{}", blobs[5]))).expect("the blob");
+        host.wipe();
+        host.client.build(&build).expect_success();
+        assert_eq!(host.remora.metric(REPLAYED), 1, "{transport:?}: {}", host.remora.log());
+    }
 }

@@ -8,7 +8,7 @@ use crate::support::client::{Build, Client};
 use crate::support::context::Context;
 use crate::support::minio;
 use crate::support::remora::{Remora, Settings};
-use crate::support::storage::{Kind, Storage};
+use crate::support::storage::{self, Kind, Storage};
 
 const BUCKET: &str = "build-cache";
 const AT_ONCE: usize = 4;
@@ -19,7 +19,7 @@ const HOT: &str = "hot";
 const HANGS: Duration = Duration::from_secs(60);
 /// Every build brings results that the caches of its names have not. With this bound manifests are as large after the
 /// first hundred builds as after the last, so that remora and buildkitd have the same to do in every hundred.
-const CONFIGURATION: &str = "[manifests]\nmax_records = 40\n";
+const CONFIGURATION: &str = "manifests.max_records = 40\n";
 
 /// A builder and a store, with remora between them or without it. The parts end in the order they are written.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Group {
         let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Minio, &[BUCKET]));
         let remora = transport.map(|transport| {
             let mut settings = Settings { transport, ..Settings::new(buildkitd.address(), &storage, &[BUCKET]) };
-            settings.configuration += CONFIGURATION;
+            settings.configuration = settings.configuration.replace(storage::LOOKUPS, CONFIGURATION);
             Remora::start(&settings)
         });
         let client = Client::buildctl(&remora.as_ref().map_or_else(|| buildkitd.address(), Remora::address));

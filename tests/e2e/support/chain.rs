@@ -10,7 +10,7 @@ use super::context::Context;
 
 /// Steps with a layer each, from 1 on; the layer of step 0 is the files of the context.
 pub const LAYERS: usize = 10;
-/// After so long an import asks the store again for a layer that was seen there.
+/// After so long an import asks the store again for a layer that was seen there: by the configuration of all cases.
 pub const LOOKED_UP_AGAIN: Duration = Duration::from_millis(500);
 
 pub fn context() -> Context {

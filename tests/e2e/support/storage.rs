@@ -32,7 +32,7 @@ impl Storage {
     /// remora's configuration for it. A directory serves any bucket, so `buckets` matter for MinIO alone.
     pub fn configuration(&self, buckets: &[&str]) -> String {
         match self {
-            Self::Directory(dir) => format!("store = \"file://{}\"\n", dir.path().display()),
+            Self::Directory(dir) => format!("store = \"file://{}\"\n{LOOKUPS}", dir.path().display()),
             Self::Minio(minio) => configuration(&minio.endpoint(), buckets),
         }
     }
@@ -73,8 +73,11 @@ pub fn configuration(endpoint: &str, buckets: &[&str]) -> String {
         )
     };
     let tables: String = buckets.iter().map(table).collect();
-    format!("store = \"s3://{}\"\n{tables}", buckets[0])
+    format!("store = \"s3://{}\"\n{LOOKUPS}{tables}", buckets[0])
 }
+
+/// Cases delete blobs and import at once: a minute, as it is else, would be long.
+pub const LOOKUPS: &str = "manifests.lookup_interval = \"500ms\"\n";
 
 /// Where remora finds the secret key of the store.
 pub const SECRET_VARIABLE: &str = "STORE_SECRET_ACCESS_KEY";
