@@ -180,8 +180,11 @@ fn a_build_fails_as_it_does_without_remora() {
     }
 }
 
-/// The part of a client's output that tells why the build failed, without the ids that no two builds share.
+/// The part of a client's output that tells why the build failed, without what no two builds share: ids, and which of its own
+/// two calls buildctl blames. It waits for `Control.Solve` and for its gateway at once, both fail with the one error, and the
+/// first to return gets to name it (`solve` in BuildKit's `client/solve.go`).
 fn failure(text: &str) -> String {
+    let text = &text.replace("failed to run Build function: ", "failed to solve: ");
     let message = text.to_lowercase().rfind("error: ").expect("an error");
     let excerpt = text.rfind("\nDockerfile:").unwrap_or(message);
     let is_id = |word: &str| word.len() == 25 && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
