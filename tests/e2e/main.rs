@@ -18,6 +18,7 @@ mod interop;
 mod large;
 mod load;
 mod manifests;
+mod matrix;
 mod options;
 mod outage;
 mod progress;
