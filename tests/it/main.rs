@@ -9,32 +9,12 @@
     reason = "in the tests' own helpers too"
 )]
 
-mod admin;
 mod architecture;
-mod bounds;
 mod cache;
-mod cache_config;
-mod chaos;
-mod commands;
-mod config;
-mod content;
-mod control;
-mod disk_cache;
-mod download;
-mod faults;
-mod guarded;
-mod hedging;
-mod journal;
-mod manifests;
-mod merging;
-mod opened;
-mod outage;
-mod presence;
-mod promises;
-mod s3;
-mod store_contract;
-mod store_directory;
-mod store_s3;
+mod consistency;
+mod endpoints;
+mod fault_proxy;
+mod program;
+mod store;
 mod support;
-mod uploads;
-mod verified;
+mod transfer;

@@ -10,7 +10,7 @@ use remora::types::{Digest, Rights};
 use serde_json::json;
 use time::OffsetDateTime;
 
-use crate::manifests::{Bench, chain, chain_of, digest, grant, meaning, name, no_limits};
+use crate::cache::manifests::{Bench, chain, chain_of, digest, grant, meaning, name, no_limits};
 
 const START: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 

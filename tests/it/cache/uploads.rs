@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::store_s3::static_config;
+use crate::store::s3::static_config;
 use crate::support::fault_store::{Fault, FaultStore};
 use crate::support::memory_store::MemoryStore;
 use crate::support::minio::Minio;

@@ -1,5 +1,7 @@
 //! Manifests as builds get and put them: pruned of what is gone, merged with what others put.
 
+mod promises;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;

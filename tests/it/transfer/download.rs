@@ -12,7 +12,7 @@ use remora::store::{Body, ByteStream, Condition, Error, Object, S3, Store};
 use remora::transfer::{Downloads, RANGE_BYTES};
 use remora::types::{ByteRange, Key};
 
-use crate::store_s3::static_config;
+use crate::store::s3::static_config;
 use crate::support::minio::Minio;
 use crate::support::ranged_store::{Fate, PIECE_BYTES, RangedStore};
 

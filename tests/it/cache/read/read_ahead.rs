@@ -9,7 +9,7 @@ use remora::cache::Error;
 use remora::types::{Digest, Documents, Grant, ManifestName, Rights, Scope};
 use time::OffsetDateTime;
 
-use crate::manifests::{Bench, chain_of};
+use crate::cache::manifests::{Bench, chain_of};
 
 const SMALL: usize = 1000;
 const LARGE: usize = 300 << 10;

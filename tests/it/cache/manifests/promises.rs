@@ -9,7 +9,7 @@ use remora::types::{Digest, Grant, Promises, Rights, Scope};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use crate::manifests::Bench;
+use crate::cache::manifests::Bench;
 use crate::support::fault_store::{Fault, FaultStore};
 use crate::support::memory_store::MemoryStore;
 

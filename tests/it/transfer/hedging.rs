@@ -13,8 +13,8 @@ use remora::transfer::{Downloads, RANGE_BYTES};
 use remora::types::{ByteRange, Key};
 use tokio::time::{sleep, timeout};
 
-use crate::download::content;
 use crate::support::ranged_store::{Fate, Gate, PIECE_BYTES, RangedStore};
+use crate::transfer::download::content;
 
 /// Far more than anything takes but what never comes.
 const LONG: Duration = Duration::from_secs(3600);

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::checker::violations;
 use super::record::{Event, NEVER, What};
-use crate::chaos::client::{Clients, End, Store, Through, content_end, start};
+use crate::consistency::client::{Clients, End, Store, Through, content_end, start};
 use crate::support::faults::{Fault, FaultProxy, Rule, seed};
 use crate::support::minio::Minio;
 use crate::support::sidecar::Sidecar;

@@ -9,7 +9,7 @@ use remora::shutdown::Shutdown;
 use remora::types::{ByteRange, Digest, Grant, ManifestName, Rights, Scope};
 use time::OffsetDateTime;
 
-use crate::manifests::{Bench, document};
+use crate::cache::manifests::{Bench, document};
 use crate::support::memory_store::MemoryStore;
 
 const AGE: Duration = Duration::from_secs(600);

@@ -3,7 +3,7 @@
 
 mod crashes;
 mod exports;
-mod rooms;
+mod full_spool;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! Blobs that are kept on this machine's disk: fetched once, right or not at all, and no more than may be.
 
-mod ahead;
-mod disk;
+mod files;
+mod read_ahead;
 mod reads;
 
 use std::collections::BTreeMap;

@@ -10,7 +10,7 @@ use remora::shutdown::Shutdown;
 use remora::types::{Digest, Documents, Grant, ManifestName, Rights, Scope};
 use time::OffsetDateTime;
 
-use crate::manifests::{Bench, document};
+use crate::cache::manifests::{Bench, document};
 use crate::support::fault_store::FaultStore;
 use crate::support::memory_store::{Calls, MemoryStore};
 

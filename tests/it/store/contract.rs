@@ -17,7 +17,7 @@ use remora::store::{Body, Condition, Directory, Error, Guarded, MultipartId, Obj
 use remora::types::{ByteRange, ETag, Key};
 use tempfile::{NamedTempFile, TempDir};
 
-use crate::store_s3::static_config;
+use crate::store::s3::static_config;
 use crate::support::fake_s3::FakeS3;
 use crate::support::minio::Minio;
 
@@ -60,8 +60,8 @@ macro_rules! suite {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                let backend = crate::store_contract::Backend::$backend().await;
-                crate::store_contract::$case(Arc::clone(&backend.store)).await;
+                let backend = crate::store::contract::Backend::$backend().await;
+                crate::store::contract::$case(Arc::clone(&backend.store)).await;
             }
         )*
         use std::sync::Arc;

@@ -6,7 +6,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 
 use super::{MIB, Rig, blob, collect, key};
-use crate::manifests::chain_of;
+use crate::cache::manifests::chain_of;
 
 fn name() -> ManifestName {
     "app".parse().unwrap()
