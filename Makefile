@@ -17,7 +17,7 @@ test: tools
 	cargo test --locked
 
 lint:
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
 
 bench: tools

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use remora_test_support::tools::tool;
 use serde_json::Value;
 
 use crate::process::{last_line, leashed};
-use crate::tools::tool;
 use crate::workloads::Layers;
 
 /// What the name of a step that makes a layer contains.

@@ -4,9 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use remora_test_support::tools::tool;
 use serde::Serialize;
-
-use crate::tools::tool;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {

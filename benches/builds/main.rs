@@ -12,17 +12,11 @@ mod hot_name;
 mod line;
 mod machine;
 mod parts;
-#[path = "../../tests/it/support/ports.rs"]
-#[allow(unreachable_pub, clippy::expect_used, reason = "written for tests")]
-mod ports;
 mod process;
 mod report;
 mod runs;
 mod shaper;
 mod streams;
-#[path = "../../tests/it/support/tools.rs"]
-#[allow(unreachable_pub, clippy::panic, reason = "written for tests")]
-mod tools;
 mod workloads;
 
 use std::io::Write as _;

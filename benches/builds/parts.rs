@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use remora_test_support::ports::free_port;
+use remora_test_support::tools::tool;
 
-use crate::ports::free_port;
 use crate::process::{Daemon, isolated, leashed};
-use crate::tools::tool;
 
 pub(crate) const REGION: &str = "us-east-1";
 pub(crate) const ACCESS_KEY_ID: &str = "remora-bench";

@@ -7,9 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use remora_test_support::tools::tool;
 use rustix::process::{Pid, Signal, kill_process};
-
-use crate::tools::tool;
 
 /// How long a daemon may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(60);

@@ -5,8 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-
-use crate::tools::tool;
+use remora_test_support::tools::tool;
 
 /// RUN steps below the source: every commit shares them.
 pub(crate) const SHARED_STEPS: u32 = 3;

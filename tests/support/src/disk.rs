@@ -1,5 +1,4 @@
 //! Disks that are full or cannot be written.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::path::Path;
 use std::process::Command;
@@ -21,10 +20,12 @@ impl Tmpfs {
         tmpfs
     }
 
+    /// Where it is mounted.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 
+    /// Nothing can be written to it from now on.
     pub fn make_read_only(&self) {
         run(Command::new(tool("mount")).args(["-o", "remount,ro"]).arg(self.0.path()));
     }

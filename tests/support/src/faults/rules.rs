@@ -29,6 +29,7 @@ impl Fault {
     /// What each is counted as.
     pub const NAMES: [&str; 9] = ["slow down", "gone", "reset", "stall", "truncate", "flip", "wrong etag", "dark", "dark answer"];
 
+    /// What it is counted as.
     pub fn name(self) -> &'static str {
         match self {
             Self::SlowDown => "slow down",
@@ -53,6 +54,7 @@ pub struct Rule {
     pub path: &'static str,
     /// How many of them, from 0 to 1.
     pub rate: f64,
+    /// What befalls them.
     pub fault: Fault,
 }
 

@@ -1,5 +1,4 @@
 //! What decides all that is random in a test.
-#![allow(clippy::print_stderr, reason = "how a test says what it did")]
 
 const VARIABLE: &str = "REMORA_CHAOS_SEED";
 

@@ -16,8 +16,10 @@ use super::tools::tool;
 pub const REGION: &str = "us-east-1";
 /// MinIO's credentials: easily searched for.
 pub const ACCESS_KEY_ID: &str = "CANARYMINIOKEY";
+/// The secret of [`ACCESS_KEY_ID`].
 pub const SECRET_ACCESS_KEY: &str = "canary-secret-of-the-store";
 
+/// A running MinIO with a data folder of its own. Dropping it ends it and deletes its data.
 #[derive(Debug)]
 pub struct Minio {
     dir: tempfile::TempDir,

@@ -2,7 +2,6 @@
 //!
 //! [`Rule`]s harm single requests, at a rate and by a seed; [`Link`] is the state of the line as a whole.
 //! Both are changed while traffic passes. What came through is counted by kind.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 mod passage;
 mod rules;
@@ -16,8 +15,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use remora::shutdown::Shutdown;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 pub use rules::{Fault, Rule};
 pub use seed::seed;
@@ -38,13 +36,14 @@ pub enum Link {
 pub struct FaultProxy {
     address: SocketAddr,
     shared: Arc<Shared>,
+    /// The proxy runs until this is dropped.
+    _running: oneshot::Sender<()>,
 }
 
 /// What every connection looks at.
 #[derive(Debug)]
 struct Shared {
     upstream: SocketAddr,
-    tasks: Shutdown,
     link: watch::Sender<Link>,
     rules: Mutex<Vec<Rule>>,
     dice: Mutex<StdRng>,
@@ -64,14 +63,14 @@ impl FaultProxy {
         let address = listener.local_addr().expect("its address");
         let shared = Arc::new(Shared {
             upstream,
-            tasks: Shutdown::default(),
             link: watch::Sender::new(Link::Up),
             rules: Mutex::default(),
             dice: Mutex::new(StdRng::seed_from_u64(seed)),
             counts: Mutex::default(),
         });
-        server::run(listener, Arc::clone(&shared));
-        Self { address, shared }
+        let (running, dropped) = oneshot::channel();
+        server::run(listener, Arc::clone(&shared), dropped);
+        Self { address, shared, _running: running }
     }
 
     /// What a client is given in place of the store's own URL.
@@ -84,10 +83,12 @@ impl FaultProxy {
         *self.shared.rules.lock().expect("lock") = rules;
     }
 
+    /// Sets the state of the line.
     pub fn set_link(&self, link: Link) {
         self.shared.link.send_replace(link);
     }
 
+    /// The state of the line.
     pub fn link(&self) -> Link {
         *self.shared.link.borrow()
     }
@@ -100,12 +101,6 @@ impl FaultProxy {
     /// How many requests were harmed.
     pub fn harmed(&self) -> u64 {
         self.counts().iter().filter(|(kind, _)| Fault::NAMES.contains(kind)).map(|(_, count)| count).sum()
-    }
-}
-
-impl Drop for FaultProxy {
-    fn drop(&mut self) {
-        self.shared.tasks.stop();
     }
 }
 

@@ -36,8 +36,11 @@ pub fn isolated(program: impl AsRef<OsStr>) -> Command {
 /// What a command left behind.
 #[derive(Debug)]
 pub struct Finished {
+    /// How it ended.
     pub status: ExitStatus,
+    /// All that it wrote to standard output.
     pub stdout: String,
+    /// All that it wrote to standard error.
     pub stderr: String,
 }
 
@@ -59,6 +62,7 @@ pub struct Running {
 }
 
 impl Running {
+    /// Starts it, with nothing to read.
     pub fn start(command: Command) -> Self {
         Self::start_fed(command, Stdio::null())
     }
@@ -91,6 +95,7 @@ impl Running {
         self.read("stderr")
     }
 
+    /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap_or_else(|error| panic!("{}: {error}", self.what));
     }
@@ -184,6 +189,7 @@ pub fn within<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<
     }
 }
 
+/// Blocks this thread for so long.
 #[allow(clippy::disallowed_methods, reason = "these tests are synchronous: there is no worker to block")]
 pub fn pause(duration: Duration) {
     std::thread::sleep(duration);

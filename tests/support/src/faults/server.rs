@@ -13,6 +13,8 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::passage::{self, Body, Harm};
 use super::rules::Fault;
@@ -41,16 +43,22 @@ struct Socket {
     cut: Cut,
 }
 
-pub(super) fn run(listener: std::net::TcpListener, shared: Arc<Shared>) {
-    let tasks = shared.tasks.clone();
+/// Runs the proxy until the sender of `dropped` is gone.
+pub(super) fn run(listener: std::net::TcpListener, shared: Arc<Shared>, dropped: oneshot::Receiver<()>) {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         runtime.block_on(async {
-            tasks.spawn(accept(listener, shared));
-            tasks.draining().await;
-            tasks.finish(std::time::Duration::ZERO).await;
+            tokio::select! {
+                () = accept(listener, shared) => {}
+                _ = dropped => {}
+            }
         });
     });
+}
+
+/// Runs a task for as long as the proxy's runtime lives, which owns it.
+fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    drop(Handle::current().spawn(task));
 }
 
 async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) {
@@ -65,7 +73,7 @@ async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) {
         };
         loop {
             tokio::select! {
-                Ok((stream, _)) = listening.accept() => shared.tasks.spawn(serve(stream, Arc::clone(&shared))),
+                Ok((stream, _)) = listening.accept() => spawn(serve(stream, Arc::clone(&shared))),
                 _ = link.wait_for(|link| *link == Link::Refused) => break,
             }
         }
@@ -161,7 +169,7 @@ async fn refuse(request: Request<Incoming>, status: StatusCode, why: &'static st
 async fn ask(shared: &Shared, request: Request<Body>) -> io::Result<Response<Incoming>> {
     let stream = TokioIo::new(TcpStream::connect(shared.upstream).await?);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(io::Error::other)?;
-    shared.tasks.spawn(async {
+    spawn(async {
         // Its errors show at the request.
         let _ = connection.await;
     });
