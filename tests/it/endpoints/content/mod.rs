@@ -2,6 +2,8 @@
 
 mod blobs;
 mod manifests;
+mod requests;
 mod sidecar;
 mod suite;
 mod surface;
+mod writes;
