@@ -5,18 +5,18 @@
 #![allow(clippy::disallowed_methods, reason = "a synchronous program: no worker to block, and no configuration but its own")]
 #![allow(clippy::cast_precision_loss, reason = "bytes and counts far below 2^53")]
 
-mod bare;
-mod blobs;
-mod build;
+mod blob_reads;
+mod buildctl;
+mod content_streams;
+mod daemons;
+mod discarding_server;
+mod host_facts;
 mod hot_name;
-mod line;
-mod machine;
-mod parts;
-mod process;
+mod processes;
 mod report;
-mod runs;
+mod route;
+mod runner;
 mod shaper;
-mod streams;
 mod workloads;
 
 use std::io::Write as _;
@@ -26,9 +26,9 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 
-use crate::machine::Machine;
+use crate::host_facts::Machine;
 use crate::report::{Report, Row, ratio, verdicts};
-use crate::runs::Stage;
+use crate::runner::Stage;
 use crate::workloads::{CONTESTANTS, Contestant, RUNS, TRANSFERS, WORKLOADS, Workload};
 
 /// `--quick`: layers of a quarter.
@@ -102,7 +102,7 @@ fn main() -> Result<ExitCode> {
     let streams = arguments.wants(STREAMS).then(|| stage.streams(factor, rounds)).and_then(|found| kept(STREAMS, found, &mut failures));
     let hot_name = stage.hot_facts.take();
     drop(stage);
-    parts::remove(&dir)?;
+    daemons::remove(&dir)?;
 
     let report = Report {
         machine: Machine::look(&arguments.remora),

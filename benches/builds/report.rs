@@ -6,8 +6,8 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use crate::machine::Machine;
-use crate::runs::Sample;
+use crate::host_facts::Machine;
+use crate::runner::Sample;
 use crate::workloads::{GOALS, Goal};
 
 /// What every other contestant is compared with.
@@ -32,8 +32,8 @@ pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
     pub(crate) goals: Vec<Verdict>,
     pub(crate) hot_name: Option<crate::hot_name::Facts>,
-    pub(crate) blobs: Option<crate::blobs::Blobs>,
-    pub(crate) streams: Option<crate::streams::Streams>,
+    pub(crate) blobs: Option<crate::blob_reads::Blobs>,
+    pub(crate) streams: Option<crate::content_streams::Streams>,
 }
 
 /// A goal and what was measured.

@@ -16,7 +16,7 @@ use remora::transfer::Downloads;
 use remora::types::{Digest, Grant, Hasher, Rights, Scope};
 use tokio::runtime::Runtime;
 
-use crate::store::OneBlob;
+use crate::one_blob::OneBlob;
 
 const BLOB_BYTES: usize = 64 << 20;
 const PIECE_BYTES: usize = 1 << 20;

@@ -6,9 +6,9 @@
 #![allow(clippy::unwrap_used, reason = "a path that fails is no measurement")]
 
 mod blobs;
-mod config;
 mod control;
-mod store;
+mod manifests;
+mod one_blob;
 
 use std::time::Duration;
 
@@ -21,6 +21,6 @@ fn settings() -> Criterion {
 criterion_group! {
     name = hot_paths;
     config = settings();
-    targets = control::session, control::calls, config::documents, config::conversion, blobs::reads, blobs::lookups
+    targets = control::session, control::calls, manifests::documents, manifests::conversion, blobs::reads, blobs::lookups
 }
 criterion_main!(hot_paths);

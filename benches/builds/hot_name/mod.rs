@@ -5,9 +5,9 @@
 //! each branch, so that each contestant imports the same commit.
 
 mod commits;
-mod export;
-mod stored;
-mod writer;
+mod exporters;
+mod facts;
+mod synthetic_export;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,14 +18,14 @@ use aws_sdk_s3::Client;
 use tokio::runtime::Runtime;
 
 use self::commits::{Commit, OWN_LAYERS, OWN_STEPS, SHARED_STEPS};
-use self::export::Template;
-pub(crate) use self::stored::Facts;
-use self::stored::Stored;
-use crate::blobs::client;
-use crate::build::{Build, Built, SEED};
-use crate::line::{Line, MANIFEST, Place, native};
-use crate::parts::{Buildkitd, Minio, files_below, remove};
-use crate::runs::{Sample, Stage, Task};
+pub(crate) use self::facts::Facts;
+use self::facts::Stored;
+use self::synthetic_export::Template;
+use crate::blob_reads::client;
+use crate::buildctl::{Build, Built, SEED};
+use crate::daemons::{Buildkitd, Minio, files_below, remove};
+use crate::route::{Line, MANIFEST, Place, native};
+use crate::runner::{Sample, Stage, Task};
 use crate::workloads::{Contestant, HotName, RELAY, S3, Workload};
 
 /// remora's bucket.
@@ -72,8 +72,8 @@ pub(crate) fn prepare(stage: &Stage, name: HotName) -> Result<(Hot, Facts)> {
     let line = Line::start(stage, S3, &RELAY, &place, &builder)?;
     let s3 = line.remora.as_ref().context("no remora")?.s3;
     let writing = Instant::now();
-    hot.runtime.block_on(writer::bring_shared(&hot.s3, &bucket_of(0), &client(s3), BUCKET, &template))?;
-    hot.runtime.block_on(writer::write(&client(s3), BUCKET, MANIFEST, &template, name))?;
+    hot.runtime.block_on(exporters::bring_shared(&hot.s3, &bucket_of(0), &client(s3), BUCKET, &template))?;
+    hot.runtime.block_on(exporters::write(&client(s3), BUCKET, MANIFEST, &template, name))?;
     let seconds_writing = writing.elapsed().as_secs_f64();
     let attrs = line.attrs(RELAY.via, &place, "dest").concat();
     hot.at_once(0, &|branch| hot.export(branch, &line.address, attrs.clone()))?;

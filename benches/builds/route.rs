@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::parts::{ACCESS_KEY_ID, Buildkitd, REGION, Remora, SECRET_ACCESS_KEY, Settings, Stored};
-use crate::runs::Stage;
+use crate::daemons::{ACCESS_KEY_ID, Buildkitd, REGION, Remora, SECRET_ACCESS_KEY, Settings, Stored};
+use crate::runner::Stage;
 use crate::shaper::{Network, Shaper};
 use crate::workloads::{Contestant, Via};
 

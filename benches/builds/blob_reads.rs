@@ -18,8 +18,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 
-use crate::parts::{ACCESS_KEY_ID, Buildkitd, Minio, REGION, Remora, SECRET_ACCESS_KEY, Settings, Stored};
-use crate::process::Daemon;
+use crate::daemons::{ACCESS_KEY_ID, Buildkitd, Minio, REGION, Remora, SECRET_ACCESS_KEY, Settings, Stored};
+use crate::processes::Daemon;
 use crate::report::{median, mib, table};
 use crate::shaper::Shaper;
 use crate::workloads::{DISK_CACHE, GIB, S3, scaled};

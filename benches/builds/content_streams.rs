@@ -17,9 +17,9 @@ use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::bare;
-use crate::blobs::read_content;
-use crate::parts::{Buildkitd, Remora, Settings, Stored};
+use crate::blob_reads::read_content;
+use crate::daemons::{Buildkitd, Remora, Settings, Stored};
+use crate::discarding_server;
 use crate::report::{median, mib, table};
 use crate::workloads::{GIB, scaled};
 
@@ -77,7 +77,7 @@ pub(crate) fn measure(dir: &Path, program: &Path, factor: f64, rounds: usize) ->
         for _ in 0..rounds {
             let settings = Settings { program, buildkitd: &buildkitd, transport: "relay", store: Stored::Directory, configuration: "" };
             let remora = Remora::start(&dir.join("remora"), &settings)?;
-            let server = bare::Server::start(CHUNK_BYTES)?;
+            let server = discarding_server::Server::start(CHUNK_BYTES)?;
             // Remora reads what it has written.
             for contest in &mut found {
                 rustix::fs::sync();

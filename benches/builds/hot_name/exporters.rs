@@ -6,7 +6,7 @@ use futures_util::future::try_join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::commits::Commit;
-use super::export::Template;
+use super::synthetic_export::Template;
 use crate::workloads::HotName;
 
 /// Copies the blobs that every commit has from one bucket to another.

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use remora_test_support::tools::tool;
 use serde_json::Value;
 
-use crate::process::{last_line, leashed};
+use crate::processes::{last_line, leashed};
 use crate::workloads::Layers;
 
 /// What the name of a step that makes a layer contains.

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
-use crate::blobs::{self, Blobs};
-use crate::build::{Build, Built, SEED, files_context, layers_context};
+use crate::blob_reads::{self, Blobs};
+use crate::buildctl::{Build, Built, SEED, files_context, layers_context};
+use crate::content_streams::{self, Streams};
+use crate::daemons::{Buildkitd, Minio, files_below, remove};
 use crate::hot_name::{self, Facts, Hot};
-use crate::line::{Line, Place, native};
-use crate::parts::{Buildkitd, Minio, files_below, remove};
-use crate::process::{Daemon, children_cpu, own_cpu};
+use crate::processes::{Daemon, children_cpu, own_cpu};
+use crate::route::{Line, Place, native};
 use crate::shaper::{Network, Shaper, Traffic};
-use crate::streams::{self, Streams};
 use crate::workloads::{Contestant, JOURNAL, Layers, RELAY, S3, Via, Work, Workload};
 
 /// What native imports: it has exported it.
@@ -103,13 +103,13 @@ impl Stage {
     /// Reads one blob in every way.
     pub(crate) fn blobs(&mut self, factor: f64, rounds: usize) -> Result<Blobs> {
         self.clear()?;
-        blobs::measure(&self.dir, &self.minio, &self.remora, factor, rounds)
+        blob_reads::measure(&self.dir, &self.minio, &self.remora, factor, rounds)
     }
 
     /// Reads and writes streams of the content endpoint.
     pub(crate) fn streams(&mut self, factor: f64, rounds: usize) -> Result<Streams> {
         self.clear()?;
-        streams::measure(&self.dir, &self.remora, factor, rounds)
+        content_streams::measure(&self.dir, &self.remora, factor, rounds)
     }
 
     /// Gets ready what the workload starts from.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use remora_test_support::ports::free_port;
 use remora_test_support::tools::tool;
 
-use crate::process::{Daemon, isolated, leashed};
+use crate::processes::{Daemon, isolated, leashed};
 
 pub(crate) const REGION: &str = "us-east-1";
 pub(crate) const ACCESS_KEY_ID: &str = "remora-bench";
