@@ -7,32 +7,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
 use remora::cache::outage::is_dropped;
 use remora::cache::{Cache, Error, Settings};
-use remora::metrics::Metrics;
-use remora::shutdown::Shutdown;
-use remora::store::{Served, Stores};
-use remora::types::{Digest, Documents, Grant, Rights, Scope};
+use remora::types::{Digest, Documents, Grant, Rights};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
+use crate::support::cache::{Setup, blob_key, build, collect, operator};
 use crate::support::disk::Tmpfs;
 use crate::support::fault_store::{Fault, FaultStore};
 use crate::support::memory_store::MemoryStore;
-use crate::support::settings::settings;
 
 const MIB: usize = 1 << 20;
 /// What the spool may hold.
 const SPOOL: usize = 4 * MIB;
 
-struct Fixture {
+/// A cache over a bucket with faults, and its spool.
+struct Outage {
     cache: Cache,
     store: MemoryStore,
     faults: FaultStore,
 }
 
-impl Fixture {
+impl Outage {
     async fn new(spool: &Path) -> Self {
         let store = MemoryStore::default();
         let faults = FaultStore::new(store.clone());
@@ -42,19 +39,17 @@ impl Fixture {
 }
 
 async fn open(spool: &Path, faults: &FaultStore, max_spool_bytes: usize) -> Cache {
-    let served = Served { store: Arc::new(faults.clone()), region: None, prefix: String::new() };
-    let stores = Stores::Buckets { served: BTreeMap::from([("bucket".parse().unwrap(), served)]), default: "bucket".parse().unwrap() };
-    let settings = Settings { max_spool_bytes: max_spool_bytes as u64, ..settings(spool) };
-    Cache::open(stores, settings, Metrics::default(), Shutdown::default()).await.unwrap()
-}
-
-fn scope() -> Scope {
-    Scope::new("bucket".parse().unwrap(), "").unwrap()
+    let setup = Setup::through(Arc::new(faults.clone()), MemoryStore::default());
+    let adjust = |settings: &mut Settings| {
+        settings.spool_dir = spool.to_owned();
+        settings.max_spool_bytes = max_spool_bytes as u64;
+    };
+    setup.start(adjust).await.cache
 }
 
 /// The grant of a build's export through its session.
 fn export(may_miss: bool) -> Grant {
-    let grant = Grant::builder(scope(), Rights::EXPORT).names(&["app".parse().unwrap()]).documents(Arc::new(Documents::new(1 << 20)));
+    let grant = build(Rights::EXPORT).documents(Arc::new(Documents::new(1 << 20)));
     if may_miss { grant.losses(Arc::default()).build() } else { grant.build() }
 }
 
@@ -78,7 +73,7 @@ fn files(dir: &Path) -> usize {
 }
 
 /// The export is dropped, and nothing of it is asked for, taken or kept.
-async fn assert_dropped(fixture: &Fixture, grant: &Grant, spool: &Path) {
+async fn assert_dropped(fixture: &Outage, grant: &Grant, spool: &Path) {
     assert!(is_dropped(grant));
     let next = fixture.cache.open_ingest(grant, "next", 0, None).await;
     assert!(matches!(next, Err(Error::AlreadyExists(_))), "{next:?}");
@@ -88,19 +83,19 @@ async fn assert_dropped(fixture: &Fixture, grant: &Grant, spool: &Path) {
 #[tokio::test]
 async fn an_export_that_is_larger_than_the_spool_may_be_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
-    let (fixture, grant) = (Fixture::new(dir.path()).await, export(true));
+    let (fixture, grant) = (Outage::new(dir.path()).await, export(true));
     let written = write(&fixture.cache, &grant, &layer(9, 1)).await;
     assert!(matches!(written, Err(Error::AlreadyExists(_))), "{written:?}");
     assert_dropped(&fixture, &grant, dir.path()).await;
     // The next build has the room.
     write(&fixture.cache, &export(true), &layer(4, 2)).await.unwrap();
-    assert_eq!(fixture.store.keys(), [format!("blobs/{}", Digest::of(&layer(4, 2)))]);
+    assert_eq!(fixture.store.keys(), [blob_key(&Digest::of(&layer(4, 2)))]);
 }
 
 #[tokio::test]
 async fn an_export_to_a_full_disk_is_dropped() {
     let disk = Tmpfs::mount("2m");
-    let (fixture, grant) = (Fixture::new(disk.path()).await, export(true));
+    let (fixture, grant) = (Outage::new(disk.path()).await, export(true));
     let written = write(&fixture.cache, &grant, &layer(4, 1)).await;
     assert!(matches!(written, Err(Error::AlreadyExists(_))), "{written:?}");
     assert_dropped(&fixture, &grant, disk.path()).await;
@@ -112,8 +107,8 @@ async fn an_export_to_a_full_disk_is_dropped() {
 #[tokio::test]
 async fn one_ingest_too_many_drops_an_export() {
     let dir = tempfile::tempdir().unwrap();
-    let fixture = Fixture::new(dir.path()).await;
-    let operator = Grant::operator(scope());
+    let fixture = Outage::new(dir.path()).await;
+    let operator = operator();
     let mut open = Vec::new();
     for number in 0..4 {
         open.push(fixture.cache.open_ingest(&operator, &format!("ref {number}"), 0, None).await.unwrap());
@@ -128,7 +123,7 @@ async fn one_ingest_too_many_drops_an_export() {
 #[tokio::test]
 async fn a_store_that_takes_nothing_drops_an_export_or_fails_it() {
     let dir = tempfile::tempdir().unwrap();
-    let fixture = Fixture::new(dir.path()).await;
+    let fixture = Outage::new(dir.path()).await;
     for (fault, may_miss) in [Fault::Unavailable, Fault::UnavailableWrites].into_iter().flat_map(|fault| [(fault, true), (fault, false)]) {
         fixture.faults.fails_with(fault);
         let grant = export(may_miss);
@@ -148,8 +143,8 @@ async fn a_store_that_takes_nothing_drops_an_export_or_fails_it() {
 #[tokio::test]
 async fn what_ingests_have_in_the_spool_counts_until_it_is_gone() {
     let dir = tempfile::tempdir().unwrap();
-    let fixture = Fixture::new(dir.path()).await;
-    let operator = Grant::operator(scope());
+    let fixture = Outage::new(dir.path()).await;
+    let operator = operator();
     let mut left = fixture.cache.open_ingest(&operator, "left", 0, None).await.unwrap();
     left.write(0, layer(3, 1)).await.unwrap();
     drop(left);
@@ -179,16 +174,16 @@ async fn what_ingests_have_in_the_spool_counts_until_it_is_gone() {
 #[tokio::test(start_paused = true)]
 async fn a_promised_layer_is_asked_for_again_for_a_minute() {
     let dir = tempfile::tempdir().unwrap();
-    let fixture = Fixture::new(dir.path()).await;
+    let fixture = Outage::new(dir.path()).await;
     let blob = layer(1, 1);
     let digest = Digest::of(&blob);
-    fixture.store.plant(&format!("blobs/{digest}"), blob.clone(), OffsetDateTime::now_utc());
+    fixture.store.plant(&blob_key(&digest), blob.clone(), OffsetDateTime::now_utc());
     fixture.faults.fails_with(Fault::Unavailable);
-    let import = || Grant::builder(scope(), Rights::IMPORT).names(&["app".parse().unwrap()]);
+    let import = || build(Rights::IMPORT);
     let read = async |grant: &Grant| {
         let begun = Instant::now();
         let read = fixture.cache.read_promised_blob(grant, &digest, None).await;
-        (read.map(|read| read.body), begun.elapsed())
+        (read, begun.elapsed())
     };
     let (failed, took) = read(&import().build()).await;
     assert!(matches!(failed.map(drop), Err(Error::Unavailable(_))) && took < Duration::from_secs(1), "{took:?}");
@@ -206,6 +201,5 @@ async fn a_promised_layer_is_asked_for_again_for_a_minute() {
     };
     let grant = import().losses(Arc::default()).build();
     let ((found, took), ()) = tokio::join!(read(&grant), back);
-    let pieces: Vec<Bytes> = found.unwrap().try_collect().await.unwrap();
-    assert!(pieces.concat() == blob && took < Duration::from_secs(35), "{took:?}");
+    assert!(collect(found.unwrap()).await.unwrap() == blob && took < Duration::from_secs(35), "{took:?}");
 }

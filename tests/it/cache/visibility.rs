@@ -4,61 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use remora::cache::layout::Item;
-use remora::cache::{Cache, Condition, Error, Incoming, NewPart};
-use remora::metrics::Metrics;
-use remora::shutdown::Shutdown;
-use remora::store::Stores;
-use remora::types::{ByteRange, Digest, Documents, Grant, ManifestName, Rights, Scope};
-use tempfile::TempDir;
+use remora::cache::{Condition, Error, Incoming, NewPart};
+use remora::types::{ByteRange, Digest, Documents, Grant, ManifestName, Rights};
 
-use crate::support::settings::settings;
+use super::content;
+use crate::support::cache::{Fixture, Setup, incoming, scope, scope_below};
 
-struct Fixture {
-    dir: TempDir,
-    cache: Cache,
-    grant: Grant,
-}
-
-async fn open(dir: &TempDir) -> Cache {
-    let stores = Stores::Directory { root: dir.path().join("store"), default: "bucket".parse().unwrap() };
-    let settings = settings(dir.path().join("spool"));
-    Cache::open(stores, settings, Metrics::default(), Shutdown::default()).await.unwrap()
-}
-
-fn scope(prefix: &str) -> Scope {
-    Scope::new("bucket".parse().unwrap(), prefix).unwrap()
-}
-
-impl Fixture {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let cache = open(&dir).await;
-        Self { dir, cache, grant: Grant::operator(scope("")) }
-    }
-
-    async fn put(&self, content: &[u8]) -> Digest {
-        let digest = Digest::of(content);
-        self.cache.put_blob(&self.grant, &digest, content.len() as u64, incoming(content)).await.unwrap();
-        digest
-    }
-
-    async fn read(&self, digest: &Digest, range: Option<ByteRange>) -> Result<Vec<u8>, Error> {
-        let read = self.cache.read_blob(&self.grant, digest, range).await?;
-        let pieces: Vec<Bytes> = read.body.try_collect().await?;
-        Ok(pieces.concat())
-    }
-
-    fn spool_files(&self) -> usize {
-        std::fs::read_dir(self.dir.path().join("spool")).unwrap().count()
-    }
-}
-
-/// In pieces, as a network brings them.
-fn incoming(content: &[u8]) -> Incoming {
-    let pieces: Vec<_> = content.chunks(60_000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-    stream::iter(pieces).boxed()
+/// A cache over a directory.
+async fn on_directory() -> Fixture {
+    Setup::directory().start(|_| ()).await
 }
 
 fn manifest(digests: &[Digest]) -> Bytes {
@@ -74,13 +30,9 @@ fn name(text: &str) -> ManifestName {
     text.parse().unwrap()
 }
 
-fn content(len: usize) -> Vec<u8> {
-    (0..len).map(|index| u8::try_from((index * 31 + index / 251) % 256).unwrap()).collect()
-}
-
 #[tokio::test]
 async fn blobs_of_every_size_come_back_whole_and_in_parts() {
-    let fixture = Fixture::new().await;
+    let fixture = on_directory().await;
     for len in [0, 1, 4096, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 5 << 20] {
         let bytes = content(len);
         let digest = fixture.put(&bytes).await;
@@ -98,7 +50,7 @@ async fn blobs_of_every_size_come_back_whole_and_in_parts() {
 
 #[tokio::test]
 async fn what_is_not_its_digest_is_never_visible() {
-    let fixture = Fixture::new().await;
+    let fixture = on_directory().await;
     for len in [10_usize, 3 << 20] {
         let (bytes, other) = (content(len), Digest::of(b"another"));
         let size = len as u64;
@@ -115,7 +67,7 @@ async fn what_is_not_its_digest_is_never_visible() {
 
 #[tokio::test]
 async fn a_manifest_is_published_when_all_its_blobs_are_there() {
-    let fixture = Fixture::new().await;
+    let fixture = on_directory().await;
     let (cache, grant) = (&fixture.cache, &fixture.grant);
     let (there, missing) = (fixture.put(b"there").await, Digest::of(b"missing"));
     let error = cache.put_manifest(grant, &name("app"), manifest(&[there, missing]), Condition::None).await.unwrap_err();
@@ -147,7 +99,7 @@ async fn a_manifest_is_published_when_all_its_blobs_are_there() {
 
 #[tokio::test]
 async fn a_stored_document_that_is_no_cache_config_is_corrupt() {
-    let fixture = Fixture::new().await;
+    let fixture = on_directory().await;
     let folder = fixture.dir.path().join("store/bucket/manifests");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("app"), "not json").unwrap();
@@ -157,12 +109,12 @@ async fn a_stored_document_that_is_no_cache_config_is_corrupt() {
 
 #[tokio::test]
 async fn a_grant_reaches_its_own_scope_and_what_it_was_shown() {
-    let fixture = Fixture::new().await;
+    let fixture = on_directory().await;
     let (cache, blob, secret) = (&fixture.cache, fixture.put(b"blob").await, fixture.put(b"secret").await);
     cache.put_manifest(&fixture.grant, &name("app"), manifest(&[blob]), Condition::None).await.unwrap();
     cache.put_manifest(&fixture.grant, &name("other"), manifest(&[secret]), Condition::None).await.unwrap();
 
-    let import = Grant::builder(scope(""), Rights::IMPORT).names(&[name("app")]).disclosed_blobs_only().build();
+    let import = Grant::builder(scope(), Rights::IMPORT).names(&[name("app")]).disclosed_blobs_only().build();
     assert!(matches!(cache.read_blob(&import, &blob, None).await, Err(Error::Denied(_))));
     cache.get_manifest(&import, &name("app")).await.unwrap();
     cache.read_blob(&import, &blob, None).await.unwrap();
@@ -172,18 +124,18 @@ async fn a_grant_reaches_its_own_scope_and_what_it_was_shown() {
     assert!(matches!(cache.delete_blob(&import, &blob).await, Err(Error::Denied(_))));
     assert_eq!((import.usage().manifests_read(), import.usage().layers_offered(), import.usage().blobs_served()), (1, 1, 1));
 
-    let export = Grant::builder(scope(""), Rights::EXPORT).names(&[name("app")]).build();
+    let export = Grant::builder(scope(), Rights::EXPORT).names(&[name("app")]).build();
     assert!(matches!(cache.read_blob(&export, &blob, None).await, Err(Error::Denied(_))));
     assert!(matches!(cache.put_manifest(&export, &name("other"), manifest(&[]), Condition::None).await, Err(Error::Denied(_))));
     cache.put_manifest(&export, &name("app"), manifest(&[blob]), Condition::None).await.unwrap();
 
-    let elsewhere = Grant::operator(scope("team/"));
+    let elsewhere = Grant::operator(scope_below("team/"));
     assert!(matches!(cache.stat_blob(&elsewhere, &blob).await, Err(Error::NotFound(_))));
 }
 
 #[tokio::test]
 async fn an_upload_joins_parts_in_any_order() {
-    let fixture = Fixture::new().await;
+    let fixture = on_directory().await;
     let (cache, grant) = (&fixture.cache, &fixture.grant);
     let bytes = content((5 << 20) * 2 + 77);
     let item = Item::Blob(Digest::of(&bytes));
@@ -195,7 +147,7 @@ async fn an_upload_joins_parts_in_any_order() {
     }
     let wrong = cache.complete_upload(grant, &item, &id, &parts[..2], Condition::None).await;
     assert!(matches!(wrong, Err(Error::Precondition(_))), "{wrong:?}");
-    let stranger = Grant::operator(scope("team/"));
+    let stranger = Grant::operator(scope_below("team/"));
     assert!(matches!(cache.complete_upload(&stranger, &item, &id, &parts, Condition::None).await, Err(Error::NotFound(_))));
     cache.complete_upload(grant, &item, &id, &parts, Condition::None).await.unwrap();
     assert!(fixture.read(&Digest::of(&bytes), None).await.unwrap() == bytes);
@@ -216,7 +168,8 @@ async fn an_upload_joins_parts_in_any_order() {
 
 #[tokio::test]
 async fn an_ingest_is_taken_up_by_the_next_writer_and_the_next_process() {
-    let fixture = Fixture::new().await;
+    let setup = Setup::directory();
+    let fixture = setup.start(|_| ()).await;
     let (cache, grant, bytes) = (&fixture.cache, &fixture.grant, content(100_000));
     let (first, rest) = (Bytes::copy_from_slice(&bytes[..40_000]), Bytes::copy_from_slice(&bytes[40_000..]));
     let mut writer = cache.open_ingest(grant, "ref", 0, None).await.unwrap();
@@ -227,7 +180,7 @@ async fn an_ingest_is_taken_up_by_the_next_writer_and_the_next_process() {
     drop(writer);
     assert_eq!(cache.ingest_status(grant, "ref").unwrap(), status);
 
-    let reopened = open(&fixture.dir).await;
+    let reopened = setup.start(|_| ()).await.cache;
     let mut writer = reopened.open_ingest(grant, "ref", 0, None).await.unwrap();
     assert_eq!((writer.status().unwrap().offset, writer.digest().unwrap()), (40_000, Some(Digest::of(&first))));
     writer.write(40_000, rest).await.unwrap();
@@ -242,7 +195,7 @@ async fn an_ingest_is_taken_up_by_the_next_writer_and_the_next_process() {
 
 #[tokio::test]
 async fn a_refused_commit_keeps_the_ingest() {
-    let fixture = Fixture::new().await;
+    let fixture = on_directory().await;
     let (cache, grant) = (&fixture.cache, &fixture.grant);
     for (size, expected) in [(Some(2), None), (None, Some(Digest::of(b"other")))] {
         let mut writer = cache.open_ingest(grant, "ref", 0, None).await.unwrap();
@@ -259,7 +212,7 @@ async fn a_refused_commit_keeps_the_ingest() {
 
 #[tokio::test]
 async fn labels_change_under_concurrent_writers() {
-    let fixture = Fixture::new().await;
+    let fixture = on_directory().await;
     let blob = fixture.put(b"blob").await;
     let updates = (0..16).map(|index| {
         let (cache, grant) = (fixture.cache.clone(), fixture.grant.clone());
@@ -275,9 +228,9 @@ async fn labels_change_under_concurrent_writers() {
 
 #[tokio::test]
 async fn an_ingest_of_a_session_ends_with_its_writer() {
-    let fixture = Fixture::new().await;
+    let fixture = on_directory().await;
     let documents = Arc::new(Documents::new(1 << 20));
-    let session = Grant::builder(scope(""), Rights::EXPORT).documents(documents).build();
+    let session = Grant::builder(scope(), Rights::EXPORT).documents(documents).build();
     // An ingest that may be taken up again has a second file, which says what it is.
     for (grant, files, left) in [(&session, 1, 0), (&fixture.grant, 2, 2)] {
         let mut ingest = fixture.cache.open_ingest(grant, "layer", 0, None).await.unwrap();
@@ -291,8 +244,8 @@ async fn an_ingest_of_a_session_ends_with_its_writer() {
 
 #[tokio::test]
 async fn a_session_learns_at_its_next_call_that_a_write_failed() {
-    let fixture = Fixture::new().await;
-    let grant = Grant::builder(scope(""), Rights::EXPORT).documents(Arc::new(Documents::new(1 << 20))).build();
+    let fixture = on_directory().await;
+    let grant = Grant::builder(scope(), Rights::EXPORT).documents(Arc::new(Documents::new(1 << 20))).build();
     let mut ingest = fixture.cache.open_ingest(&grant, "layer", 0, None).await.unwrap();
     ingest.write(0, Bytes::from_static(b"first")).await.unwrap();
     assert_eq!((ingest.status().unwrap().offset, ingest.digest().unwrap()), (5, None));

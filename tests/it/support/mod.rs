@@ -1,6 +1,8 @@
 //! What several tests need of remora's own types, and the real parts that all tests share.
 
 pub(crate) mod buildkitd;
+pub(crate) mod cache;
+pub(crate) mod documents;
 pub mod fake_s3;
 pub(crate) mod fault_store;
 pub(crate) mod log;

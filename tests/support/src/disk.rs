@@ -27,7 +27,13 @@ impl Tmpfs {
 
     /// Nothing can be written to it from now on.
     pub fn make_read_only(&self) {
-        run(Command::new(tool("mount")).args(["-o", "remount,ro"]).arg(self.0.path()));
+        assert!(self.try_make_read_only(), "{:?} cannot be made read-only", self.path());
+    }
+
+    /// As [`Self::make_read_only`], but false while a file of it is open for writing.
+    #[must_use]
+    pub fn try_make_read_only(&self) -> bool {
+        Command::new(tool("mount")).args(["-o", "remount,ro"]).arg(self.path()).status().unwrap().success()
     }
 }
 

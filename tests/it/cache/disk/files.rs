@@ -1,14 +1,13 @@
 //! The disk itself: restarts, bytes that are not what was written, bounds, and a disk that takes no more.
 
 use std::io::Write as _;
-use std::path::Path;
-use std::process::Command;
 
 use futures_util::TryStreamExt as _;
 
-use super::{MIB, Rig, blob, collect, key, operator};
+use super::{MIB, Rig, blob};
+use crate::support::cache::{blob_key, collect};
+use crate::support::disk::Tmpfs;
 use crate::support::memory_store::MemoryStore;
-use crate::support::tools::tool;
 
 #[tokio::test]
 async fn a_restart_keeps_what_is_whole_and_clears_what_is_not() {
@@ -99,7 +98,7 @@ async fn what_was_read_the_longest_ago_goes_and_never_what_is_being_read() {
         kept(index, fills).await;
     }
     rig.read(&digests[0]).await.unwrap();
-    let mut slow = rig.open(&operator(""), &digests[1], None).await.unwrap();
+    let mut slow = rig.open(&rig.grant, &digests[1], None).await.unwrap();
     let first = slow.body.try_next().await.unwrap().unwrap();
     rig.read(&digests[2]).await.unwrap();
     rig.read(&digests[0]).await.unwrap();
@@ -129,8 +128,8 @@ async fn what_the_disk_must_have_free_is_left_free() {
     rig.eventually("it is kept", |rig| rig.kept(&digests) == [true, false]).await;
     rig.end().await;
     let (dir, store) = (rig.dir.clone(), rig.store.clone());
-    let Rig { cache, folder, .. } = rig;
-    drop(cache);
+    let Rig { fixture, folder, .. } = rig;
+    drop(fixture);
     // More than any disk has.
     let rig = Rig::over(store, &dir, |disk| disk.min_free = 1 << 60).await;
     assert_eq!((rig.kept(&digests), rig.metric("disk_cache_evictions_total")), (vec![false, false], 1), "also at the start");
@@ -142,51 +141,28 @@ async fn what_the_disk_must_have_free_is_left_free() {
     drop(folder);
 }
 
-/// A file system of its own, unmounted at the end.
-struct Small(tempfile::TempDir);
-
-impl Small {
-    fn mount(options: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mounted = Command::new(tool("mount")).args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(dir.path()).status().unwrap();
-        assert!(mounted.success(), "cannot mount a tmpfs");
-        Self(dir)
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    async fn remount(&self, options: &str) {
-        let remount = || Command::new(tool("mount")).args(["-o", &format!("remount,{options}")]).arg(self.path()).status().unwrap();
-        // It is busy for as long as a file is still being closed.
-        let mut tries = 50;
-        while !remount().success() {
-            assert!(tries > 0, "cannot remount as {options}");
-            tries -= 1;
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new(tool("umount")).arg("-l").arg(self.path()).status();
+/// A file of it may still be on its way to be closed: it is busy until then.
+async fn make_read_only(disk: &Tmpfs) {
+    let mut tries = 50;
+    while !disk.try_make_read_only() {
+        assert!(tries > 0, "the disk stays busy");
+        tries -= 1;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
 }
 
 #[tokio::test]
 async fn a_disk_that_runs_full_in_the_middle_is_passed_by() {
-    let small = Small::mount("size=16m");
+    let small = Tmpfs::mount("16m");
     let rig = Rig::over(MemoryStore::default(), small.path(), |_| ()).await;
     let good = blob(40, 8 * MIB);
     let digest = rig.plant(&good);
-    rig.store.limit(&key(&digest), 3 * MIB);
-    let reads = [rig.open(&operator(""), &digest, None).await.unwrap(), rig.open(&operator(""), &digest, None).await.unwrap()];
+    rig.store.limit(&blob_key(&digest), 3 * MIB);
+    let reads = [rig.open(&rig.grant, &digest, None).await.unwrap(), rig.open(&rig.grant, &digest, None).await.unwrap()];
     // All that is left.
     let mut ballast = std::fs::File::create(small.path().join("ballast")).unwrap();
     while ballast.write_all(&vec![1; MIB / 4]).is_ok() {}
-    rig.store.limit(&key(&digest), usize::MAX);
+    rig.store.limit(&blob_key(&digest), usize::MAX);
     for read in reads {
         assert!(collect(read).await.unwrap() == good);
     }
@@ -200,7 +176,7 @@ async fn a_disk_that_runs_full_in_the_middle_is_passed_by() {
 
 #[tokio::test]
 async fn what_others_take_of_the_disk_is_made_room_for() {
-    let small = Small::mount("size=16m");
+    let small = Tmpfs::mount("16m");
     let rig = Rig::over(MemoryStore::default(), small.path(), |disk| disk.min_free = 4 * MIB as u64).await;
     let digests = [45, 46].map(|seed| rig.plant(&blob(seed, 3 * MIB)));
     for digest in &digests {
@@ -218,13 +194,13 @@ async fn what_others_take_of_the_disk_is_made_room_for() {
 
 #[tokio::test]
 async fn a_disk_that_has_become_read_only_is_passed_by() {
-    let small = Small::mount("size=16m");
+    let small = Tmpfs::mount("16m");
     let rig = Rig::over(MemoryStore::default(), small.path(), |_| ()).await;
     let blobs = [blob(42, MIB), blob(43, MIB)];
     let digests = blobs.clone().map(|blob| rig.plant(&blob));
     rig.read(&digests[0]).await.unwrap();
     rig.eventually("it is kept", |rig| rig.kept(&digests) == [true, false]).await;
-    small.remount("ro").await;
+    make_read_only(&small).await;
     rig.gets();
     for (digest, blob) in digests.iter().zip(&blobs) {
         assert!(rig.read(digest).await.unwrap() == *blob);

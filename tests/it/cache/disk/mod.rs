@@ -4,35 +4,33 @@ mod files;
 mod read_ahead;
 mod reads;
 
-use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
-use remora::cache::{BlobRead, Cache, DiskSettings, Error, Settings};
-use remora::metrics::Metrics;
-use remora::shutdown::Shutdown;
-use remora::store::{Served, Stores};
-use remora::types::{ByteRange, Digest, Grant, Scope};
-use time::OffsetDateTime;
+use remora::cache::{BlobRead, DiskSettings, Error, Settings};
+use remora::types::{ByteRange, Digest, Grant};
 
+use crate::support::cache::{Fixture, Setup, eventually};
 use crate::support::memory_store::MemoryStore;
-use crate::support::settings::settings;
 
 const MIB: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A cache over a bucket in memory, with a disk cache in a folder that outlives it.
+/// A cache with a disk cache in a folder that outlives it.
 struct Rig {
-    cache: Cache,
-    store: MemoryStore,
-    metrics: Metrics,
-    shutdown: Shutdown,
+    fixture: Fixture,
     dir: PathBuf,
     folder: Option<tempfile::TempDir>,
-    _spool: tempfile::TempDir,
+}
+
+impl Deref for Rig {
+    type Target = Fixture;
+
+    fn deref(&self) -> &Fixture {
+        &self.fixture
+    }
 }
 
 impl Rig {
@@ -47,14 +45,14 @@ impl Rig {
     }
 
     async fn over(store: MemoryStore, dir: &Path, adjust: impl FnOnce(&mut DiskSettings)) -> Self {
-        let (metrics, shutdown, spool) = (Metrics::default(), Shutdown::default(), tempfile::tempdir().unwrap());
-        let served = Served { store: Arc::new(store.clone()), region: None, prefix: String::new() };
-        let stores = Stores::Buckets { served: BTreeMap::from([("bucket".parse().unwrap(), served)]), default: "bucket".parse().unwrap() };
         let mut disk = DiskSettings { dir: dir.to_owned(), max_size: 1 << 30, min_free: 0, read_ahead: 64 << 20, read_ahead_fetches: 4 };
         adjust(&mut disk);
-        let settings = Settings { ingest_expiry: Duration::from_secs(600), disk: Some(disk), ..settings(spool.path()) };
-        let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();
-        Self { cache, store, metrics, shutdown, dir: dir.to_owned(), folder: None, _spool: spool }
+        let adjust = |settings: &mut Settings| {
+            settings.ingest_expiry = Duration::from_secs(600);
+            settings.disk = Some(disk);
+        };
+        let fixture = Setup::over(store).start(adjust).await;
+        Self { fixture, dir: dir.to_owned(), folder: None }
     }
 
     /// The process ends, and begins again on the same folder.
@@ -71,23 +69,16 @@ impl Rig {
         assert!(self.shutdown.finish(PATIENCE).await, "a task does not end");
     }
 
-    /// Puts a blob into the bucket, past remora.
-    fn plant(&self, blob: &Bytes) -> Digest {
-        let digest = Digest::of(blob);
-        self.store.plant(&key(&digest), blob.clone(), OffsetDateTime::now_utc());
-        digest
-    }
-
     async fn open(&self, grant: &Grant, digest: &Digest, range: Option<ByteRange>) -> Result<BlobRead, Error> {
         self.cache.read_blob(grant, digest, range).await
     }
 
     async fn read(&self, digest: &Digest) -> Result<Bytes, Error> {
-        collect(self.open(&operator(""), digest, None).await?).await
+        self.fixture.read(digest, None).await
     }
 
     async fn read_range(&self, digest: &Digest, start: usize, end: usize) -> Result<Bytes, Error> {
-        collect(self.open(&operator(""), digest, ByteRange::new(start as u64, end as u64)).await?).await
+        self.fixture.read(digest, ByteRange::new(start as u64, end as u64)).await
     }
 
     /// Of the bucket, since this was last asked.
@@ -95,18 +86,8 @@ impl Rig {
         self.store.calls().gets
     }
 
-    fn metric(&self, name: &str) -> u64 {
-        let (metrics, name) = (self.metrics.encode(), format!("remora_{name} "));
-        metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
-    }
-
     async fn eventually(&self, what: &str, reached: impl Fn(&Self) -> bool) {
-        let wait = async {
-            while !reached(self) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "never: {what}\n{}", self.metrics.encode());
+        eventually(what, || reached(self)).await;
     }
 
     /// The file of a blob.
@@ -129,19 +110,6 @@ impl Rig {
     }
 }
 
-fn operator(prefix: &str) -> Grant {
-    Grant::operator(Scope::new("bucket".parse().unwrap(), prefix).unwrap())
-}
-
-fn key(digest: &Digest) -> String {
-    format!("blobs/{digest}")
-}
-
 fn blob(seed: u8, len: usize) -> Bytes {
     (0..len).map(|at| (at / 251) as u8 ^ (at % 251) as u8 ^ seed).collect()
-}
-
-async fn collect(read: BlobRead) -> Result<Bytes, Error> {
-    let pieces: Vec<Bytes> = read.body.try_collect().await?;
-    Ok(pieces.concat().into())
 }

@@ -1,20 +1,16 @@
 //! Read-ahead: which blobs are fetched before anybody asks for them, when, and how many.
 
 use bytes::Bytes;
-use remora::types::{Digest, Grant, ManifestName, Rights, Scope};
+use remora::types::{Digest, Grant, Rights};
 use serde_json::json;
 use time::OffsetDateTime;
 
-use super::{MIB, Rig, blob, collect, key};
-use crate::cache::manifests::chain_of;
+use super::{MIB, Rig, blob};
+use crate::support::cache::{PAST_LOOKUP, blob_key, build, collect, name};
+use crate::support::documents::chain_of;
 
-fn name() -> ManifestName {
-    "app".parse().unwrap()
-}
-
-fn build() -> Grant {
-    let scope = Scope::new("bucket".parse().unwrap(), "").unwrap();
-    Grant::builder(scope, Rights::IMPORT).names(&[name()]).disclosed_blobs_only().build()
+fn importer() -> Grant {
+    build(Rights::IMPORT).disclosed_blobs_only().build()
 }
 
 /// Plants a manifest of one chain, each layer 3 MiB.
@@ -32,7 +28,7 @@ fn plant_chain(rig: &Rig, digests: &[Digest], size: usize) {
 
 /// A build that has been served the manifest.
 async fn import(rig: &Rig) -> Grant {
-    let grant = build();
+    let grant = importer();
     rig.cache.import_manifest(&grant, &name()).await.unwrap();
     rig.gets();
     grant
@@ -68,7 +64,7 @@ async fn the_lowest_layer_comes_first_and_nothing_before_what_is_asked_for() {
     let rig = Rig::with(|disk| disk.read_ahead_fetches = 2).await;
     let (_, digests) = chain(&rig, 5);
     for digest in &digests {
-        rig.store.limit(&key(digest), MIB);
+        rig.store.limit(&blob_key(digest), MIB);
     }
     let grant = import(&rig).await;
     // Two who read, which is as many as there may be before any begins ahead.
@@ -76,14 +72,14 @@ async fn the_lowest_layer_comes_first_and_nothing_before_what_is_asked_for() {
     assert_eq!(rig.store.reads().borrow().begun, 1 + 2, "the manifest, the layer and the lowest of the others");
     reads.push(rig.open(&grant, &digests[3], None).await.unwrap());
     for step in [4, 3, 0] {
-        rig.store.limit(&key(&digests[step]), usize::MAX);
+        rig.store.limit(&blob_key(&digests[step]), usize::MAX);
         rig.eventually("one is done", |rig| rig.kept(&digests)[step]).await;
         if step == 4 {
             assert_eq!(rig.kept(&digests), [false, false, false, false, true], "its place was not free yet");
         }
     }
     for digest in &digests {
-        rig.store.limit(&key(digest), usize::MAX);
+        rig.store.limit(&blob_key(digest), usize::MAX);
     }
     rig.eventually("all are there", |rig| rig.metric("disk_cache_fills_total") == 5).await;
     drop(reads);
@@ -142,14 +138,14 @@ async fn a_blob_that_is_fetched_ahead_is_hurried_for_who_asks() {
     };
     let manifest = json!({ "layers": [layer(0), layer(1)], "records": [] }).to_string();
     rig.store.plant("manifests/app", manifest.into(), OffsetDateTime::now_utc());
-    rig.store.limit(&key(&digests[1]), 3 * MIB);
+    rig.store.limit(&blob_key(&digests[1]), 3 * MIB);
     let grant = import(&rig).await;
     read(&rig, &grant, &digests[0]).await;
     rig.eventually("it is on its way", |rig| rig.drafts() == 1).await;
     assert_eq!(rig.gets(), 2);
     let asked = rig.open(&grant, &digests[1], None).await.unwrap();
     rig.eventually("it is hurried", |rig| rig.store.reads().borrow().begun > 3).await;
-    rig.store.limit(&key(&digests[1]), usize::MAX);
+    rig.store.limit(&blob_key(&digests[1]), usize::MAX);
     assert!(collect(asked).await.unwrap() == blobs[1]);
     assert!(rig.gets() > 1, "what was left, in ranges");
     rig.end().await;
@@ -160,7 +156,7 @@ async fn a_blob_that_is_fetched_ahead_is_hurried_for_who_asks() {
 async fn the_end_does_not_wait_for_what_nobody_reads() {
     let rig = Rig::new().await;
     let (_, digests) = chain(&rig, 2);
-    rig.store.limit(&key(&digests[1]), 2 * MIB);
+    rig.store.limit(&blob_key(&digests[1]), 2 * MIB);
     let grant = import(&rig).await;
     read(&rig, &grant, &digests[0]).await;
     rig.eventually("half of it has come", |rig| rig.store.reads().borrow().bytes >= 5 * MIB as u64).await;
@@ -181,9 +177,9 @@ async fn a_layer_that_is_gone_from_the_bucket_is_not_promised_but_a_promise_is_k
     let grant = import(&rig).await;
     read(&rig, &grant, &digests[0]).await;
     rig.eventually("it is kept", |rig| rig.kept(&digests) == [true]).await;
-    rig.store.remove(&key(&digests[0]));
+    rig.store.remove(&blob_key(&digests[0]));
     assert!(read(&rig, &grant, &digests[0]).await == blobs[0]);
-    tokio::time::sleep(std::time::Duration::from_millis(501)).await;
-    let served = rig.cache.import_manifest(&build(), &name()).await.unwrap();
+    tokio::time::sleep(PAST_LOOKUP).await;
+    let served = rig.cache.import_manifest(&importer(), &name()).await.unwrap();
     assert!(served.config.layers().is_empty(), "the bucket decides");
 }

@@ -2,9 +2,10 @@
 
 use futures_util::TryStreamExt as _;
 use remora::cache::{BlobRead, Error};
-use remora::types::{ByteRange, Digest};
+use remora::types::{ByteRange, Digest, Grant};
 
-use super::{MIB, Rig, blob, collect, key, operator};
+use super::{MIB, Rig, blob};
+use crate::support::cache::{blob_key, collect, scope_below};
 
 /// Reads on until so much has come.
 async fn take(read: &mut BlobRead, wanted: usize) -> Vec<u8> {
@@ -20,15 +21,15 @@ async fn one_fetch_serves_all_who_read_at_once_and_the_first_streams_while_it_go
     let rig = Rig::new().await;
     let blob = blob(0, 20 * MIB + 77);
     let digest = rig.plant(&blob);
-    rig.store.limit(&key(&digest), 5 * MIB);
+    rig.store.limit(&blob_key(&digest), 5 * MIB);
     let mut readers = Vec::new();
     for _ in 0..16 {
-        let mut read = rig.open(&operator(""), &digest, None).await.unwrap();
+        let mut read = rig.open(&rig.grant, &digest, None).await.unwrap();
         let begun = take(&mut read, 4 * MIB).await;
         assert_eq!(begun, blob[..begun.len()]);
         readers.push((read, begun));
     }
-    rig.store.limit(&key(&digest), usize::MAX);
+    rig.store.limit(&blob_key(&digest), usize::MAX);
     for (read, begun) in readers {
         let rest = collect(read).await.unwrap();
         assert!([begun.as_slice(), &rest].concat() == *blob);
@@ -48,10 +49,10 @@ async fn the_last_piece_waits_for_the_digest() {
     let digest = Digest::of(&good);
     let mut bad = good.to_vec();
     bad[MIB] ^= 1;
-    rig.store.plant(&key(&digest), bad.into(), time::OffsetDateTime::now_utc());
+    rig.store.plant(&blob_key(&digest), bad.into(), time::OffsetDateTime::now_utc());
     for _ in 0..2 {
         let (mut came, mut end) = (0, Ok(()));
-        match rig.open(&operator(""), &digest, None).await {
+        match rig.open(&rig.grant, &digest, None).await {
             Ok(mut read) => loop {
                 match read.body.try_next().await {
                     Ok(Some(piece)) => came += piece.len(),
@@ -99,12 +100,12 @@ async fn a_part_follows_a_fetch_that_is_near() {
     let rig = Rig::new().await;
     let blob = blob(3, 40 * MIB);
     let digest = rig.plant(&blob);
-    rig.store.limit(&key(&digest), 2 * MIB);
-    let mut whole = rig.open(&operator(""), &digest, None).await.unwrap();
+    rig.store.limit(&blob_key(&digest), 2 * MIB);
+    let mut whole = rig.open(&rig.grant, &digest, None).await.unwrap();
     take(&mut whole, MIB).await;
-    let near = rig.open(&operator(""), &digest, ByteRange::new(4 * MIB as u64 + 1, 9 * MIB as u64)).await.unwrap();
-    let far = rig.open(&operator(""), &digest, ByteRange::new(35 * MIB as u64, 36 * MIB as u64)).await.unwrap();
-    rig.store.limit(&key(&digest), usize::MAX);
+    let near = rig.open(&rig.grant, &digest, ByteRange::new(4 * MIB as u64 + 1, 9 * MIB as u64)).await.unwrap();
+    let far = rig.open(&rig.grant, &digest, ByteRange::new(35 * MIB as u64, 36 * MIB as u64)).await.unwrap();
+    rig.store.limit(&blob_key(&digest), usize::MAX);
     assert!(collect(near).await.unwrap() == blob[4 * MIB + 1..9 * MIB]);
     assert!(collect(far).await.unwrap() == blob[35 * MIB..36 * MIB]);
     collect(whole).await.unwrap();
@@ -116,16 +117,16 @@ async fn a_fetch_that_nobody_follows_ends_and_leaves_nothing() {
     let rig = Rig::new().await;
     let blob = blob(4, 20 * MIB);
     let digest = rig.plant(&blob);
-    rig.store.limit(&key(&digest), 3 * MIB);
-    let mut first = rig.open(&operator(""), &digest, None).await.unwrap();
-    let mut second = rig.open(&operator(""), &digest, None).await.unwrap();
+    rig.store.limit(&blob_key(&digest), 3 * MIB);
+    let mut first = rig.open(&rig.grant, &digest, None).await.unwrap();
+    let mut second = rig.open(&rig.grant, &digest, None).await.unwrap();
     take(&mut first, MIB).await;
     drop(first);
     take(&mut second, MIB).await;
     assert_eq!(rig.drafts(), 1);
     drop(second);
     rig.eventually("the fetch ends", |rig| rig.drafts() == 0 && rig.store.reads().borrow().open == 0).await;
-    rig.store.limit(&key(&digest), usize::MAX);
+    rig.store.limit(&blob_key(&digest), usize::MAX);
     assert!(rig.read(&digest).await.unwrap() == blob, "and the next one begins anew");
 }
 
@@ -134,12 +135,12 @@ async fn a_blob_that_becomes_another_version_is_read_on() {
     let rig = Rig::new().await;
     let blob = blob(8, 20 * MIB);
     let digest = rig.plant(&blob);
-    rig.store.limit(&key(&digest), 3 * MIB);
-    let mut read = rig.open(&operator(""), &digest, None).await.unwrap();
+    rig.store.limit(&blob_key(&digest), 3 * MIB);
+    let mut read = rig.open(&rig.grant, &digest, None).await.unwrap();
     let begun = take(&mut read, 2 * MIB).await;
     // As a copy onto itself does, in S3, with what came in parts.
-    rig.store.plant_version(&key(&digest), blob.clone(), time::OffsetDateTime::now_utc(), "copied");
-    rig.store.limit(&key(&digest), usize::MAX);
+    rig.store.plant_version(&blob_key(&digest), blob.clone(), time::OffsetDateTime::now_utc(), "copied");
+    rig.store.limit(&blob_key(&digest), usize::MAX);
     let rest = collect(read).await.unwrap();
     assert!([begun.as_slice(), &rest].concat() == *blob);
 }
@@ -151,9 +152,9 @@ async fn who_cannot_read_the_object_cannot_read_it_from_disk() {
     let digest = rig.plant(&blob);
     assert!(rig.read(&digest).await.unwrap() == blob);
     rig.eventually("it is kept", |rig| rig.metric("disk_cache_fills_total") == 1).await;
-    let elsewhere = rig.open(&operator("team/"), &digest, None).await;
+    let elsewhere = rig.open(&Grant::operator(scope_below("team/")), &digest, None).await;
     assert!(matches!(elsewhere, Err(Error::NotFound(_))), "{elsewhere:?}");
-    rig.store.remove(&key(&digest));
+    rig.store.remove(&blob_key(&digest));
     assert!(matches!(rig.read(&digest).await, Err(Error::NotFound(_))), "what is gone from the bucket is gone");
 }
 
@@ -164,17 +165,17 @@ async fn a_deleted_blob_is_dropped_also_while_it_is_fetched() {
     let digests = blobs.clone().map(|blob| rig.plant(&blob));
     rig.read(&digests[0]).await.unwrap();
     rig.eventually("it is kept", |rig| rig.kept(&digests) == [true, false]).await;
-    rig.store.limit(&key(&digests[1]), 2 * MIB);
-    let mut read = rig.open(&operator(""), &digests[1], None).await.unwrap();
+    rig.store.limit(&blob_key(&digests[1]), 2 * MIB);
+    let mut read = rig.open(&rig.grant, &digests[1], None).await.unwrap();
     take(&mut read, MIB).await;
     for digest in &digests {
-        rig.cache.delete_blob(&operator(""), digest).await.unwrap();
+        rig.cache.delete_blob(&rig.grant, digest).await.unwrap();
     }
     assert_eq!(rig.kept(&digests), [false, false]);
     for digest in &digests {
         assert!(matches!(rig.read(digest).await, Err(Error::NotFound(_))), "a fetch that goes on is for those who had begun");
     }
-    rig.store.limit(&key(&digests[1]), usize::MAX);
+    rig.store.limit(&blob_key(&digests[1]), usize::MAX);
     collect(read).await.expect("who has begun to read gets all of it");
     rig.end().await;
     assert_eq!((rig.kept(&digests), rig.drafts()), (vec![false, false], 0));

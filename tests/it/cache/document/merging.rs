@@ -10,7 +10,9 @@ use remora::types::{Digest, Rights};
 use serde_json::json;
 use time::OffsetDateTime;
 
-use crate::cache::manifests::{Bench, chain, chain_of, digest, grant, meaning, name, no_limits};
+use super::no_limits;
+use crate::support::cache::{Fixture, HOUR, build as build_grant, name};
+use crate::support::documents::{chain, chain_of, digest, meaning};
 
 const START: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 
@@ -233,27 +235,23 @@ fn what_clients_write_in_the_fields_of_remora_is_dropped() {
 
 #[tokio::test]
 async fn a_read_by_an_import_is_written_down_by_the_next_export() {
-    let bench = Bench::new(Duration::from_secs(3600)).await;
+    let fixture = Fixture::merging(HOUR).await;
     let blobs: Vec<Bytes> = (0..30_u8).map(|blob| Bytes::from(vec![blob; 8])).collect();
-    let digests: Vec<Digest> = blobs.iter().map(|blob| Digest::of(blob)).collect();
-    for (digest, blob) in digests.iter().zip(&blobs) {
-        bench.store.plant(&format!("blobs/{digest}"), blob.clone(), OffsetDateTime::now_utc());
-    }
-    bench.put(&chain_of(&[(digests[0], 8)])).await.unwrap();
-    let names = |bench: &Bench| bench.stored().blobs().into_keys().collect::<BTreeSet<_>>();
+    let digests: Vec<Digest> = blobs.iter().map(|blob| fixture.plant(blob)).collect();
+    fixture.publish(&chain_of(&[(digests[0], 8)])).await.unwrap();
+    let names = |fixture: &Fixture| fixture.published().blobs().into_keys().collect::<BTreeSet<_>>();
     for (export, digest) in digests[1..].iter().enumerate() {
         // Each writes all reads of its time down, and no more than once.
         if export % 5 == 0 {
-            let import = remora::types::Grant::builder(grant(Rights::IMPORT).scope().clone(), Rights::IMPORT);
-            let import = import.names(&[name()]).disclosed_blobs_only().build();
-            bench.cache.import_manifest(&import, &name()).await.unwrap();
-            bench.cache.read_blob(&import, &digests[0], None).await.unwrap();
+            let import = build_grant(Rights::IMPORT).disclosed_blobs_only().build();
+            fixture.cache.import_manifest(&import, &name()).await.unwrap();
+            fixture.cache.read_blob(&import, &digests[0], None).await.unwrap();
         }
-        bench.put(&chain_of(&[(*digest, 8)])).await.unwrap();
-        assert!(names(&bench).contains(&digests[0]), "export {export}");
+        fixture.publish(&chain_of(&[(*digest, 8)])).await.unwrap();
+        assert!(names(&fixture).contains(&digests[0]), "export {export}");
     }
     for digest in &digests[1..12] {
-        bench.put(&chain_of(&[(*digest, 8)])).await.unwrap();
+        fixture.publish(&chain_of(&[(*digest, 8)])).await.unwrap();
     }
-    assert!(!names(&bench).contains(&digests[0]));
+    assert!(!names(&fixture).contains(&digests[0]));
 }

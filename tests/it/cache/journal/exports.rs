@@ -4,8 +4,8 @@ use super::*;
 
 #[tokio::test]
 async fn an_export_ends_without_its_store_and_gets_there_when_it_is_back() {
-    let fixture = Fixture::new();
-    let process = fixture.start().await;
+    let machine = Machine::new();
+    let process = machine.start().await;
     let (one, two) = (content(3000, 1), content(5 * MIB, 2));
     for blob in [&one, &two] {
         let asked = process.cache.find_to_reuse(&local(), &Digest::of(blob)).await;
@@ -19,22 +19,22 @@ async fn an_export_ends_without_its_store_and_gets_there_when_it_is_back() {
     assert!(status.last_error.unwrap().contains("broken"));
     assert!(process.metrics.encode().contains("remora_journal_entries 3\n"), "{}", process.metrics.encode());
     assert!(process.cache.status().spool.bytes >= status.bytes);
-    assert_eq!((fixture.store.keys().len(), fixture.spool_files()), (0, 0));
+    assert_eq!((machine.store.keys().len(), machine.spool_files()), (0, 0));
 
-    fixture.faults.fails_with(Fault::None);
+    machine.faults.fails_with(Fault::None);
     process.until_empty().await;
-    assert!(fixture.has(&one) && fixture.has(&two));
-    assert_eq!(fixture.published(), sorted(&[&one, &two]));
-    assert_eq!((fixture.files(""), process.cache.status().spool.bytes), (Vec::new(), 0));
+    assert!(machine.has(&one) && machine.has(&two));
+    assert_eq!(machine.published(), sorted(&[&one, &two]));
+    assert_eq!((machine.files(""), process.cache.status().spool.bytes), (Vec::new(), 0));
     assert_eq!(process.status(), JournalStatus::default());
     assert!(process.metrics.encode().contains("remora_journal_bytes 0\n"));
 }
 
 #[tokio::test]
 async fn a_later_export_need_not_send_what_is_in_the_journal_and_one_to_the_store_must() {
-    let fixture = Fixture::new();
-    fixture.faults.fails_with(Fault::UnavailableWrites);
-    let process = fixture.start().await;
+    let machine = Machine::new();
+    machine.faults.fails_with(Fault::UnavailableWrites);
+    let process = machine.start().await;
     let blob = content(3000, 1);
     process.put(&local(), &blob).await.unwrap();
     let found = process.cache.find_to_reuse(&local(), &Digest::of(&blob)).await.unwrap();
@@ -47,45 +47,45 @@ async fn a_later_export_need_not_send_what_is_in_the_journal_and_one_to_the_stor
 
 #[tokio::test]
 async fn manifests_of_one_name_are_published_in_their_order_and_all_of_them() {
-    let fixture = Fixture::new();
-    let process = fixture.start().await;
+    let machine = Machine::new();
+    let process = machine.start().await;
     let blobs: Vec<_> = (0..9).map(|seed| content(100 + usize::from(seed), seed)).collect();
     for blob in &blobs {
         process.put(&local(), blob).await.unwrap();
         process.publish(&local(), &[blob]).await.unwrap();
     }
-    fixture.faults.fails_with(Fault::None);
+    machine.faults.fails_with(Fault::None);
     process.until_empty().await;
     let all: Vec<&[u8]> = blobs.iter().map(Vec::as_slice).collect();
-    assert_eq!(fixture.published(), sorted(&all));
+    assert_eq!(machine.published(), sorted(&all));
 }
 
 #[tokio::test]
 async fn what_a_manifest_names_and_nobody_has_is_left_out() {
-    let fixture = Fixture::new();
-    let process = fixture.start().await;
+    let machine = Machine::new();
+    let process = machine.start().await;
     let (there, nowhere) = (content(3000, 1), content(3000, 2));
     process.put(&local(), &there).await.unwrap();
     process.publish(&local(), &[&there, &nowhere]).await.unwrap();
-    fixture.faults.fails_with(Fault::None);
+    machine.faults.fails_with(Fault::None);
     process.until_empty().await;
-    assert_eq!(fixture.published(), sorted(&[&there]));
+    assert_eq!(machine.published(), sorted(&[&there]));
 }
 
 #[tokio::test]
 async fn a_refusal_of_the_store_keeps_the_entry_and_says_so() {
-    let fixture = Fixture::new();
-    fixture.faults.fails_with(Fault::Expired);
-    let process = fixture.start().await;
+    let machine = Machine::new();
+    machine.faults.fails_with(Fault::Expired);
+    let process = machine.start().await;
     process.put(&local(), &content(3000, 1)).await.unwrap();
     process.until(|status| status.last_error.as_ref().is_some_and(|error| error.contains("ExpiredToken"))).await;
-    assert_eq!((process.status().entries, fixture.files(".data").len()), (1, 1));
+    assert_eq!((process.status().entries, machine.files(".data").len()), (1, 1));
 }
 
 #[tokio::test]
 async fn parts_in_any_order_are_joined_here_and_the_store_hears_of_none() {
-    let fixture = Fixture::new();
-    let process = fixture.start().await;
+    let machine = Machine::new();
+    let process = machine.start().await;
     let (cache, grant, blob) = (&process.cache, local(), content(20 * MIB + 5, 1));
     let item = Item::Blob(Digest::of(&blob));
     let id = cache.begin_upload(&grant, item.clone()).unwrap();
@@ -97,29 +97,24 @@ async fn parts_in_any_order_are_joined_here_and_the_store_hears_of_none() {
     }
     let sent: Vec<_> = sent.into_iter().collect();
     cache.complete_upload(&grant, &item, &id, &sent, Condition::None).await.unwrap();
-    assert_eq!((process.status().entries, fixture.store.begun_uploads(), fixture.spool_files()), (1, 0, 0));
-    fixture.faults.fails_with(Fault::None);
+    assert_eq!((process.status().entries, machine.store.begun_uploads(), machine.spool_files()), (1, 0, 0));
+    machine.faults.fails_with(Fault::None);
     process.until_empty().await;
-    assert!(fixture.has(&blob));
+    assert!(machine.has(&blob));
 }
 
 #[tokio::test]
 async fn a_large_blob_of_a_session_goes_to_the_journal_and_in_parts_from_there() {
-    let fixture = Fixture::new();
-    let process = fixture.start_over(Arc::new(fixture.store.clone())).await;
-    fixture.store.refuse_parts(&[2]);
+    let machine = Machine::new();
+    let process = machine.start_unharmed().await;
+    machine.store.refuse_parts(&[2]);
     let grant = builder().durability(Durability::Local).documents(Arc::new(Documents::new(1 << 20))).build();
     let blob: Bytes = content(20 * MIB, 1).into();
-    let digest = Digest::of(&blob);
-    let mut ingest = process.cache.open_ingest(&grant, "layer", blob.len() as u64, Some(digest)).await.unwrap();
-    for start in (0..blob.len()).step_by(MIB) {
-        ingest.write(start as u64, blob.slice(start..start + MIB)).await.unwrap();
-    }
-    ingest.commit(Some(blob.len() as u64), Some(digest), BTreeMap::new()).await.unwrap();
-    assert_eq!((process.status().entries, fixture.spool_files()), (1, 0));
+    process.send(&grant, &blob).await;
+    assert_eq!((process.status().entries, machine.spool_files()), (1, 0));
     process.until(|status| status.last_error.is_some()).await;
-    fixture.store.refuse_parts(&[]);
+    machine.store.refuse_parts(&[]);
     process.until_empty().await;
-    assert!(fixture.has(&blob));
-    fixture.store.wait_for_no_upload().await;
+    assert!(machine.has(&blob));
+    machine.store.wait_for_no_upload().await;
 }

@@ -10,24 +10,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::stream;
 use remora::cache::layout::Item;
-use remora::cache::{Cache, Condition, Error, Incoming, JournalStatus, MergeRules, NewPart, Settings};
+use remora::cache::{Cache, Condition, Error, JournalStatus, MergeRules, NewPart, Settings};
 use remora::metrics::Metrics;
 use remora::shutdown::Shutdown;
-use remora::store::{Served, Store, Stores};
-use remora::types::{Digest, Documents, Durability, ETag, Grant, Rights, Scope};
-use tempfile::TempDir;
+use remora::types::{Digest, Documents, Durability, ETag, Grant, GrantBuilder, Rights};
 
+use crate::support::cache::{Fixture, HOUR, Setup, blob_key, build, content, eventually, incoming, name};
 use crate::support::fault_store::{Fault, FaultStore};
 use crate::support::memory_store::MemoryStore;
-use crate::support::settings::settings;
 
 const MIB: usize = 1 << 20;
 
-/// A remora's folders and its bucket, which outlive its processes.
-struct Fixture {
-    dir: TempDir,
+/// The folders and the bucket, which outlive the processes.
+struct Machine {
+    setup: Setup,
     store: MemoryStore,
     faults: FaultStore,
     max_spool_bytes: u64,
@@ -40,36 +37,37 @@ struct Process {
     shutdown: Shutdown,
 }
 
-impl Fixture {
+impl Machine {
     /// The bucket is away.
     fn new() -> Self {
         let store = MemoryStore::default();
         let faults = FaultStore::new(store.clone());
         faults.fails_with(Fault::Unavailable);
-        Self { dir: tempfile::tempdir().unwrap(), store, faults, max_spool_bytes: 1 << 30 }
+        Self { setup: Setup::through(Arc::new(faults.clone()), store.clone()), store, faults, max_spool_bytes: 1 << 30 }
     }
 
     async fn start(&self) -> Process {
-        self.start_over(Arc::new(self.faults.clone())).await
+        self.start_on(&self.setup).await
     }
 
-    async fn start_over(&self, store: Arc<dyn Store>) -> Process {
-        let served = Served { store, region: None, prefix: String::new() };
-        let stores = Stores::Buckets { served: [("bucket".parse().unwrap(), served)].into(), default: "bucket".parse().unwrap() };
-        let settings = Settings {
-            journal_dir: Some(self.journal()),
-            max_spool_bytes: self.max_spool_bytes,
-            merge: Some(MergeRules { max_generations: 10, max_records: 100, max_age: std::time::Duration::from_secs(3600) }),
-            ..settings(self.dir.path().join("spool"))
+    /// Past the faults.
+    async fn start_unharmed(&self) -> Process {
+        self.start_on(&Setup::over(self.store.clone()).on_folders_of(&self.setup)).await
+    }
+
+    async fn start_on(&self, setup: &Setup) -> Process {
+        let adjust = |settings: &mut Settings| {
+            settings.journal_dir = Some(self.journal());
+            settings.max_spool_bytes = self.max_spool_bytes;
+            settings.merge = Some(MergeRules { max_generations: 10, max_records: 100, max_age: HOUR });
         };
-        let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
-        let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();
+        let Fixture { cache, metrics, shutdown, .. } = setup.start(adjust).await;
         shutdown.spawn(cache.clone().finish_journal(shutdown.clone()));
         Process { cache, metrics, shutdown }
     }
 
     fn journal(&self) -> PathBuf {
-        self.dir.path().join("journal")
+        self.setup.dir.path().join("journal")
     }
 
     /// The paths of its files that end so, the oldest first.
@@ -81,11 +79,11 @@ impl Fixture {
     }
 
     fn spool_files(&self) -> usize {
-        std::fs::read_dir(self.dir.path().join("spool")).unwrap().count()
+        std::fs::read_dir(self.setup.dir.path().join("spool")).unwrap().count()
     }
 
     fn has(&self, content: &[u8]) -> bool {
-        self.store.bytes(&blob_key(content)).is_some_and(|bytes| bytes == content)
+        self.store.bytes(&key(content)).is_some_and(|bytes| bytes == content)
     }
 
     /// The blobs that the published manifest names.
@@ -109,18 +107,22 @@ impl Process {
         self.cache.put_blob(grant, &digest, content.len() as u64, incoming(content)).await.map(drop)
     }
 
+    /// Writes a blob as a session does, in messages of 1 MiB.
+    async fn send(&self, grant: &Grant, blob: &Bytes) {
+        let digest = Digest::of(blob);
+        let mut ingest = self.cache.open_ingest(grant, "layer", blob.len() as u64, Some(digest)).await.unwrap();
+        for start in (0..blob.len()).step_by(MIB) {
+            ingest.write(start as u64, blob.slice(start..start + MIB)).await.unwrap();
+        }
+        ingest.commit(Some(blob.len() as u64), Some(digest), BTreeMap::new()).await.unwrap();
+    }
+
     async fn publish(&self, grant: &Grant, blobs: &[&[u8]]) -> Result<ETag, Error> {
-        self.cache.put_manifest(grant, &"app".parse().unwrap(), manifest(blobs), Condition::None).await
+        self.cache.put_manifest(grant, &name(), manifest(blobs), Condition::None).await
     }
 
     async fn until(&self, reached: impl Fn(&JournalStatus) -> bool) {
-        let waiting = async {
-            while !reached(&self.status()) {
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-            }
-        };
-        let waited = tokio::time::timeout(std::time::Duration::from_secs(60), waiting).await;
-        assert!(waited.is_ok(), "{:?}", self.status());
+        eventually("the journal does not come to that", || reached(&self.status())).await;
     }
 
     async fn until_empty(&self) {
@@ -139,9 +141,8 @@ impl Drop for Process {
     }
 }
 
-fn builder() -> remora::types::GrantBuilder {
-    let scope = Scope::new("bucket".parse().unwrap(), "").unwrap();
-    Grant::builder(scope, Rights::EXPORT).names(&["app".parse().unwrap()])
+fn builder() -> GrantBuilder {
+    build(Rights::EXPORT)
 }
 
 /// The grant of a build whose exports are local.
@@ -149,8 +150,8 @@ fn local() -> Grant {
     builder().durability(Durability::Local).build()
 }
 
-fn blob_key(content: &[u8]) -> String {
-    format!("blobs/{}", Digest::of(content))
+fn key(content: &[u8]) -> String {
+    blob_key(&Digest::of(content))
 }
 
 /// A manifest with a record for each blob.
@@ -163,15 +164,6 @@ fn manifest(blobs: &[&[u8]]) -> Bytes {
     let record = |(index, blob): (usize, &&[u8])| serde_json::json!({"digest": digest(blob), "layers": [{"layer": index, "createdAt": "2026-01-01T00:00:00Z"}]});
     let (layers, records): (Vec<_>, Vec<_>) = (blobs.iter().map(layer).collect(), blobs.iter().enumerate().map(record).collect());
     serde_json::to_vec(&serde_json::json!({"layers": layers, "records": records})).unwrap().into()
-}
-
-fn incoming(content: &[u8]) -> Incoming {
-    let pieces: Vec<_> = content.chunks(100_000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-    Box::pin(stream::iter(pieces))
-}
-
-fn content(len: usize, seed: u8) -> Vec<u8> {
-    (0..len).map(|index| ((index.wrapping_mul(2_654_435_761) >> 13) as u8).wrapping_add(seed)).collect()
 }
 
 fn sorted(blobs: &[&[u8]]) -> Vec<String> {

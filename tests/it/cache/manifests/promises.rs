@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use remora::cache::Error;
-use remora::types::{Digest, Grant, Promises, Rights, Scope};
-use time::OffsetDateTime;
+use remora::types::{Digest, Grant, Promises, Rights};
 use tokio::time::Instant;
 
-use crate::cache::manifests::Bench;
+use crate::support::cache::{Fixture, Setup, scope};
 use crate::support::fault_store::{Fault, FaultStore};
 use crate::support::memory_store::MemoryStore;
 
@@ -17,7 +16,7 @@ const LAYER: &[u8] = b"a layer";
 
 /// A build's import of a layer, from a store with faults.
 struct Import {
-    bench: Bench,
+    fixture: Fixture,
     store: FaultStore,
     promises: Arc<Promises>,
     grant: Grant,
@@ -25,20 +24,20 @@ struct Import {
 
 impl Import {
     async fn start(outlived: bool) -> Self {
-        let (memory, promises) = (MemoryStore::default(), Arc::<Promises>::default());
+        let memory = MemoryStore::default();
+        let promises = Arc::<Promises>::default();
         let store = FaultStore::new(memory.clone());
-        let bench = Bench::through(Arc::new(store.clone()), memory, Duration::ZERO).await;
-        bench.store.plant(&format!("blobs/{}", Digest::of(LAYER)), Bytes::from_static(LAYER), OffsetDateTime::now_utc());
+        let fixture = Setup::through(Arc::new(store.clone()), memory).start_merging(Duration::ZERO).await;
+        fixture.plant(&Bytes::from_static(LAYER));
         promises.set_outlived(outlived);
-        let scope = Scope::new("bucket".parse().unwrap(), "").unwrap();
-        let grant = Grant::builder(scope, Rights::IMPORT).losses(Arc::clone(&promises)).build();
-        Self { bench, store, promises, grant }
+        let grant = Grant::builder(scope(), Rights::IMPORT).losses(Arc::clone(&promises)).build();
+        Self { fixture, store, promises, grant }
     }
 
     /// How a read of the layer ends, and after how many seconds.
     async fn read(&self, layer: &[u8]) -> (Result<(), Error>, u64) {
         let begun = Instant::now();
-        let read = self.bench.cache.read_promised_blob(&self.grant, &Digest::of(layer), None).await;
+        let read = self.fixture.cache.read_promised_blob(&self.grant, &Digest::of(layer), None).await;
         (read.map(|_| ()), begun.elapsed().as_secs())
     }
 }

@@ -4,19 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
 use remora::cache::Error;
-use remora::types::{Digest, Documents, Grant, ManifestName, Rights, Scope};
+use remora::types::{Digest, Documents, Grant, Rights};
 use time::OffsetDateTime;
 
-use crate::cache::manifests::{Bench, chain_of};
+use crate::support::cache::{Fixture, HOUR, blob_key, build, collect, eventually, name};
+use crate::support::documents::chain_of;
 
 const SMALL: usize = 1000;
 const LARGE: usize = 300 << 10;
 
 /// A bucket with a manifest of one chain, whose layers have these sizes, and a build that was served it.
 struct Chain {
-    bench: Bench,
+    fixture: Fixture,
     digests: Vec<Digest>,
     blobs: Vec<Bytes>,
     grant: Grant,
@@ -25,55 +25,33 @@ struct Chain {
 impl Chain {
     async fn over_session(sizes: &[usize]) -> Self {
         let documents = Arc::new(Documents::new(1 << 20));
-        Self::new(sizes, Grant::builder(scope(), Rights::IMPORT).names(&[name()]).documents(documents).build()).await
+        Self::new(sizes, build(Rights::IMPORT).documents(documents).build()).await
     }
 
     async fn new(sizes: &[usize], grant: Grant) -> Self {
-        let bench = Bench::new(Duration::from_secs(3600)).await;
+        let fixture = Fixture::merging(HOUR).await;
         let blobs: Vec<Bytes> = (0..).zip(sizes).map(|(layer, size)| vec![layer; *size].into()).collect();
-        let digests: Vec<Digest> = blobs.iter().map(|blob| Digest::of(blob)).collect();
-        for (digest, blob) in digests.iter().zip(&blobs) {
-            bench.store.plant(&key(digest), blob.clone(), OffsetDateTime::now_utc());
-        }
+        let digests: Vec<Digest> = blobs.iter().map(|blob| fixture.plant(blob)).collect();
         let layers: Vec<_> = digests.iter().copied().zip(sizes.iter().copied()).collect();
-        bench.store.plant("manifests/app", chain_of(&layers), OffsetDateTime::now_utc());
-        bench.cache.import_manifest(&grant, &name()).await.unwrap();
-        bench.store.calls();
-        Self { bench, digests, blobs, grant }
+        fixture.store.plant("manifests/app", chain_of(&layers), OffsetDateTime::now_utc());
+        fixture.cache.import_manifest(&grant, &name()).await.unwrap();
+        fixture.store.calls();
+        Self { fixture, digests, blobs, grant }
     }
 
     async fn read(&self, layer: usize) -> Result<(), Error> {
-        let read = self.bench.cache.read_blob(&self.grant, &self.digests[layer], None).await?;
-        let pieces: Vec<Bytes> = read.body.try_collect().await?;
-        assert!(pieces.concat() == self.blobs[layer], "layer {layer}");
+        let read = self.fixture.cache.read_blob(&self.grant, &self.digests[layer], None).await?;
+        assert!(collect(read).await? == self.blobs[layer], "layer {layer}");
         Ok(())
     }
 
     fn metric(&self, name: &str) -> usize {
-        let (metrics, name) = (self.bench.metrics.encode(), format!("remora_{name}_total "));
-        metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+        self.fixture.metric(&format!("{name}_total")) as usize
     }
 
     async fn eventually(&self, reached: impl Fn(&Self) -> bool) {
-        let wait = async {
-            while !reached(self) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("it does not come to that");
+        eventually("it does not come to that", || reached(self)).await;
     }
-}
-
-fn scope() -> Scope {
-    Scope::new("bucket".parse().unwrap(), "").unwrap()
-}
-
-fn name() -> ManifestName {
-    "app".parse().unwrap()
-}
-
-fn key(digest: &Digest) -> String {
-    format!("blobs/{digest}")
 }
 
 #[tokio::test]
@@ -81,11 +59,11 @@ async fn the_next_layers_are_there_when_a_session_asks_and_each_was_asked_for_on
     let chain = Chain::over_session(&[SMALL; 7]).await;
     chain.read(0).await.unwrap();
     chain.eventually(|chain| chain.metric("read_ahead_bytes") == 4 * SMALL).await;
-    assert_eq!(chain.bench.store.calls().gets, 1 + 4);
+    assert_eq!(chain.fixture.store.calls().gets, 1 + 4);
     for layer in 1..7 {
         chain.read(layer).await.unwrap();
     }
-    assert_eq!(chain.bench.store.calls().gets, 2);
+    assert_eq!(chain.fixture.store.calls().gets, 2);
     assert_eq!((chain.metric("read_ahead_bytes"), chain.metric("read_ahead_wasted_bytes")), (6 * SMALL, 0));
     assert_eq!(chain.grant.usage().blobs_served(), 7);
 }
@@ -94,16 +72,16 @@ async fn the_next_layers_are_there_when_a_session_asks_and_each_was_asked_for_on
 async fn nothing_is_taken_of_a_large_layer_before_it_is_read() {
     let chain = Chain::over_session(&[SMALL, LARGE]).await;
     chain.read(0).await.unwrap();
-    chain.eventually(|chain| chain.bench.store.reads().borrow().open == 1).await;
+    chain.eventually(|chain| chain.fixture.store.reads().borrow().open == 1).await;
     assert_eq!(chain.metric("read_ahead_bytes"), 0);
     chain.read(1).await.unwrap();
-    assert_eq!(chain.bench.store.calls().gets, 2);
+    assert_eq!(chain.fixture.store.calls().gets, 2);
 }
 
 #[tokio::test]
 async fn a_layer_that_is_lost_is_the_loss_of_who_reads_it_alone() {
     let chain = Chain::over_session(&[SMALL; 3]).await;
-    chain.bench.store.remove(&key(&chain.digests[2]));
+    chain.fixture.store.remove(&blob_key(&chain.digests[2]));
     chain.read(0).await.unwrap();
     chain.eventually(|chain| chain.metric("read_ahead_bytes") == SMALL).await;
     chain.read(1).await.unwrap();
@@ -115,14 +93,14 @@ async fn a_layer_that_is_lost_is_the_loss_of_who_reads_it_alone() {
 async fn what_nobody_asks_for_ends_and_is_counted() {
     let chain = Chain::over_session(&[SMALL, SMALL, LARGE]).await;
     chain.read(0).await.unwrap();
-    chain.eventually(|chain| chain.metric("read_ahead_bytes") == SMALL && chain.bench.store.reads().borrow().open == 1).await;
+    chain.eventually(|chain| chain.metric("read_ahead_bytes") == SMALL && chain.fixture.store.reads().borrow().open == 1).await;
     tokio::time::sleep(Duration::from_secs(21)).await;
-    assert_eq!((chain.metric("read_ahead_wasted_bytes"), chain.bench.store.reads().borrow().open), (SMALL, 0));
+    assert_eq!((chain.metric("read_ahead_wasted_bytes"), chain.fixture.store.reads().borrow().open), (SMALL, 0));
 }
 
 #[tokio::test]
 async fn nothing_is_asked_for_ahead_over_http() {
-    let chain = Chain::new(&[SMALL; 3], Grant::builder(scope(), Rights::IMPORT).names(&[name()]).disclosed_blobs_only().build()).await;
+    let chain = Chain::new(&[SMALL; 3], build(Rights::IMPORT).disclosed_blobs_only().build()).await;
     chain.read(0).await.unwrap();
-    assert_eq!((chain.bench.store.calls().gets, chain.bench.store.reads().borrow().open), (1, 0));
+    assert_eq!((chain.fixture.store.calls().gets, chain.fixture.store.reads().borrow().open), (1, 0));
 }

@@ -3,34 +3,17 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use remora::cache::{BlobRead, CacheConfig, Condition, Error};
 use remora::shutdown::Shutdown;
-use remora::types::{ByteRange, Digest, Grant, ManifestName, Rights, Scope};
+use remora::types::{ByteRange, Digest, Rights};
 use time::OffsetDateTime;
 
-use crate::cache::manifests::{Bench, document};
+use crate::support::cache::{Fixture, PAST_LOOKUP, Setup, blob_key, build, name, operator};
+use crate::support::documents::document;
 use crate::support::memory_store::MemoryStore;
 
 const AGE: Duration = Duration::from_secs(600);
-/// Longer than a lookup that was just made stands for the next one.
-const MOMENT: Duration = Duration::from_millis(501);
-
-fn scope() -> Scope {
-    Scope::new("bucket".parse().unwrap(), "").unwrap()
-}
-
-fn operator() -> Grant {
-    Grant::operator(scope())
-}
-
-fn name() -> ManifestName {
-    "app".parse().unwrap()
-}
-
-fn key(digest: &Digest) -> String {
-    format!("blobs/{digest}")
-}
 
 /// Some pieces of the store, the last of them short.
 fn bytes(seed: u8) -> Bytes {
@@ -43,16 +26,9 @@ fn flipped(bytes: &Bytes) -> Bytes {
     flipped.into()
 }
 
-async fn write(bench: &Bench, bytes: &Bytes) -> Digest {
-    let digest = Digest::of(bytes);
-    let body = stream::iter([Ok(bytes.clone())]).boxed();
-    bench.cache.put_blob(&operator(), &digest, bytes.len() as u64, body).await.unwrap();
-    digest
-}
-
 /// What comes of a blob, and how it ends.
-async fn read(bench: &Bench, digest: &Digest, range: Option<ByteRange>) -> (Vec<u8>, Result<(), Error>) {
-    let BlobRead { mut body, .. } = match bench.cache.read_blob(&operator(), digest, range).await {
+async fn read(fixture: &Fixture, digest: &Digest, range: Option<ByteRange>) -> (Vec<u8>, Result<(), Error>) {
+    let BlobRead { mut body, .. } = match fixture.cache.read_blob(&operator(), digest, range).await {
         Ok(read) => read,
         Err(error) => return (Vec::new(), Err(error)),
     };
@@ -67,11 +43,11 @@ async fn read(bench: &Bench, digest: &Digest, range: Option<ByteRange>) -> (Vec<
 }
 
 /// The names of a manifest's layers, as a build is served it by a process that knows nothing yet.
-async fn imported(store: &MemoryStore) -> (Bench, CacheConfig) {
-    let bench = Bench::over(store.clone(), AGE).await;
-    let grant = Grant::builder(scope(), Rights::IMPORT).names(&[name()]).build();
-    let config = bench.cache.import_manifest(&grant, &name()).await.unwrap().config;
-    (bench, config)
+async fn imported(store: &MemoryStore) -> (Fixture, CacheConfig) {
+    let fixture = Setup::over(store.clone()).start_merging(AGE).await;
+    let grant = build(Rights::IMPORT).build();
+    let config = fixture.cache.import_manifest(&grant, &name()).await.unwrap().config;
+    (fixture, config)
 }
 
 fn blobs(config: &CacheConfig) -> Vec<Digest> {
@@ -106,71 +82,69 @@ fn manifest(digests: &[Digest]) -> Bytes {
     text.replace("\"size\":5", "\"size\":200000").into()
 }
 
-async fn publish(bench: &Bench, digests: &[Digest]) {
-    bench.cache.put_manifest(&operator(), &name(), manifest(digests), Condition::None).await.unwrap();
+async fn publish(fixture: &Fixture, digests: &[Digest]) {
+    fixture.cache.put_manifest(&operator(), &name(), manifest(digests), Condition::None).await.unwrap();
 }
 
-fn corrupt(bench: &Bench) -> usize {
-    let metrics = bench.metrics.encode();
-    let line = metrics.lines().find_map(|line| line.strip_prefix("remora_blobs_corrupt_total ")).unwrap();
-    line.parse().unwrap()
+fn corrupt(fixture: &Fixture) -> u64 {
+    fixture.metric("blobs_corrupt_total")
 }
 
 #[tokio::test]
 async fn a_corrupt_blob_is_not_read_to_its_end_and_is_missing_until_it_is_written_anew() {
-    let bench = Bench::new(AGE).await;
+    let fixture = Fixture::merging(AGE).await;
     let good = bytes(0);
     let digest = Digest::of(&good);
-    bench.store.plant(&key(&digest), flipped(&good), OffsetDateTime::now_utc());
-    bench.cache.stat_blob(&operator(), &digest).await.expect("nobody knows yet");
+    fixture.store.plant(&blob_key(&digest), flipped(&good), OffsetDateTime::now_utc());
+    fixture.cache.stat_blob(&operator(), &digest).await.expect("nobody knows yet");
 
-    let (came, end) = read(&bench, &digest, None).await;
+    let (came, end) = read(&fixture, &digest, None).await;
     assert!(matches!(&end, Err(Error::Corrupt(text)) if text.contains(&Digest::of(&flipped(&good)).to_string())), "{end:?}");
     assert!(came.len() < good.len(), "the last piece is held back");
-    assert_eq!(corrupt(&bench), 1);
+    assert_eq!(corrupt(&fixture), 1);
 
     for range in [None, ByteRange::new(0, 200_000), ByteRange::new(5, 10)] {
-        assert!(matches!(read(&bench, &digest, range).await.1, Err(Error::NotFound(_))), "{range:?}");
+        assert!(matches!(read(&fixture, &digest, range).await.1, Err(Error::NotFound(_))), "{range:?}");
     }
-    assert!(matches!(bench.cache.stat_blob(&operator(), &digest).await, Err(Error::NotFound(_))));
-    assert!(bench.cache.list_blobs(&operator(), None, 10).await.unwrap().0.is_empty());
-    let put = bench.cache.put_manifest(&operator(), &name(), manifest(&[digest]), Condition::None).await;
+    assert!(matches!(fixture.cache.stat_blob(&operator(), &digest).await, Err(Error::NotFound(_))));
+    assert!(fixture.cache.list_blobs(&operator(), None, 10).await.unwrap().0.is_empty());
+    let put = fixture.cache.put_manifest(&operator(), &name(), manifest(&[digest]), Condition::None).await;
     assert!(matches!(put, Err(Error::Precondition(_))), "{put:?}");
-    assert_eq!(bench.store.bytes(&key(&digest)).unwrap(), flipped(&good), "it stays for inspection");
-    let mut inspected = bench.cache.read_stored_blob(&operator(), &digest).await.unwrap().body;
+    assert_eq!(fixture.store.bytes(&blob_key(&digest)).unwrap(), flipped(&good), "it stays for inspection");
+    let mut inspected = fixture.cache.read_stored_blob(&operator(), &digest).await.unwrap().body;
     assert!(inspected.next().await.unwrap().is_ok());
-    assert_eq!(corrupt(&bench), 1, "one blob, however often it is asked for");
+    assert_eq!(corrupt(&fixture), 1, "one blob, however often it is asked for");
 
-    write(&bench, &good).await;
-    bench.cache.stat_blob(&operator(), &digest).await.unwrap();
-    let (came, end) = read(&bench, &digest, None).await;
+    fixture.put(&good).await;
+    fixture.cache.stat_blob(&operator(), &digest).await.unwrap();
+    let (came, end) = read(&fixture, &digest, None).await;
     assert!(end.is_ok() && came == good, "{end:?}");
-    publish(&bench, &[digest]).await;
+    publish(&fixture, &[digest]).await;
     // Corrupt again, otherwise.
-    bench.store.plant(&key(&digest), bytes(1), OffsetDateTime::now_utc());
-    assert!(matches!(read(&bench, &digest, None).await.1, Err(Error::Corrupt(_))));
-    assert_eq!(corrupt(&bench), 2);
-    bench.cache.delete_blob(&operator(), &digest).await.unwrap();
-    assert_eq!(bench.store.bytes(&key(&digest)), None, "also one in quarantine can be deleted");
+    fixture.store.plant(&blob_key(&digest), bytes(1), OffsetDateTime::now_utc());
+    assert!(matches!(read(&fixture, &digest, None).await.1, Err(Error::Corrupt(_))));
+    assert_eq!(corrupt(&fixture), 2);
+    fixture.cache.delete_blob(&operator(), &digest).await.unwrap();
+    assert_eq!(fixture.store.bytes(&blob_key(&digest)), None, "also one in quarantine can be deleted");
 }
 
 /// Reads a blob that came otherwise than it was verified, and not to its end.
-async fn doubt(bench: &Bench, digest: &Digest) {
-    let (came, end) = read(bench, digest, None).await;
+async fn doubt(fixture: &Fixture, digest: &Digest) {
+    let (came, end) = read(fixture, digest, None).await;
     assert!(matches!(&end, Err(Error::Corrupt(text)) if text.contains("CRC-64/NVME")), "{end:?}");
     assert!(came.len() < 200_000, "the last piece is held back");
 }
 
 #[tokio::test]
 async fn what_was_verified_is_checked_each_time_it_is_read() {
-    let bench = Bench::new(AGE).await;
+    let fixture = Fixture::merging(AGE).await;
     let good = bytes(0);
-    let digest = write(&bench, &good).await;
-    publish(&bench, &[digest]).await;
-    let version = versions(&stored(&bench.store))[0].clone().unwrap();
-    let (other, _) = imported(&bench.store).await;
-    for process in [&bench, &other] {
-        let comes = |bytes: Bytes| bench.store.plant_version(&key(&digest), bytes, OffsetDateTime::now_utc(), &version);
+    let digest = fixture.put(&good).await;
+    publish(&fixture, &[digest]).await;
+    let version = versions(&stored(&fixture.store))[0].clone().unwrap();
+    let (other, _) = imported(&fixture.store).await;
+    for process in [&fixture, &other] {
+        let comes = |bytes: Bytes| fixture.store.plant_version(&blob_key(&digest), bytes, OffsetDateTime::now_utc(), &version);
         // Another byte on the way: the digest decides, and knows nothing bad of the blob.
         comes(flipped(&good));
         doubt(process, &digest).await;
@@ -192,97 +166,97 @@ async fn what_was_verified_is_checked_each_time_it_is_read() {
 #[tokio::test]
 async fn a_blob_in_doubt_is_hashed_before_it_is_promised_again() {
     let store = MemoryStore::default();
-    let first = Bench::over(store.clone(), AGE).await;
+    let first = Setup::over(store.clone()).start_merging(AGE).await;
     let (a, b) = (bytes(1), bytes(2));
-    let digests = [write(&first, &a).await, write(&first, &b).await];
+    let digests = [first.put(&a).await, first.put(&b).await];
     publish(&first, &digests).await;
     let version = versions(&stored(&store))[1].clone().unwrap();
     // The manifest says another checksum of the first than it has; the second is rotten.
     let [crc, other] = checksums(&stored(&store)).map(Option::unwrap);
     let lie = String::from_utf8(store.bytes("manifests/app").unwrap().to_vec()).unwrap().replace(&crc, &other);
     store.plant("manifests/app", lie.into(), OffsetDateTime::now_utc());
-    let (bench, served) = imported(&store).await;
+    let (fixture, served) = imported(&store).await;
     assert_eq!(blobs(&served), digests, "nobody knows yet");
-    store.plant_version(&key(&digests[1]), flipped(&b), OffsetDateTime::now_utc(), &version);
-    doubt(&bench, &digests[0]).await;
-    doubt(&bench, &digests[1]).await;
+    store.plant_version(&blob_key(&digests[1]), flipped(&b), OffsetDateTime::now_utc(), &version);
+    doubt(&fixture, &digests[0]).await;
+    doubt(&fixture, &digests[1]).await;
 
-    tokio::time::sleep(MOMENT).await;
-    let grant = Grant::builder(scope(), Rights::IMPORT).names(&[name()]).build();
-    let served = bench.cache.import_manifest(&grant, &name()).await.unwrap();
+    tokio::time::sleep(PAST_LOOKUP).await;
+    let grant = build(Rights::IMPORT).build();
+    let served = fixture.cache.import_manifest(&grant, &name()).await.unwrap();
     assert_eq!(blobs(&served.config), digests[..1]);
-    assert_eq!(corrupt(&bench), 1);
-    assert!(read(&bench, &digests[0], None).await.1.is_ok());
-    publish(&bench, &digests[..1]).await;
+    assert_eq!(corrupt(&fixture), 1);
+    assert!(read(&fixture, &digests[0], None).await.1.is_ok());
+    publish(&fixture, &digests[..1]).await;
     assert_eq!(checksums::<1>(&stored(&store)), [Some(crc)], "what was found out is published");
 }
 
 #[tokio::test]
 async fn a_quarantined_blob_is_missing_among_many() {
-    let bench = Bench::new(AGE).await;
+    let fixture = Fixture::merging(AGE).await;
     let good: Vec<Bytes> = (0..60).map(bytes).collect();
     let digests: Vec<Digest> = good.iter().map(|bytes| Digest::of(bytes)).collect();
     for (digest, bytes) in digests.iter().zip(&good) {
-        bench.store.plant(&key(digest), bytes.clone(), OffsetDateTime::now_utc());
+        fixture.store.plant(&blob_key(digest), bytes.clone(), OffsetDateTime::now_utc());
     }
     let last = digests.iter().max().unwrap();
-    bench.store.plant(&key(last), flipped(&good[0]), OffsetDateTime::now_utc());
-    assert!(read(&bench, last, None).await.1.is_err());
-    bench.store.calls();
-    let put = bench.cache.put_manifest(&operator(), &name(), manifest(&digests), Condition::None).await;
+    fixture.store.plant(&blob_key(last), flipped(&good[0]), OffsetDateTime::now_utc());
+    assert!(read(&fixture, last, None).await.1.is_err());
+    fixture.store.calls();
+    let put = fixture.cache.put_manifest(&operator(), &name(), manifest(&digests), Condition::None).await;
     assert!(matches!(&put, Err(Error::Precondition(text)) if text.contains("1 blobs") && text.contains(&last.to_string())), "{put:?}");
-    assert_eq!(bench.store.calls().lists, 1, "they were listed");
+    assert_eq!(fixture.store.calls().lists, 1, "they were listed");
 }
 
 #[tokio::test]
 async fn a_truncated_blob_is_corrupt_and_an_empty_one_is_what_it_is() {
-    let bench = Bench::new(AGE).await;
+    let fixture = Fixture::merging(AGE).await;
     let good = bytes(0);
     let digest = Digest::of(&good);
     for len in [0, 1, 150_000, 199_999] {
-        bench.store.plant(&key(&digest), good.slice(..len), OffsetDateTime::now_utc());
-        let (came, end) = read(&bench, &digest, None).await;
+        fixture.store.plant(&blob_key(&digest), good.slice(..len), OffsetDateTime::now_utc());
+        let (came, end) = read(&fixture, &digest, None).await;
         assert!(matches!(end, Err(Error::Corrupt(_))), "{len}: {end:?}");
         assert!(came.len() < len.max(1), "{len}");
     }
-    assert_eq!(corrupt(&bench), 4);
+    assert_eq!(corrupt(&fixture), 4);
     let empty = Digest::of(b"");
-    bench.store.plant(&key(&empty), Bytes::new(), OffsetDateTime::now_utc());
-    let (came, end) = read(&bench, &empty, None).await;
+    fixture.store.plant(&blob_key(&empty), Bytes::new(), OffsetDateTime::now_utc());
+    let (came, end) = read(&fixture, &empty, None).await;
     assert!(end.is_ok() && came.is_empty(), "{end:?}");
 }
 
 #[tokio::test]
 async fn an_import_leaves_out_a_blob_that_was_changed_into_something_else() {
-    let bench = Bench::new(AGE).await;
+    let fixture = Fixture::merging(AGE).await;
     let (a, b, c) = (bytes(1), bytes(2), bytes(3));
-    let digests = [write(&bench, &a).await, write(&bench, &b).await, write(&bench, &c).await];
-    publish(&bench, &digests).await;
-    assert_eq!(versions(&stored(&bench.store)).iter().flatten().count(), 3);
-    let (_, whole) = imported(&bench.store).await;
-    assert_eq!(blobs(&whole), blobs(&stored(&bench.store)));
+    let digests = [fixture.put(&a).await, fixture.put(&b).await, fixture.put(&c).await];
+    publish(&fixture, &digests).await;
+    assert_eq!(versions(&stored(&fixture.store)).iter().flatten().count(), 3);
+    let (_, whole) = imported(&fixture.store).await;
+    assert_eq!(blobs(&whole), blobs(&stored(&fixture.store)));
 
     // The second has another byte, the third is another version of the same bytes.
-    bench.store.plant(&key(&digests[1]), flipped(&b), OffsetDateTime::now_utc());
-    bench.store.plant_version(&key(&digests[2]), c.clone(), OffsetDateTime::now_utc(), "copied");
-    bench.store.calls();
-    let (other, pruned) = imported(&bench.store).await;
+    fixture.store.plant(&blob_key(&digests[1]), flipped(&b), OffsetDateTime::now_utc());
+    fixture.store.plant_version(&blob_key(&digests[2]), c.clone(), OffsetDateTime::now_utc(), "copied");
+    fixture.store.calls();
+    let (other, pruned) = imported(&fixture.store).await;
     let mut left = blobs(&pruned);
     left.sort_unstable();
     let mut expected = vec![digests[0], digests[2]];
     expected.sort_unstable();
     assert_eq!((left, pruned.records().len()), (expected, 2));
     assert_eq!(corrupt(&other), 1);
-    assert_eq!(bench.store.calls().gets, 3, "the manifest, and the two that were changed");
+    assert_eq!(fixture.store.calls().gets, 3, "the manifest, and the two that were changed");
     assert!(matches!(other.cache.stat_blob(&operator(), &digests[1]).await, Err(Error::NotFound(_))));
 
     // What was found out is remembered, and the next export says so.
-    let grant = Grant::builder(scope(), Rights::IMPORT).names(&[name()]).build();
+    let grant = build(Rights::IMPORT).build();
     other.cache.import_manifest(&grant, &name()).await.unwrap();
-    assert_eq!(bench.store.calls().gets, 1);
-    let new = write(&other, &bytes(4)).await;
+    assert_eq!(fixture.store.calls().gets, 1);
+    let new = other.put(&bytes(4)).await;
     publish(&other, &[new]).await;
-    let merged = stored(&bench.store);
+    let merged = stored(&fixture.store);
     assert!(!blobs(&merged).contains(&digests[1]));
     let at = blobs(&merged).iter().position(|digest| *digest == digests[2]).unwrap();
     assert_eq!(versions(&merged)[at].as_deref(), Some("copied"));
@@ -291,15 +265,15 @@ async fn an_import_leaves_out_a_blob_that_was_changed_into_something_else() {
 
 #[tokio::test(start_paused = true)]
 async fn a_changed_blob_that_cannot_be_verified_in_time_is_left_out() {
-    let bench = Bench::new(AGE).await;
+    let fixture = Fixture::merging(AGE).await;
     let (a, b) = (bytes(1), bytes(2));
-    let digests = [write(&bench, &a).await, write(&bench, &b).await];
-    publish(&bench, &digests).await;
+    let digests = [fixture.put(&a).await, fixture.put(&b).await];
+    publish(&fixture, &digests).await;
     for (digest, bytes) in digests.iter().zip([a, b]) {
-        bench.store.plant_version(&key(digest), bytes, OffsetDateTime::now_utc(), "copied");
+        fixture.store.plant_version(&blob_key(digest), bytes, OffsetDateTime::now_utc(), "copied");
     }
-    bench.store.stall(&key(&digests[0]));
-    let (other, served) = imported(&bench.store).await;
+    fixture.store.stall(&blob_key(&digests[0]));
+    let (other, served) = imported(&fixture.store).await;
     assert_eq!(blobs(&served), digests[1..]);
     assert_eq!(corrupt(&other), 0);
     other.cache.stat_blob(&operator(), &digests[0]).await.expect("it is there: nobody knows anything bad of it");
@@ -310,45 +284,45 @@ async fn a_native_manifest_is_trusted_until_its_blobs_are_read() {
     let store = MemoryStore::default();
     let (a, b) = (bytes(1), bytes(2));
     let digests = [Digest::of(&a), Digest::of(&b)];
-    store.plant(&key(&digests[0]), a.clone(), OffsetDateTime::now_utc());
-    store.plant(&key(&digests[1]), flipped(&b), OffsetDateTime::now_utc());
+    store.plant(&blob_key(&digests[0]), a.clone(), OffsetDateTime::now_utc());
+    store.plant(&blob_key(&digests[1]), flipped(&b), OffsetDateTime::now_utc());
     store.plant("manifests/app", manifest(&digests), OffsetDateTime::now_utc());
-    let (bench, served) = imported(&store).await;
+    let (fixture, served) = imported(&store).await;
     assert_eq!(blobs(&served), digests);
     assert_eq!(store.calls().gets, 1, "the manifest alone");
-    assert!(read(&bench, &digests[0], None).await.1.is_ok());
-    assert!(read(&bench, &digests[1], None).await.1.is_err());
-    tokio::time::sleep(MOMENT).await;
-    let grant = Grant::builder(scope(), Rights::IMPORT).names(&[name()]).build();
-    let served = bench.cache.import_manifest(&grant, &name()).await.unwrap();
+    assert!(read(&fixture, &digests[0], None).await.1.is_ok());
+    assert!(read(&fixture, &digests[1], None).await.1.is_err());
+    tokio::time::sleep(PAST_LOOKUP).await;
+    let grant = build(Rights::IMPORT).build();
+    let served = fixture.cache.import_manifest(&grant, &name()).await.unwrap();
     assert_eq!(blobs(&served.config), digests[..1]);
     // Stored as it was sent where nothing was verified.
-    let fresh = Bench::over(MemoryStore::default(), AGE).await;
-    fresh.store.plant(&key(&digests[0]), a, OffsetDateTime::now_utc());
+    let fresh = Fixture::merging(AGE).await;
+    fresh.store.plant(&blob_key(&digests[0]), a, OffsetDateTime::now_utc());
     publish(&fresh, &digests[..1]).await;
     assert_eq!(fresh.store.bytes("manifests/app").unwrap(), manifest(&digests[..1]));
 }
 
 #[tokio::test]
 async fn a_touch_does_not_cost_a_blob_its_good_name() {
-    let bench = Bench::new(AGE).await;
-    let digest = write(&bench, &bytes(1)).await;
-    let before = bench.cache.stat_blob(&operator(), &digest).await.unwrap();
+    let fixture = Fixture::merging(AGE).await;
+    let digest = fixture.put(&bytes(1)).await;
+    let before = fixture.cache.stat_blob(&operator(), &digest).await.unwrap();
     // As the store's own copy of an object that came in parts.
-    bench.store.rename_when_touched("touched");
-    bench.cache.touch_later(&operator(), before.clone()).unwrap();
-    publish(&bench, &[digest]).await;
-    assert_eq!(versions(&stored(&bench.store)), [None], "it is about to be another version");
+    fixture.store.rename_when_touched("touched");
+    fixture.cache.touch_later(&operator(), before.clone()).unwrap();
+    publish(&fixture, &[digest]).await;
+    assert_eq!(versions(&stored(&fixture.store)), [None], "it is about to be another version");
     let shutdown = Shutdown::default();
-    shutdown.spawn(bench.cache.clone().touch_in_background(shutdown.clone()));
+    shutdown.spawn(fixture.cache.clone().touch_in_background(shutdown.clone()));
     let touched = async {
-        while !bench.metrics.encode().contains("remora_touches_total 1") {
+        while !fixture.metrics.encode().contains("remora_touches_total 1") {
             tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(Duration::from_secs(10), touched).await.unwrap();
     shutdown.drain();
     assert!(shutdown.finish(Duration::from_secs(10)).await);
-    publish(&bench, &[digest]).await;
-    assert_eq!(versions(&stored(&bench.store)), [Some("touched".to_owned())]);
+    publish(&fixture, &[digest]).await;
+    assert_eq!(versions(&stored(&fixture.store)), [Some("touched".to_owned())]);
 }
