@@ -22,7 +22,7 @@ fn a_second_import_on_an_empty_builder_reads_no_blob_from_the_bucket() {
 
 fn reads_no_blob_twice(transport: Transport) {
     let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Minio, &[BUCKET]));
-    let proxy = FaultProxy::start(&storage.minio().endpoint(), seed());
+    let proxy = FaultProxy::start(storage.minio().endpoint(), seed());
     let settings = Settings {
         transport,
         configuration: storage::configuration(&proxy.url(), &[BUCKET]) + "[disk_cache]\nenabled = true\n",

@@ -27,7 +27,7 @@ fn an_export_outlives_a_silent_store_and_a_kill() {
 
 fn outlives_a_silent_store_and_a_kill(transport: Transport) {
     let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Minio, &[BUCKET]));
-    let proxy = FaultProxy::start(&storage.minio().endpoint(), seed());
+    let proxy = FaultProxy::start(storage.minio().endpoint(), seed());
     let configuration = storage::configuration(&proxy.url(), &[BUCKET]);
     let settings = Settings { transport, configuration, ..Settings::new(buildkitd.address(), &storage, &[BUCKET]) };
     let mut host = Host::assemble(Via::Buildctl, buildkitd, storage, &settings);

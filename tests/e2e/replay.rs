@@ -25,7 +25,7 @@ struct Lossy {
 impl Lossy {
     fn start(via: Via, transport: Transport) -> Self {
         let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Minio, &BUCKETS));
-        let proxy = FaultProxy::start(&storage.minio().endpoint(), seed());
+        let proxy = FaultProxy::start(storage.minio().endpoint(), seed());
         let settings = Settings {
             configuration: storage::configuration(&proxy.url(), &BUCKETS),
             transport,

@@ -9,7 +9,7 @@ use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::primitives::ByteStream;
 
 use crate::support::faults::{Fault, FaultProxy, Link, Rule};
-use crate::support::minio::{Minio, client};
+use crate::support::minio::{ACCESS_KEY_ID, Minio, SECRET_ACCESS_KEY, client};
 
 const SIZE: usize = 300_000;
 
@@ -24,10 +24,10 @@ struct Bench {
 
 impl Bench {
     async fn start() -> Self {
-        let minio = Minio::shared().await;
-        let bucket = minio.new_bucket().await.to_string();
+        let minio = Minio::shared();
+        let bucket = minio.new_bucket();
         let proxy = FaultProxy::start(minio.endpoint(), 7);
-        let [through, direct] = [&proxy.url(), minio.endpoint()].map(|url| client(url, minio.access_key(), minio.secret_key()));
+        let [through, direct] = [&proxy.url(), minio.endpoint()].map(|url| client(url, ACCESS_KEY_ID, SECRET_ACCESS_KEY));
         let plain = through.config().to_builder().retry_config(RetryConfig::disabled());
         let plain = plain.response_checksum_validation(ResponseChecksumValidation::WhenRequired).build();
         let bench = Self { proxy, client: Client::from_conf(plain), direct, bucket, body: (0..SIZE).map(|at| (at % 251) as u8).collect() };

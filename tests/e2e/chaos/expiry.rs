@@ -24,7 +24,7 @@ pub fn credentials_that_expire(contestant: Contestant, scale: Scale) -> Verdict 
     let (life, pause) = scale.pick((6, 40), (30, 180));
     let mut issuer = None;
     let rig = Rig::with(contestant, seed(), |settings, minio| {
-        let started = Issuer::start(&minio.endpoint(), Duration::from_secs(life));
+        let started = Issuer::start(minio.endpoint(), Duration::from_secs(life));
         settings.configuration = format!(
             "store = \"s3://{BUCKET}\"\n[[buckets]]\nname = \"{BUCKET}\"\nendpoint = \"{}\"\nregion = \"{REGION}\"\n",
             minio.endpoint()

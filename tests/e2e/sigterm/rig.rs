@@ -60,7 +60,7 @@ struct Proxied {
 impl Proxied {
     fn start(setting: Setting) -> Self {
         let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Minio, &[BUCKET]));
-        let proxy = FaultProxy::start(&storage.minio().endpoint(), seed());
+        let proxy = FaultProxy::start(storage.minio().endpoint(), seed());
         let configuration = storage::configuration(&proxy.url(), &[BUCKET]);
         let settings = Settings { transport: setting.transport, configuration, ..Settings::new(buildkitd.address(), &storage, &[BUCKET]) };
         Self { host: Host::assemble(setting.via, buildkitd, storage, &settings), proxy }

@@ -33,7 +33,7 @@ impl Storage {
     pub fn configuration(&self, buckets: &[&str]) -> String {
         match self {
             Self::Directory(dir) => format!("store = \"file://{}\"\n{LOOKUPS}", dir.path().display()),
-            Self::Minio(minio) => configuration(&minio.endpoint(), buckets),
+            Self::Minio(minio) => configuration(minio.endpoint(), buckets),
         }
     }
 

@@ -72,11 +72,11 @@ struct Mended {
 /// Returns those reads that failed.
 async fn read_through(faults: &[Fault], sizes: &[Option<usize>], chosen: impl Fn(usize) -> usize) -> (Mended, Vec<Vec<u8>>, Vec<usize>) {
     let seed = seed();
-    let minio = Minio::shared().await;
-    let bucket = minio.new_bucket().await.to_string();
+    let minio = Minio::shared();
+    let bucket = minio.new_bucket();
     let blobs = plant(minio, &bucket, sizes, seed).await;
     let proxy = FaultProxy::start(minio.endpoint(), seed);
-    let (sidecar, clients) = start(&Store::Minio { minio, url: proxy.url(), bucket: &bucket, disk_cache: false });
+    let (sidecar, clients) = start(&Store::Minio { url: proxy.url(), bucket: &bucket, disk_cache: false });
     proxy.set_rules(Rule::mix(RATE, faults));
     let read = async |index: usize| {
         let through = if index.is_multiple_of(2) { Through::S3 } else { Through::Content };

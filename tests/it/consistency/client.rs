@@ -13,7 +13,7 @@ use remora::types::Digest;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use crate::support::minio::{Minio, client};
+use crate::support::minio::{ACCESS_KEY_ID, SECRET_ACCESS_KEY, client};
 use crate::support::ports::free_port;
 use crate::support::sidecar::Sidecar;
 
@@ -56,7 +56,6 @@ pub(super) enum Store<'a> {
     Directory,
     /// A bucket of MinIO, reached at this URL.
     Minio {
-        minio: &'a Minio,
         url: String,
         bucket: &'a str,
         disk_cache: bool,
@@ -69,8 +68,8 @@ pub(super) fn start(store: &Store<'_>) -> (Sidecar, Clients) {
     let (s3, content) = (free_port(), free_port());
     let (bucket, configuration) = match store {
         Store::Directory => ("remora", String::new()),
-        Store::Minio { minio, url, bucket, disk_cache } => {
-            let credentials = format!("access_key_id = \"{}\"\nsecret_access_key_env = \"STORE_SECRET\"", minio.access_key());
+        Store::Minio { url, bucket, disk_cache } => {
+            let credentials = format!("access_key_id = \"{}\"\nsecret_access_key_env = \"STORE_SECRET\"", ACCESS_KEY_ID);
             let table = format!("[[buckets]]\nname = \"{bucket}\"\nendpoint = \"{url}\"\nregion = \"us-east-1\"\n{credentials}\n");
             (*bucket, format!("store = \"s3://{bucket}\"\ndisk_cache.enabled = {disk_cache}\n{table}"))
         }
@@ -81,7 +80,7 @@ pub(super) fn start(store: &Store<'_>) -> (Sidecar, Clients) {
     std::fs::write(&file, format!("{configuration}{key}{rights}")).unwrap();
     let secret = match store {
         Store::Directory => "",
-        Store::Minio { minio, .. } => minio.secret_key(),
+        Store::Minio { .. } => SECRET_ACCESS_KEY,
     };
     let sidecar = builder
         .flag("config", file.display().to_string())

@@ -35,12 +35,12 @@ fn metric(sidecar: &Sidecar, name: &str) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_kill_in_the_middle_of_a_fetch_every_byte_is_right() {
     let seed = seed();
-    let minio = Minio::shared().await;
-    let bucket = minio.new_bucket().await.to_string();
+    let minio = Minio::shared();
+    let bucket = minio.new_bucket();
     let blobs = plant(minio, &bucket, &[Some(SIZE)], seed).await;
     let (blob, digest) = (&blobs[0], Digest::of(&blobs[0]));
     let proxy = FaultProxy::start(minio.endpoint(), seed);
-    let (mut sidecar, clients) = start(&Store::Minio { minio, url: proxy.url(), bucket: &bucket, disk_cache: true });
+    let (mut sidecar, clients) = start(&Store::Minio { url: proxy.url(), bucket: &bucket, disk_cache: true });
     for kill in 0..KILLS {
         // Each answer stops at a random byte: the kill finds the file at another one each time.
         proxy.set_rules(vec![Rule::on("GET", "/blobs/", 0.7, Fault::Stall(FOR_EVER))]);

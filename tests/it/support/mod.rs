@@ -7,9 +7,9 @@ pub mod fake_s3;
 pub(crate) mod fault_store;
 pub(crate) mod log;
 pub(crate) mod memory_store;
-pub mod minio;
 pub(crate) mod ranged_store;
+pub(crate) mod s3_config;
 pub(crate) mod settings;
 pub(crate) mod sidecar;
 
-pub(crate) use remora_test_support::{disk, faults, ports, tools};
+pub(crate) use remora_test_support::{disk, faults, minio, ports, tools};

@@ -12,9 +12,8 @@ use remora::store::{Body, ByteStream, Condition, Error, Object, S3, Store};
 use remora::transfer::{Downloads, RANGE_BYTES};
 use remora::types::{ByteRange, Key};
 
-use crate::store::s3::static_config;
-use crate::support::minio::Minio;
 use crate::support::ranged_store::{Fate, PIECE_BYTES, RangedStore};
+use crate::support::s3_config::minio_config;
 
 const MEMORY: u64 = 128 << 20;
 
@@ -281,8 +280,7 @@ async fn readers_that_pause_do_not_keep_the_memory_from_others() {
 
 #[tokio::test]
 async fn a_real_s3_serves_ranges_of_one_version() {
-    let minio = Minio::shared().await;
-    let config = static_config(minio.new_bucket().await, minio.endpoint(), minio.access_key(), minio.secret_key());
+    let config = minio_config();
     let store: Arc<dyn Store> = Arc::new(S3::connect(config).await.unwrap());
     let (downloads, bytes) = (Downloads::new(MEMORY, Metrics::default()), content(5 * RANGE_BYTES + 321, 12));
     store.put(&key(), Body::Bytes(bytes.clone()), Condition::None).await.unwrap();

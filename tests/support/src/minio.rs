@@ -1,11 +1,14 @@
 //! A real MinIO, and a look into its buckets that goes past everything under test.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
-
 use rustix::process::Signal;
 
 use super::ports::free_port;
@@ -19,26 +22,41 @@ pub const ACCESS_KEY_ID: &str = "CANARYMINIOKEY";
 /// The secret of [`ACCESS_KEY_ID`].
 pub const SECRET_ACCESS_KEY: &str = "canary-secret-of-the-store";
 
-/// A running MinIO with a data folder of its own. Dropping it ends it and deletes its data.
+/// Deletes the folders `$@` when its standard input ends, which is when the process that holds the other end does.
+const KEEPER: &str = r#"trap '' INT TERM; read -r end; for try in 1 2 3 4 5; do rm -rf "$@" && exit; sleep 0.2; done"#;
+
+/// A running MinIO. Dropping it ends it, and deletes its data where that is in a folder of its own.
 #[derive(Debug)]
 pub struct Minio {
-    dir: tempfile::TempDir,
-    port: u16,
+    data: PathBuf,
+    address: SocketAddr,
+    endpoint: String,
     daemon: Running,
+    buckets: AtomicU32,
+    _own: Option<tempfile::TempDir>,
 }
 
 impl Minio {
     /// Starts one with these buckets.
     pub fn start(buckets: &[&str]) -> Self {
-        let dir = tempfile::tempdir().expect("temp dir");
+        let own = tempfile::tempdir().expect("temp dir");
+        let minio = Self::start_in(own.path(), buckets);
+        Self { _own: Some(own), ..minio }
+    }
+
+    /// Starts one whose data is in `dir`, and stays there.
+    pub fn start_in(dir: &Path, buckets: &[&str]) -> Self {
+        let data = dir.to_path_buf();
         for bucket in buckets {
-            make_bucket(dir.path(), bucket);
+            make_bucket(&data, bucket);
         }
-        let port = free_port();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let mut command = leashed(tool("minio"));
-        server(&mut command, dir.path(), &format!("127.0.0.1:{port}"));
-        command.env("HOME", dir.path());
-        let mut minio = Self { dir, port, daemon: Running::start(command) };
+        command.args(["server", "--quiet", "--address", &address.to_string(), "--console-address", "127.0.0.1:0"]).arg(dir);
+        command.env("MINIO_ROOT_USER", ACCESS_KEY_ID).env("MINIO_ROOT_PASSWORD", SECRET_ACCESS_KEY).env("HOME", dir);
+        let daemon = Running::start(command);
+        let endpoint = format!("http://{address}");
+        let mut minio = Self { data, address, endpoint, daemon, buckets: AtomicU32::new(0), _own: None };
         let client = minio.client();
         eventually("MinIO answers", READY_LIMIT, || {
             minio.daemon.assert_running();
@@ -46,6 +64,40 @@ impl Minio {
             listed.is_ok().then_some(())
         });
         minio
+    }
+
+    /// The one of this process: started once, and gone with the process.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Minio> = OnceLock::new();
+        SHARED.get_or_init(|| {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            // MinIO dies with the thread that starts it, and the thread of a test ends with the test.
+            std::thread::spawn(move || {
+                let minio = Self::start(&[]);
+                // A static is never dropped: somebody else deletes the folders when this process is gone.
+                let mut keeper = Command::new("sh");
+                keeper.args(["-c", KEEPER, "sh"]).arg(&minio.data).arg(minio.daemon.output_dir()).stdin(Stdio::piped());
+                let keeper = keeper.spawn().expect("a shell");
+                let _ = sender.send(minio);
+                loop {
+                    std::thread::park();
+                    let _ = &keeper;
+                }
+            });
+            receiver.recv().expect("MinIO starts")
+        })
+    }
+
+    /// Makes an empty bucket, and returns its name.
+    pub fn new_bucket(&self) -> String {
+        let name = format!("bucket-{}", self.buckets.fetch_add(1, Ordering::Relaxed));
+        make_bucket(&self.data, &name);
+        name
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
     }
 
     /// Makes it take connections and answer nothing.
@@ -58,14 +110,34 @@ impl Minio {
         self.daemon.signal(Signal::CONT);
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Its URL.
-    pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Makes a bucket: a folder in the data folder is one.
+    pub fn make_bucket(&self, bucket: &str) -> io::Result<()> {
+        std::fs::create_dir(self.folder(bucket))
+    }
+
+    /// Deletes a bucket with all that is in it.
+    pub fn remove_bucket(&self, bucket: &str) -> io::Result<()> {
+        std::fs::remove_dir_all(self.folder(bucket))
+    }
+
+    /// The folder of a bucket, which may not be there.
+    pub fn folder(&self, bucket: &str) -> PathBuf {
+        self.data.join(bucket)
     }
 
     /// The attributes with which native BuildKit, with no remora, keeps a cache here.
     pub fn native(&self, attrs: &str) -> String {
-        native(&self.endpoint(), attrs)
+        native(&self.endpoint, attrs)
     }
 
     /// All objects of a bucket.
@@ -81,17 +153,17 @@ impl Minio {
     /// Multipart uploads that were begun and neither completed nor aborted, by MinIO's own files: its
     /// ListMultipartUploads answers for one key at a time, and never for all.
     pub fn open_uploads(&self) -> Vec<PathBuf> {
-        files_below(&self.dir.path().join(".minio.sys/multipart"))
+        files_below(&self.data.join(".minio.sys/multipart"))
     }
 
     /// The manifests in a bucket.
     pub fn manifests(&self, bucket: &str) -> BTreeSet<String> {
-        manifests(self.dir.path(), bucket)
+        manifests(&self.data, bucket)
     }
 
     /// Past everything under test.
     pub fn client(&self) -> aws_sdk_s3::Client {
-        client(&self.endpoint(), ACCESS_KEY_ID, SECRET_ACCESS_KEY)
+        client(&self.endpoint, ACCESS_KEY_ID, SECRET_ACCESS_KEY)
     }
 }
 
@@ -106,12 +178,6 @@ pub fn native(endpoint: &str, attrs: &str) -> String {
     format!(
         "type=s3,region={REGION},{attrs},endpoint_url={endpoint},use_path_style=true,access_key_id={ACCESS_KEY_ID},secret_access_key={SECRET_ACCESS_KEY}"
     )
-}
-
-/// What makes `command` a MinIO server on `dir`.
-fn server(command: &mut Command, dir: &Path, address: &str) {
-    command.args(["server", "--quiet", "--address", address, "--console-address", "127.0.0.1:0"]).arg(dir);
-    command.env("MINIO_ROOT_USER", ACCESS_KEY_ID).env("MINIO_ROOT_PASSWORD", SECRET_ACCESS_KEY);
 }
 
 /// A folder in MinIO's data folder is a bucket.

@@ -105,6 +105,11 @@ impl Running {
         self.child.id()
     }
 
+    /// Where its output is.
+    pub(crate) fn output_dir(&self) -> &Path {
+        self.output.path()
+    }
+
     /// Waits for its end.
     pub fn finish(self) -> Finished {
         self.finish_within(COMMAND_LIMIT)

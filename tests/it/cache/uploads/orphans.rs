@@ -11,11 +11,10 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{PART, Sender, begin};
 use crate::cache::{content, for_large_blobs};
-use crate::store::s3::static_config;
 use crate::support::cache::{Fixture, Setup, blob_key, operator};
 use crate::support::fault_store::{Fault, FaultStore};
 use crate::support::memory_store::MemoryStore;
-use crate::support::minio::Minio;
+use crate::support::s3_config::minio_config;
 
 #[tokio::test]
 async fn what_a_killed_process_left_in_the_store_goes_at_the_next_start() {
@@ -50,8 +49,7 @@ struct Unnamed {
 
 impl Unnamed {
     async fn new() -> Self {
-        let minio = Minio::shared().await;
-        let config = static_config(minio.new_bucket().await, minio.endpoint(), minio.access_key(), minio.secret_key());
+        let config = minio_config();
         let store = Arc::new(S3::connect(config.clone()).await.unwrap());
         let faults = FaultStore::new(S3::connect(config).await.unwrap());
         faults.fails_with(Fault::SilentBegin);

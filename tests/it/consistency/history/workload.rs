@@ -41,10 +41,10 @@ async fn on_a_directory_all_promises_are_kept() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_minio_all_promises_are_kept() {
-    let (minio, seed) = (Minio::shared().await, seed());
-    let bucket = minio.new_bucket().await.to_string();
+    let (minio, seed) = (Minio::shared(), seed());
+    let bucket = minio.new_bucket();
     let proxy = FaultProxy::start(minio.endpoint(), seed);
-    let (sidecar, clients) = start(&Store::Minio { minio, url: proxy.url(), bucket: &bucket, disk_cache: true });
+    let (sidecar, clients) = start(&Store::Minio { url: proxy.url(), bucket: &bucket, disk_cache: true });
     proxy.set_rules(Rule::mix(RATE, &[Fault::SlowDown, Fault::Reset]));
     keep_promises(sidecar, clients, seed, || proxy.set_rules(Vec::new())).await;
 }

@@ -12,7 +12,7 @@ use remora::proto::cache::manifests_client::ManifestsClient;
 use remora::proto::content::content_client::ContentClient;
 use remora::proto::content::{WriteAction, WriteContentRequest, WriteContentResponse};
 use remora::shutdown::Shutdown;
-use remora::store::{Checksums, Credentials, Deadlines, S3, S3Config, Served, Stores};
+use remora::store::{S3, S3Config, Served, Stores};
 use remora::types::{Address, BucketName, Digest};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -21,7 +21,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
 use crate::support::memory_store::MemoryStore;
-use crate::support::minio::Minio;
+use crate::support::s3_config::minio_config;
 use crate::support::settings::settings;
 
 /// Above it, a manifest is refused.
@@ -63,27 +63,9 @@ impl Sidecar {
 
     /// Over a new bucket of MinIO, of which it serves `prefix`.
     pub(crate) async fn on_minio(prefix: &str) -> (Self, String) {
-        let minio = Minio::shared().await;
-        let bucket = minio.new_bucket().await;
-        let store = S3::connect(S3Config {
-            bucket: bucket.clone(),
-            endpoint: Some(minio.endpoint().to_owned()),
-            region: Some("us-east-1".to_owned()),
-            path_style: Some(true),
-            credentials: Credentials::Static {
-                access_key_id: minio.access_key().to_owned(),
-                secret_access_key: minio.secret_key().into(),
-                session_token: None,
-            },
-            sse: None,
-            storage_class: None,
-            acl: None,
-            expected_bucket_owner: None,
-            checksums: Checksums::WhenRequired,
-            deadlines: Deadlines::default(),
-        })
-        .await
-        .unwrap();
+        let config = S3Config { region: Some("us-east-1".to_owned()), path_style: Some(true), ..minio_config() };
+        let bucket = config.bucket.clone();
+        let store = S3::connect(config).await.unwrap();
         let served = Served { store: Arc::new(store), region: None, prefix: prefix.to_owned() };
         let stores = Stores::Buckets { served: BTreeMap::from([(bucket.clone(), served)]), default: bucket.clone() };
         (Self::start(stores, Arc::new(tempfile::tempdir().unwrap()), None).await, bucket.to_string())
