@@ -7,20 +7,20 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_sdk_s3::primitives::ByteStream;
 use comfy_table::Table;
 use remora::proto::content::ReadContentRequest;
-use remora::proto::content::content_client::ContentClient;
+use remora_test_support::minio::Minio;
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
-use tonic::transport::Channel;
 
-use crate::daemons::{ACCESS_KEY_ID, Buildkitd, Minio, REGION, Remora, SECRET_ACCESS_KEY, Settings, Stored};
+use crate::clients::{client, read_content};
+use crate::daemons::{Buildkitd, Remora, Settings, Stored};
+use crate::figures::{median, mib, table};
 use crate::processes::Daemon;
-use crate::report::{median, mib, table};
+
 use crate::shaper::Shaper;
 use crate::workloads::{DISK_CACHE, GIB, S3, scaled};
 
@@ -106,7 +106,7 @@ pub(crate) fn measure(dir: &Path, minio: &Minio, program: &Path, factor: f64, ro
             Settings { program, buildkitd: &buildkitd, transport: "relay", store: Stored::S3 { endpoint, bucket: BUCKET }, configuration };
         Remora::start(&dir.join("remora"), &settings)
     };
-    let digest = export(&runtime, dir, start(minio.address, false)?.s3, bytes)?;
+    let digest = export(&runtime, dir, start(minio.address(), false)?.s3, bytes)?;
 
     let mut blobs = Blobs {
         bytes,
@@ -118,8 +118,8 @@ pub(crate) fn measure(dir: &Path, minio: &Minio, program: &Path, factor: f64, ro
     };
     for _ in 0..rounds {
         for (reader, reads) in READERS_IN_TURN.iter().zip(&mut blobs.reads) {
-            let shaper = reader.shaped.then(|| Shaper::start(minio.address, S3)).transpose()?;
-            let endpoint = shaper.as_ref().map_or(minio.address, Shaper::address);
+            let shaper = reader.shaped.then(|| Shaper::start(minio.address(), S3)).transpose()?;
+            let endpoint = shaper.as_ref().map_or(minio.address(), Shaper::address);
             let remora = start(endpoint, reader.warm)?;
             let (address, observed) = match reader.way {
                 Way::Direct => (endpoint, None),
@@ -146,13 +146,13 @@ pub(crate) fn measure(dir: &Path, minio: &Minio, program: &Path, factor: f64, ro
             blobs.start_to_ready_milliseconds.push(remora.ready_after.as_secs_f64() * 1e3);
         }
     }
-    let remora = start(minio.address, false)?;
+    let remora = start(minio.address(), false)?;
     std::thread::sleep(IDLE);
     blobs.idle_rss = remora.daemon.rss()?;
     writeln!(stderr, "blobs: {READERS} readers at once")?;
     blobs.peak_rss_of_16_reads = peak_of_many(&runtime, &remora, Source { way: Way::S3, address: remora.s3, digest: &digest, bytes })?;
     drop(remora);
-    let remora = start(minio.address, false)?;
+    let remora = start(minio.address(), false)?;
     blobs.peak_rss_of_16_content_reads =
         peak_of_many(&runtime, &remora, Source { way: Way::Content, address: remora.content, digest: &digest, bytes })?;
     drop(remora);
@@ -225,30 +225,6 @@ fn peak_of_many(runtime: &Runtime, remora: &Remora, source: Source<'_>) -> Resul
         futures_util::future::join_all((0..READERS).map(|_| read(source))).await.into_iter().collect::<Result<Vec<()>>>()
     })?;
     remora.daemon.peak_rss()
-}
-
-/// Reads by one call of the content endpoint, and counts the bytes.
-pub(crate) async fn read_content(channel: Channel, request: ReadContentRequest) -> Result<u64> {
-    let mut stream = ContentClient::new(channel).max_decoding_message_size(usize::MAX).read(request).await?.into_inner();
-    let mut received = 0;
-    while let Some(message) = stream.message().await? {
-        received += message.data.len() as u64;
-    }
-    Ok(received)
-}
-
-/// A client of an S3 server, or of a remora's s3 endpoint.
-pub(crate) fn client(address: SocketAddr) -> aws_sdk_s3::Client {
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(REGION))
-        .endpoint_url(format!("http://{address}"))
-        .force_path_style(true)
-        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-        .credentials_provider(Credentials::new(ACCESS_KEY_ID, SECRET_ACCESS_KEY, None, None, "bench"))
-        .http_client(aws_smithy_http_client::Builder::new().build_http());
-    aws_sdk_s3::Client::from_conf(config.build())
 }
 
 fn key(digest: &str) -> String {

@@ -17,10 +17,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::blob_reads::read_content;
+use crate::clients::read_content;
 use crate::daemons::{Buildkitd, Remora, Settings, Stored};
 use crate::discarding_server;
-use crate::report::{median, mib, table};
+use crate::figures::{median, mib, table};
 use crate::workloads::{GIB, scaled};
 
 /// Of a message, as remora's Read and containerd's clients have it.

@@ -1,58 +1,22 @@
-//! The real parts: MinIO, buildkitd, remora, each in a folder of its own.
+//! buildkitd and remora, each in a folder of its own.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use remora_test_support::http;
+use remora_test_support::minio::{ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY};
 use remora_test_support::ports::free_port;
 use remora_test_support::tools::tool;
 
 use crate::processes::{Daemon, isolated, leashed};
 
-pub(crate) const REGION: &str = "us-east-1";
-pub(crate) const ACCESS_KEY_ID: &str = "remora-bench";
-pub(crate) const SECRET_ACCESS_KEY: &str = "remora-bench-secret";
-/// Where remora finds it.
+/// Where remora finds the secret key of the store.
 const SECRET_VARIABLE: &str = "BENCH_SECRET_ACCESS_KEY";
 /// Between two looks at whether a part is ready.
 const PAUSE: Duration = Duration::from_millis(20);
-
-#[derive(Debug)]
-pub(crate) struct Minio {
-    pub(crate) daemon: Daemon,
-    data: PathBuf,
-    pub(crate) address: SocketAddr,
-}
-
-impl Minio {
-    pub(crate) fn start(dir: &Path) -> Result<Self> {
-        let (data, address) = (dir.join("minio"), free_address());
-        fs::create_dir_all(&data)?;
-        let mut command = leashed(tool("minio"));
-        command.args(["server", "--quiet", "--address", &address.to_string(), "--console-address", "127.0.0.1:0"]).arg(&data);
-        command.env("MINIO_ROOT_USER", ACCESS_KEY_ID).env("MINIO_ROOT_PASSWORD", SECRET_ACCESS_KEY).env("HOME", dir);
-        let mut daemon = Daemon::start(command, &dir.join("minio.log"))?;
-        daemon.wait_for("MinIO", PAUSE, || get(address, "/minio/health/ready").filter(|answer| answer.starts_with("HTTP/1.1 200")))?;
-        Ok(Self { daemon, data, address })
-    }
-
-    /// A folder in MinIO's data folder is a bucket.
-    pub(crate) fn make_bucket(&self, bucket: &str) -> Result<()> {
-        Ok(fs::create_dir(self.folder(bucket))?)
-    }
-
-    pub(crate) fn remove_bucket(&self, bucket: &str) -> Result<()> {
-        Ok(fs::remove_dir_all(self.folder(bucket))?)
-    }
-
-    /// Where the objects of a bucket are.
-    pub(crate) fn folder(&self, bucket: &str) -> PathBuf {
-        self.data.join(bucket)
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct Buildkitd {
@@ -162,7 +126,7 @@ impl Remora {
         let started = Instant::now();
         let mut daemon = Daemon::start(command, &dir.join("log"))?;
         let pause = Duration::from_millis(1);
-        daemon.wait_for("remora", pause, || get(admin, "/readyz").filter(|answer| answer.starts_with("HTTP/1.1 200")))?;
+        daemon.wait_for("remora", pause, || http::get(TcpStream::connect(admin), "/readyz").starts_with("HTTP/1.1 200").then_some(()))?;
         Ok(Self { daemon, dir: dir.to_path_buf(), s3, content, ready_after: started.elapsed() })
     }
 
@@ -185,15 +149,6 @@ fn control(dir: &Path) -> String {
 
 fn free_address() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()))
-}
-
-/// The answer to a GET, headers included.
-fn get(address: SocketAddr, path: &str) -> Option<String> {
-    let mut connection = TcpStream::connect(address).ok()?;
-    write!(connection, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).ok()?;
-    Some(answer)
 }
 
 /// Deletes a folder that may not be there.

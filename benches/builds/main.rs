@@ -7,16 +7,21 @@
 
 mod blob_reads;
 mod buildctl;
+mod clients;
 mod content_streams;
 mod daemons;
 mod discarding_server;
+mod figures;
 mod host_facts;
 mod hot_name;
 mod processes;
 mod report;
 mod route;
 mod runner;
+mod sample;
 mod shaper;
+mod stage;
+mod timed_build;
 mod workloads;
 
 use std::io::Write as _;
@@ -28,7 +33,7 @@ use clap::Parser;
 
 use crate::host_facts::Machine;
 use crate::report::{Report, Row, ratio, verdicts};
-use crate::runner::Stage;
+use crate::runner::Runner;
 use crate::workloads::{CONTESTANTS, Contestant, RUNS, TRANSFERS, WORKLOADS, Workload};
 
 /// `--quick`: layers of a quarter.
@@ -80,11 +85,11 @@ fn main() -> Result<ExitCode> {
     let output = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
     let dir = arguments.dir.clone().unwrap_or_else(|| output.join("work"));
     let mut rows = Vec::new();
-    let mut stage = Stage::start(&dir, &arguments.remora)?;
+    let mut runner = Runner::start(&dir, &arguments.remora)?;
     let workloads = arguments.workloads()?;
     for workload in &workloads {
         rows.extend(compete(
-            &mut stage,
+            &mut runner,
             &arguments,
             workload,
             &arguments.contestants(workload)?,
@@ -94,14 +99,14 @@ fn main() -> Result<ExitCode> {
     let mut failures = errors(&rows);
     if arguments.quick {
         for workload in workloads {
-            failures.extend(regression(&mut stage, &arguments, workload, &rows)?);
+            failures.extend(regression(&mut runner, &arguments, workload, &rows)?);
         }
     }
     let (factor, rounds) = (arguments.factor(), arguments.rounds(RUNS));
-    let blobs = arguments.wants(BLOBS).then(|| stage.blobs(factor, rounds)).and_then(|found| kept(BLOBS, found, &mut failures));
-    let streams = arguments.wants(STREAMS).then(|| stage.streams(factor, rounds)).and_then(|found| kept(STREAMS, found, &mut failures));
-    let hot_name = stage.hot_facts.take();
-    drop(stage);
+    let blobs = arguments.wants(BLOBS).then(|| runner.blobs(factor, rounds)).and_then(|found| kept(BLOBS, found, &mut failures));
+    let streams = arguments.wants(STREAMS).then(|| runner.streams(factor, rounds)).and_then(|found| kept(STREAMS, found, &mut failures));
+    let hot_name = runner.hot_facts.take();
+    drop(runner);
     daemons::remove(&dir)?;
 
     let report = Report {
@@ -131,7 +136,7 @@ fn kept<T>(name: &str, found: Result<T>, failures: &mut Vec<String>) -> Option<T
 
 /// One workload: every contestant in turn, again and again, each round beginning with the next one.
 fn compete(
-    stage: &mut Stage,
+    runner: &mut Runner,
     arguments: &Arguments,
     workload: &'static Workload,
     contestants: &[&'static Contestant],
@@ -145,7 +150,7 @@ fn compete(
     }
     let mut stderr = std::io::stderr();
     writeln!(stderr, "{}: preparing", workload.name)?;
-    if let Err(error) = stage.prepare(work) {
+    if let Err(error) = runner.prepare(work) {
         writeln!(stderr, "{error:#}")?;
         rows.iter_mut().for_each(|row| row.error = Some(format!("preparing: {error:#}")));
     }
@@ -157,7 +162,7 @@ fn compete(
                 continue;
             }
             write!(stderr, "{}: {}: ", workload.name, contestant.name)?;
-            match stage.run(workload, work, contestant) {
+            match runner.run(workload, work, contestant) {
                 Ok(sample) => {
                     writeln!(stderr, "{:.2} s", sample.wall_seconds)?;
                     row.samples.push(sample);
@@ -178,14 +183,14 @@ fn errors(rows: &[Row]) -> Vec<String> {
 }
 
 /// Looks a second time at a workload in which remora seems to be far slower than native.
-fn regression(stage: &mut Stage, arguments: &Arguments, workload: &'static Workload, rows: &[Row]) -> Result<Vec<String>> {
+fn regression(runner: &mut Runner, arguments: &Arguments, workload: &'static Workload, rows: &[Row]) -> Result<Vec<String>> {
     let [ours, theirs] = SUSPECTS;
     let excess = |rows: &[Row]| ratio(rows, workload.name, ours, theirs, None).filter(|ratio| *ratio > QUICK_LIMIT);
     if !TRANSFERS.contains(&workload.name) || excess(rows).is_none() {
         return Ok(Vec::new());
     }
     let suspects: Vec<_> = CONTESTANTS.iter().filter(|contestant| SUSPECTS.contains(&contestant.name)).collect();
-    let rows = compete(stage, arguments, workload, &suspects, SECOND_LOOK_RUNS)?;
+    let rows = compete(runner, arguments, workload, &suspects, SECOND_LOOK_RUNS)?;
     let again = excess(&rows).map(|ratio| format!("{}: {ours} takes {ratio:.2} times as long as {theirs}", workload.name));
     Ok(errors(&rows).into_iter().chain(again).collect())
 }

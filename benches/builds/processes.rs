@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use remora_test_support::tools::tool;
+use remora_test_support::process;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a daemon may take to be ready.
@@ -17,20 +17,20 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A command whose process dies with the thread that starts it.
 pub(crate) fn leashed(program: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new(tool("setpriv"));
-    command.args(["--pdeathsig", "KILL", "--"]).arg(program).stdin(Stdio::null());
-    // What the bench is called with must not change what it measures.
-    for variable in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL"] {
-        command.env_remove(variable);
-    }
-    command.env("AWS_EC2_METADATA_DISABLED", "true");
-    command
+    undisturbed(process::leashed(program))
 }
 
 /// As [`leashed`], in PID and mount namespaces of its own: its containers and mounts end with it.
 pub(crate) fn isolated(program: impl AsRef<OsStr>) -> Command {
-    let mut command = leashed(tool("unshare"));
-    command.args(["--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--"]).arg(program);
+    undisturbed(process::isolated(program))
+}
+
+/// What the bench is called with must not change what it measures.
+fn undisturbed(mut command: Command) -> Command {
+    for variable in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL"] {
+        command.env_remove(variable);
+    }
+    command.env("AWS_EC2_METADATA_DISABLED", "true").stdin(Stdio::null());
     command
 }
 
@@ -76,7 +76,7 @@ impl Daemon {
 
     /// CPU time so far, of the process and the children that it waited for.
     pub(crate) fn cpu(&self) -> Result<f64> {
-        cpu_seconds(&format!("/proc/{}/stat", self.pid), 13..17)
+        cpu(self.pid)
     }
 
     /// Memory in use, in bytes.
@@ -117,6 +117,11 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// CPU time so far, of a process and the children that it waited for.
+pub(crate) fn cpu(pid: u32) -> Result<f64> {
+    cpu_seconds(&format!("/proc/{pid}/stat"), 13..17)
 }
 
 /// CPU time of this process's own threads: the shaper, while a build runs.

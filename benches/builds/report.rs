@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::Table;
 use serde::Serialize;
 
+use crate::figures::{median, mib, table};
 use crate::host_facts::Machine;
-use crate::runner::Sample;
+use crate::sample::Sample;
 use crate::workloads::{GOALS, Goal};
 
 /// What every other contestant is compared with.
@@ -159,29 +160,4 @@ fn cost_cells(row: &Row) -> [String; 7] {
         of_remora(mib(row.median_of(|sample| sample.remora_peak_rss.unwrap_or_default() as f64))),
         requests.map_or_else(String::new, |requests| format!("{requests:.0}")),
     ]
-}
-
-/// A table that Markdown understands, its columns from `numbers` on aligned to the right.
-pub(crate) fn table(header: Vec<String>, numbers: usize) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN).set_header(header);
-    for column in table.column_iter_mut().skip(numbers) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
-}
-
-pub(crate) fn mib(bytes: f64) -> String {
-    format!("{:.0}", bytes / f64::from(1 << 20))
-}
-
-/// The middle value, or the mean of the two in the middle. 0 of none.
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => 0.0,
-        length if length % 2 == 1 => values[middle],
-        _ => f64::midpoint(values[middle - 1], values[middle]),
-    }
 }

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use remora_test_support::minio::{ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY};
 
-use crate::daemons::{ACCESS_KEY_ID, Buildkitd, REGION, Remora, SECRET_ACCESS_KEY, Settings, Stored};
-use crate::runner::Stage;
+use crate::daemons::{Buildkitd, Remora, Settings, Stored};
 use crate::shaper::{Network, Shaper};
+use crate::stage::Stage;
 use crate::workloads::{Contestant, Via};
 
 /// The cache's name in its bucket.
@@ -23,7 +24,7 @@ pub(crate) struct Place {
 
 /// The parts of one run.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct Route {
     pub(crate) shaper: Option<Shaper>,
     pub(crate) remora: Option<Remora>,
     /// Where buildctl connects.
@@ -32,9 +33,9 @@ pub(crate) struct Line {
     endpoint: String,
 }
 
-impl Line {
+impl Route {
     pub(crate) fn start(stage: &Stage, network: Network, contestant: &Contestant, place: &Place, builder: &Buildkitd) -> Result<Self> {
-        let minio = stage.minio.address;
+        let minio = stage.minio.address();
         let shaper = contestant.shaped.then(|| Shaper::start(minio, network)).transpose()?;
         let endpoint = shaper.as_ref().map_or(minio, Shaper::address);
         let buildkitd = builder.address();

@@ -1,21 +1,21 @@
 //! Does a workload: makes its layers once, then runs every contestant in turn, a few times, and checks that each
 //! really did the work.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use serde::Serialize;
 
 use crate::blob_reads::{self, Blobs};
-use crate::buildctl::{Build, Built, SEED, files_context, layers_context};
+use crate::buildctl::{Build, SEED, files_context, layers_context};
 use crate::content_streams::{self, Streams};
-use crate::daemons::{Buildkitd, Minio, files_below, remove};
+use crate::daemons::{Buildkitd, files_below, remove};
 use crate::hot_name::{self, Facts, Hot};
-use crate::processes::{Daemon, children_cpu, own_cpu};
-use crate::route::{Line, Place, native};
-use crate::shaper::{Network, Shaper, Traffic};
+use crate::route::{Place, Route, native};
+use crate::sample::Sample;
+use crate::shaper::Network;
+use crate::stage::Stage;
+use crate::timed_build::{Task, cold, measure};
 use crate::workloads::{Contestant, JOURNAL, Layers, RELAY, S3, Via, Work, Workload};
 
 /// What native imports: it has exported it.
@@ -25,51 +25,6 @@ const NATIVE_SEED: &str = "seed-native";
 const REMORA_SEED: &str = "seed-remora";
 /// How long remora may take to bring an export from its journal to S3.
 const JOURNAL_PATIENCE: Duration = Duration::from_secs(120);
-
-/// One build of one contestant.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Sample {
-    pub(crate) wall_seconds: f64,
-    pub(crate) cpu_seconds: Cpu,
-    pub(crate) buildkitd_peak_rss: u64,
-    pub(crate) remora_peak_rss: Option<u64>,
-    /// Between S3 and its client, where the shaper is.
-    pub(crate) upstream: Option<Traffic>,
-}
-
-/// CPU time of everything that takes part.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub(crate) struct Cpu {
-    pub(crate) buildkitd: f64,
-    pub(crate) remora: Option<f64>,
-    pub(crate) minio: f64,
-    pub(crate) buildctl: f64,
-    pub(crate) shaper: f64,
-}
-
-/// What all runs share.
-#[derive(Debug)]
-pub(crate) struct Stage {
-    pub(crate) dir: PathBuf,
-    pub(crate) minio: Minio,
-    /// The binary.
-    pub(crate) remora: PathBuf,
-    seed: Option<Seed>,
-    context: Option<(u64, PathBuf)>,
-    pub(crate) hot: Option<Hot>,
-    /// What is known of the last hot name.
-    pub(crate) hot_facts: Option<Facts>,
-    runs: u32,
-}
-
-/// What an empty builder is to do.
-#[derive(Debug)]
-pub(crate) struct Task<'a> {
-    pub(crate) context: &'a Path,
-    pub(crate) nonce: &'a str,
-    /// To the cache that it imports.
-    pub(crate) exports: bool,
-}
 
 /// A cache of certain layers, in S3 and as a folder, and a builder that holds them.
 #[derive(Debug)]
@@ -84,32 +39,33 @@ struct Seed {
     in_folder: (u64, u64),
 }
 
-impl Stage {
+/// Runs one workload after the other.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    stage: Stage,
+    seed: Option<Seed>,
+    context: Option<(u64, PathBuf)>,
+    hot: Option<Hot>,
+    /// What is known of the last hot name.
+    pub(crate) hot_facts: Option<Facts>,
+    runs: u32,
+}
+
+impl Runner {
     pub(crate) fn start(dir: &Path, remora: &Path) -> Result<Self> {
-        remove(dir)?;
-        fs::create_dir_all(dir)?;
-        Ok(Self {
-            minio: Minio::start(dir)?,
-            remora: remora.to_path_buf(),
-            dir: dir.to_path_buf(),
-            seed: None,
-            context: None,
-            hot: None,
-            hot_facts: None,
-            runs: 0,
-        })
+        Ok(Self { stage: Stage::start(dir, remora)?, seed: None, context: None, hot: None, hot_facts: None, runs: 0 })
     }
 
     /// Reads one blob in every way.
     pub(crate) fn blobs(&mut self, factor: f64, rounds: usize) -> Result<Blobs> {
         self.clear()?;
-        blob_reads::measure(&self.dir, &self.minio, &self.remora, factor, rounds)
+        blob_reads::measure(&self.stage.dir, &self.stage.minio, &self.stage.remora, factor, rounds)
     }
 
     /// Reads and writes streams of the content endpoint.
     pub(crate) fn streams(&mut self, factor: f64, rounds: usize) -> Result<Streams> {
         self.clear()?;
-        content_streams::measure(&self.dir, &self.remora, factor, rounds)
+        content_streams::measure(&self.stage.dir, &self.stage.remora, factor, rounds)
     }
 
     /// Gets ready what the workload starts from.
@@ -119,20 +75,20 @@ impl Stage {
                 if self.seed.as_ref().is_none_or(|seed| seed.layers != layers) {
                     self.clear()?;
                     self.seed = Some(self.seed(layers)?);
-                    self.minio.make_bucket(REMORA_SEED)?;
+                    self.stage.minio.make_bucket(REMORA_SEED)?;
                     self.warm(S3, &RELAY, &Place { bucket: REMORA_SEED.to_owned(), folder: PathBuf::new() })?;
                 }
             }
             Work::Context(bytes) => {
                 if self.context.as_ref().is_none_or(|(have, _)| *have != bytes) {
                     self.clear()?;
-                    self.context = Some((bytes, files_context(&self.dir.join("files"), bytes)?));
+                    self.context = Some((bytes, files_context(&self.stage.dir.join("files"), bytes)?));
                 }
             }
             Work::ImportHot(name) | Work::ExportHot(name) => {
                 if self.hot.as_ref().is_none_or(|hot| hot.name != name) {
                     self.clear()?;
-                    let (hot, facts) = hot_name::prepare(self, name)?;
+                    let (hot, facts) = hot_name::prepare(&self.stage, name)?;
                     (self.hot, self.hot_facts) = (Some(hot), Some(facts));
                 }
             }
@@ -150,7 +106,7 @@ impl Stage {
             Work::Import(layers) => {
                 let seed = self.seed.as_ref().context("no seed")?;
                 let place = seed.place(contestant);
-                let (sample, built) = self.cold(workload.network, contestant, &place, &Task::import(&seed.context, &run))?;
+                let (sample, built) = cold(&self.stage, workload.network, contestant, &place, &Task::import(&seed.context, &run))?;
                 let count = layers.count() as usize;
                 ensure!(built.cached == count && built.layer_steps == count, "{} of {count} layers came from the cache", built.cached);
                 if let Some(fetched) = sample.upstream.as_ref().map(|traffic| traffic.bytes_down) {
@@ -162,18 +118,18 @@ impl Stage {
             }
             Work::Context(_) => {
                 let (_, context) = self.context.as_ref().context("no context")?;
-                self.minio.make_bucket(&format!("run-{run}"))?;
+                self.stage.minio.make_bucket(&format!("run-{run}"))?;
                 let place = Place { bucket: format!("run-{run}"), folder: PathBuf::new() };
-                let (sample, _) = self.cold(workload.network, contestant, &place, &Task::import(context, &run))?;
-                self.minio.remove_bucket(&place.bucket)?;
+                let (sample, _) = cold(&self.stage, workload.network, contestant, &place, &Task::import(context, &run))?;
+                self.stage.minio.remove_bucket(&place.bucket)?;
                 Ok(sample)
             }
             Work::Export(_) => {
-                let place = Place { bucket: format!("run-{run}"), folder: self.dir.join(format!("run-{run}")) };
-                self.minio.make_bucket(&place.bucket)?;
+                let place = Place { bucket: format!("run-{run}"), folder: self.stage.dir.join(format!("run-{run}")) };
+                self.stage.minio.make_bucket(&place.bucket)?;
                 let sample = self.warm(workload.network, contestant, &place);
                 let exported = self.verify_export(contestant, &place);
-                self.minio.remove_bucket(&place.bucket)?;
+                self.stage.minio.remove_bucket(&place.bucket)?;
                 remove(&place.folder)?;
                 let sample = sample?;
                 exported?;
@@ -183,35 +139,21 @@ impl Stage {
                 let place = self.seed.as_ref().context("no seed")?.place(contestant);
                 self.warm(workload.network, contestant, &place)
             }
-            Work::ImportHot(_) => hot_name::run(self, workload, contestant, false, self.runs),
-            Work::ExportHot(_) => hot_name::run(self, workload, contestant, true, self.runs),
+            Work::ImportHot(_) | Work::ExportHot(_) => {
+                let exports = matches!(work, Work::ExportHot(_));
+                let hot = self.hot.as_mut().context("no hot name")?;
+                hot.run(&self.stage, workload, contestant, exports, self.runs)
+            }
         }
-    }
-
-    /// A run on an empty builder.
-    pub(crate) fn cold(&self, network: Network, contestant: &Contestant, place: &Place, task: &Task<'_>) -> Result<(Sample, Built)> {
-        let builder = Buildkitd::start(&self.dir.join("cold"))?;
-        let line = Line::start(self, network, contestant, place, &builder)?;
-        let attrs = line.attrs(contestant.via, place, "src");
-        let cache_to = if task.exports { line.export_attrs(contestant.via, place) } else { vec![] };
-        let build = Build { address: &line.address, context: task.context, nonce: task.nonce, cache_to, cache_from: attrs };
-        if contestant.primed {
-            Build { cache_to: vec![], cache_from: build.cache_from.clone(), ..build }.run(&self.dir.join("progress"))?;
-            drop(builder);
-            let builder = Buildkitd::start(&self.dir.join("cold"))?;
-            rustix::fs::sync();
-            return self.measure(&build, &builder, &line);
-        }
-        self.measure(&build, &builder, &line)
     }
 
     /// A run on the builder that holds the layers.
     fn warm(&self, network: Network, contestant: &Contestant, place: &Place) -> Result<Sample> {
         let seed = self.seed.as_ref().context("no seed")?;
-        let line = Line::start(self, network, contestant, place, &seed.builder)?;
-        let cache_to = line.export_attrs(contestant.via, place);
-        let build = Build { address: &line.address, context: &seed.context, nonce: SEED, cache_to, cache_from: vec![] };
-        let (sample, built) = self.measure(&build, &seed.builder, &line)?;
+        let route = Route::start(&self.stage, network, contestant, place, &seed.builder)?;
+        let cache_to = route.export_attrs(contestant.via, place);
+        let build = Build { address: &route.address, context: &seed.context, nonce: SEED, cache_to, cache_from: vec![] };
+        let (sample, built) = measure(&self.stage, &build, &seed.builder, &route)?;
         ensure!(built.cached == built.layer_steps, "the builder built again");
         ensure!(built.exported || contestant.via == Via::Direct, "no cache was exported");
         if contestant.settings == JOURNAL {
@@ -224,49 +166,21 @@ impl Stage {
         Ok(sample)
     }
 
-    fn measure(&self, build: &Build<'_>, builder: &Buildkitd, line: &Line) -> Result<(Sample, Built)> {
-        let remora = line.remora.as_ref().map(|remora| &remora.daemon);
-        builder.daemon.forget_peak()?;
-        remora.map(Daemon::forget_peak).transpose()?;
-        let traffic = line.shaper.as_ref().map(Shaper::traffic);
-        let before = self.cpu(builder, remora)?;
-        let built = build.run(&self.dir.join("progress"))?;
-        let after = self.cpu(builder, remora)?;
-        let sample = Sample {
-            wall_seconds: built.wall.as_secs_f64(),
-            cpu_seconds: after.since(before),
-            buildkitd_peak_rss: builder.daemon.peak_rss()?,
-            remora_peak_rss: remora.map(Daemon::peak_rss).transpose()?,
-            upstream: line.shaper.as_ref().map(Shaper::traffic).zip(traffic).map(|(after, before)| after.since(&before)),
-        };
-        Ok((sample, built))
-    }
-
-    fn cpu(&self, builder: &Buildkitd, remora: Option<&Daemon>) -> Result<Cpu> {
-        Ok(Cpu {
-            buildkitd: builder.daemon.cpu()?,
-            remora: remora.map(Daemon::cpu).transpose()?,
-            minio: self.minio.daemon.cpu()?,
-            buildctl: children_cpu()?,
-            shaper: own_cpu()?,
-        })
-    }
-
     /// Builds the layers, and exports them uncompressed: random bytes do not get smaller, and what compression costs
     /// would hide what the cache costs. A builder uses for every later export the blobs that it made for the first.
     fn seed(&self, layers: Layers) -> Result<Seed> {
-        let dir = self.dir.join("seed");
+        let dir = self.stage.dir.join("seed");
         let context = layers_context(&dir, layers)?;
         let builder = Buildkitd::start(&dir.join("builder"))?;
         let folder = dir.join("cache");
-        self.minio.make_bucket(NATIVE_SEED)?;
+        self.stage.minio.make_bucket(NATIVE_SEED)?;
         let local = format!("type=local,dest={},mode=max,compression=uncompressed", folder.display());
-        let native = native(NATIVE_SEED, &self.minio.address.to_string()) + ",mode=max";
+        let native = native(NATIVE_SEED, &self.stage.minio.address().to_string()) + ",mode=max";
         for cache_to in [local, native] {
             let build = Build { address: &builder.address(), context: &context, nonce: SEED, cache_to: vec![cache_to], cache_from: vec![] };
-            build.run(&self.dir.join("progress"))?;
+            build.run(&self.stage.dir.join("progress"))?;
         }
-        let (in_bucket, in_folder) = (files_below(&self.minio.folder(NATIVE_SEED))?, files_below(&folder)?);
+        let (in_bucket, in_folder) = (files_below(&self.stage.minio.folder(NATIVE_SEED))?, files_below(&folder)?);
         let expected = layers.total();
         ensure!(in_bucket.1 >= expected && in_folder.1 >= expected, "the seed has {in_bucket:?} and {in_folder:?}, not {expected} bytes");
         Ok(Seed { layers, dir, context, builder, in_bucket, in_folder })
@@ -277,7 +191,7 @@ impl Stage {
         let (found, expected) = match contestant.via {
             Via::Local => (files_below(&place.folder)?, seed.in_folder),
             Via::Direct | Via::Control => return Ok(()),
-            Via::Native | Via::Relay | Via::Session => (files_below(&self.minio.folder(&place.bucket))?, seed.in_bucket),
+            Via::Native | Via::Relay | Via::Session => (files_below(&self.stage.minio.folder(&place.bucket))?, seed.in_bucket),
         };
         // Manifests name times, whose length differs by a few bytes.
         ensure!(found.0 >= expected.0 && found.1 + (4 << 10) >= expected.1, "exported {found:?} files and bytes, not {expected:?}");
@@ -288,21 +202,15 @@ impl Stage {
     fn clear(&mut self) -> Result<()> {
         if let Some(seed) = self.seed.take() {
             drop(seed.builder);
-            [NATIVE_SEED, REMORA_SEED].iter().try_for_each(|bucket| self.minio.remove_bucket(bucket))?;
+            [NATIVE_SEED, REMORA_SEED].iter().try_for_each(|bucket| self.stage.minio.remove_bucket(bucket))?;
         }
         if let Some(hot) = self.hot.take() {
-            hot.remove(&self.minio)?;
+            hot.remove(&self.stage.minio)?;
         }
         self.context = None;
-        remove(&self.dir.join("hot"))?;
-        remove(&self.dir.join("seed"))?;
-        remove(&self.dir.join("files"))
-    }
-}
-
-impl<'a> Task<'a> {
-    fn import(context: &'a Path, nonce: &'a str) -> Self {
-        Self { context, nonce, exports: false }
+        remove(&self.stage.dir.join("hot"))?;
+        remove(&self.stage.dir.join("seed"))?;
+        remove(&self.stage.dir.join("files"))
     }
 }
 
@@ -311,17 +219,5 @@ impl Seed {
     fn place(&self, contestant: &Contestant) -> Place {
         let bucket = if contestant.via.transport().is_some() { REMORA_SEED } else { NATIVE_SEED };
         Place { bucket: bucket.to_owned(), folder: self.dir.join("cache") }
-    }
-}
-
-impl Cpu {
-    fn since(self, before: Self) -> Self {
-        Self {
-            buildkitd: self.buildkitd - before.buildkitd,
-            remora: self.remora.zip(before.remora).map(|(after, before)| after - before),
-            minio: self.minio - before.minio,
-            buildctl: self.buildctl - before.buildctl,
-            shaper: self.shaper - before.shaper,
-        }
     }
 }

@@ -5,7 +5,7 @@ use comfy_table::Table;
 use remora::cache::CacheConfig;
 use serde::Serialize;
 
-use crate::report::table;
+use crate::figures::table;
 
 /// How the name came to be hot, and what is stored under it.
 #[derive(Debug, Serialize)]

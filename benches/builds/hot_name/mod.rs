@@ -15,17 +15,20 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aws_sdk_s3::Client;
+use remora_test_support::minio::Minio;
 use tokio::runtime::Runtime;
 
 use self::commits::{Commit, OWN_LAYERS, OWN_STEPS, SHARED_STEPS};
 pub(crate) use self::facts::Facts;
 use self::facts::Stored;
 use self::synthetic_export::Template;
-use crate::blob_reads::client;
 use crate::buildctl::{Build, Built, SEED};
-use crate::daemons::{Buildkitd, Minio, files_below, remove};
-use crate::route::{Line, MANIFEST, Place, native};
-use crate::runner::{Sample, Stage, Task};
+use crate::clients::client;
+use crate::daemons::{Buildkitd, files_below, remove};
+use crate::route::{MANIFEST, Place, Route, native};
+use crate::sample::Sample;
+use crate::stage::Stage;
+use crate::timed_build::{Task, cold};
 use crate::workloads::{Contestant, HotName, RELAY, S3, Workload};
 
 /// remora's bucket.
@@ -49,7 +52,7 @@ pub(crate) struct Hot {
 pub(crate) fn prepare(stage: &Stage, name: HotName) -> Result<(Hot, Facts)> {
     let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let hot = Hot { name, dir: stage.dir.join("hot"), runtime, s3: client(stage.minio.address), turns: BTreeMap::new() };
+    let hot = Hot { name, dir: stage.dir.join("hot"), runtime, s3: client(stage.minio.address()), turns: BTreeMap::new() };
     for bucket in hot.buckets() {
         // A preparation that failed has left it.
         remove(&stage.minio.folder(&bucket))?;
@@ -59,7 +62,7 @@ pub(crate) fn prepare(stage: &Stage, name: HotName) -> Result<(Hot, Facts)> {
         hot.last(branch).make_context(&hot.context(branch))?;
     }
     let builder = Buildkitd::start(&hot.dir.join("builder"))?;
-    let endpoint = stage.minio.address.to_string();
+    let endpoint = stage.minio.address().to_string();
     let to_native = |branch| hot.export(branch, &builder.address(), native(&bucket_of(branch), &endpoint));
     // The first makes the steps that all share.
     to_native(0)?;
@@ -69,15 +72,15 @@ pub(crate) fn prepare(stage: &Stage, name: HotName) -> Result<(Hot, Facts)> {
     ensure!(template.own_layers() == OWN_LAYERS as usize, "a commit has {} layers of its own", template.own_layers());
 
     let place = hot.place(true, 0);
-    let line = Line::start(stage, S3, &RELAY, &place, &builder)?;
-    let s3 = line.remora.as_ref().context("no remora")?.s3;
+    let route = Route::start(stage, S3, &RELAY, &place, &builder)?;
+    let s3 = route.remora.as_ref().context("no remora")?.s3;
     let writing = Instant::now();
     hot.runtime.block_on(exporters::bring_shared(&hot.s3, &bucket_of(0), &client(s3), BUCKET, &template))?;
     hot.runtime.block_on(exporters::write(&client(s3), BUCKET, MANIFEST, &template, name))?;
     let seconds_writing = writing.elapsed().as_secs_f64();
-    let attrs = line.attrs(RELAY.via, &place, "dest").concat();
-    hot.at_once(0, &|branch| hot.export(branch, &line.address, attrs.clone()))?;
-    drop((line, builder));
+    let attrs = route.attrs(RELAY.via, &place, "dest").concat();
+    hot.at_once(0, &|branch| hot.export(branch, &route.address, attrs.clone()))?;
+    drop((route, builder));
 
     for bucket in hot.buckets() {
         hot.copy(&bucket, MANIFEST, KEPT)?;
@@ -85,7 +88,7 @@ pub(crate) fn prepare(stage: &Stage, name: HotName) -> Result<(Hot, Facts)> {
     let mut lost = Vec::new();
     for branch in 0..name.branches {
         let task = Task { context: &hot.context(branch), nonce: "whole", exports: false };
-        let (_, built) = stage.cold(S3, &RELAY, &place, &task)?;
+        let (_, built) = cold(stage, S3, &RELAY, &place, &task)?;
         if let Err(error) = all_cached(&built, STEPS) {
             lost.push(format!("{}: {error}", hot.last(branch).source().trim_end()));
         }
@@ -105,39 +108,6 @@ pub(crate) fn prepare(stage: &Stage, name: HotName) -> Result<(Hot, Facts)> {
     Ok((hot, facts))
 }
 
-/// One contestant, once, on an empty builder: it imports what a branch exported last, or builds the commit after that
-/// and exports it to the same name.
-pub(crate) fn run(stage: &mut Stage, workload: &Workload, contestant: &Contestant, exports: bool, run: u32) -> Result<Sample> {
-    let hot = stage.hot.as_mut().context("no hot name")?;
-    let turn = hot.turns.entry(contestant.name).or_default();
-    let branch = *turn % hot.name.branches;
-    *turn += 1;
-
-    let hot = stage.hot.as_ref().context("no hot name")?;
-    let place = hot.place(contestant.via.transport().is_some(), branch);
-    let before = hot.copy(&place.bucket, KEPT, MANIFEST)?;
-    let blobs = stage.minio.folder(&place.bucket).join("blobs");
-    let blobs_before = if exports { files_below(&blobs)?.0 } else { 0 };
-    let mut context = hot.context(branch);
-    if exports {
-        let last = hot.last(branch);
-        context = Commit { number: last.number + run, ..last }.make_context(&hot.dir.join("next"))?;
-    }
-    rustix::fs::sync();
-    let (sample, built) =
-        stage.cold(workload.network, contestant, &place, &Task { context: &context, nonce: &run.to_string(), exports })?;
-    if exports {
-        all_cached(&built, SHARED_STEPS as usize)?;
-        ensure!(built.exported, "no cache was exported");
-        let added = files_below(&blobs)?.0 - blobs_before;
-        ensure!(added >= u64::from(OWN_LAYERS), "{added} blobs were exported, not {OWN_LAYERS}");
-        ensure!(hot.version(&place.bucket)? != before, "no manifest was exported");
-    } else {
-        all_cached(&built, STEPS)?;
-    }
-    Ok(sample)
-}
-
 fn all_cached(built: &Built, expected: usize) -> Result<()> {
     ensure!(built.layer_steps == STEPS, "{} steps, not {STEPS}", built.layer_steps);
     ensure!(built.cached == expected, "{} of {STEPS} steps came from the cache, not {expected}", built.cached);
@@ -150,8 +120,38 @@ fn bucket_of(branch: u32) -> String {
 }
 
 impl Hot {
+    /// One contestant, once, on an empty builder: it imports what a branch exported last, or builds the commit after that
+    /// and exports it to the same name.
+    pub(crate) fn run(&mut self, stage: &Stage, workload: &Workload, contestant: &Contestant, exports: bool, run: u32) -> Result<Sample> {
+        let turn = self.turns.entry(contestant.name).or_default();
+        let branch = *turn % self.name.branches;
+        *turn += 1;
+        let place = self.place(contestant.via.transport().is_some(), branch);
+        let before = self.copy(&place.bucket, KEPT, MANIFEST)?;
+        let blobs = stage.minio.folder(&place.bucket).join("blobs");
+        let blobs_before = if exports { files_below(&blobs)?.0 } else { 0 };
+        let mut context = self.context(branch);
+        if exports {
+            let last = self.last(branch);
+            context = Commit { number: last.number + run, ..last }.make_context(&self.dir.join("next"))?;
+        }
+        rustix::fs::sync();
+        let (sample, built) =
+            cold(stage, workload.network, contestant, &place, &Task { context: &context, nonce: &run.to_string(), exports })?;
+        if exports {
+            all_cached(&built, SHARED_STEPS as usize)?;
+            ensure!(built.exported, "no cache was exported");
+            let added = files_below(&blobs)?.0 - blobs_before;
+            ensure!(added >= u64::from(OWN_LAYERS), "{added} blobs were exported, not {OWN_LAYERS}");
+            ensure!(self.version(&place.bucket)? != before, "no manifest was exported");
+        } else {
+            all_cached(&built, STEPS)?;
+        }
+        Ok(sample)
+    }
+
     pub(crate) fn remove(&self, minio: &Minio) -> Result<()> {
-        self.buckets().iter().try_for_each(|bucket| minio.remove_bucket(bucket))
+        Ok(self.buckets().iter().try_for_each(|bucket| minio.remove_bucket(bucket))?)
     }
 
     fn buckets(&self) -> Vec<String> {

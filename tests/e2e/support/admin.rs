@@ -1,18 +1,6 @@
 //! What a remora's admin endpoint says.
 
-use std::io::{Read, Write};
-
-/// The answer to a `GET`, headers included; empty while nobody answers.
-pub fn get(connection: std::io::Result<impl Read + Write>, path: &str) -> String {
-    let ask = || -> std::io::Result<String> {
-        let mut connection = connection?;
-        write!(connection, "GET {path} HTTP/1.1\r\nHost: remora\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    ask().unwrap_or_default()
-}
+pub use remora_test_support::http::get;
 
 /// Whether this is what `/readyz` of a ready remora says.
 pub fn is_ready(answer: &str) -> bool {

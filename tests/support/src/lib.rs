@@ -8,6 +8,7 @@
 
 pub mod disk;
 pub mod faults;
+pub mod http;
 pub mod minio;
 pub mod ports;
 pub mod process;
