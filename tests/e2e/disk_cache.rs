@@ -1,14 +1,11 @@
 //! The disk cache under real builds: what was imported once is not read from the bucket again.
 
-use crate::support::buildkitd::Buildkitd;
 use crate::support::cases::{Transport, Via};
 use crate::support::client::Build;
 use crate::support::context::Context;
-use crate::support::faults::{Fault, FaultProxy, Rule, seed};
+use crate::support::faults::{Fault, Rule};
 use crate::support::host::Host;
 use crate::support::image;
-use crate::support::remora::Settings;
-use crate::support::storage::{self, Kind, Storage};
 
 const BUCKET: &str = "build-cache";
 const CACHE: &str = "type=s3,region=us-east-1,bucket=build-cache,name=app";
@@ -21,14 +18,7 @@ fn a_second_import_on_an_empty_builder_reads_no_blob_from_the_bucket() {
 }
 
 fn reads_no_blob_twice(transport: Transport) {
-    let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Minio, &[BUCKET]));
-    let proxy = FaultProxy::start(storage.minio().endpoint(), seed());
-    let settings = Settings {
-        transport,
-        configuration: storage::configuration(&proxy.url(), &[BUCKET]) + "[disk_cache]\nenabled = true\n",
-        ..Settings::new(buildkitd.address(), &storage, &[BUCKET])
-    };
-    let mut host = Host::assemble(Via::Buildctl, buildkitd, storage, &settings);
+    let (mut host, proxy) = Host::behind_proxy(Via::Buildctl, transport, &[BUCKET], "[disk_cache]\nenabled = true\n");
     let (context, images) = (Context::two_stages(), tempfile::tempdir().expect("temp dir"));
     let tar = |name: &str| images.path().join(name);
     let import = |name: &str| Build { cache_from: vec![CACHE.to_owned()], ..Build::of(context.path()).image(&tar(name)) };

@@ -1,14 +1,12 @@
 //! `durability=local`: an export ends without its store, and is there after an outage and a `kill -9`.
 
-use crate::support::buildkitd::Buildkitd;
 use crate::support::cases::{Setting, Transport, Via};
 use crate::support::client::Build;
 use crate::support::context::Context;
-use crate::support::faults::{FaultProxy, Link, seed};
+use crate::support::faults::Link;
 use crate::support::host::Host;
 use crate::support::process::{READY_LIMIT, eventually};
-use crate::support::remora::Settings;
-use crate::support::storage::{self, Kind, Storage};
+use crate::support::storage::Kind;
 
 const BUCKET: &str = "build-cache";
 const CACHE: &str = "type=s3,region=us-east-1,bucket=build-cache,name=app";
@@ -26,11 +24,7 @@ fn an_export_outlives_a_silent_store_and_a_kill() {
 }
 
 fn outlives_a_silent_store_and_a_kill(transport: Transport) {
-    let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Minio, &[BUCKET]));
-    let proxy = FaultProxy::start(storage.minio().endpoint(), seed());
-    let configuration = storage::configuration(&proxy.url(), &[BUCKET]);
-    let settings = Settings { transport, configuration, ..Settings::new(buildkitd.address(), &storage, &[BUCKET]) };
-    let mut host = Host::assemble(Via::Buildctl, buildkitd, storage, &settings);
+    let (mut host, proxy) = Host::behind_proxy(Via::Buildctl, transport, &[BUCKET], "");
     let context = Context::after_base(STEPS);
 
     proxy.set_link(Link::Dark);

@@ -5,7 +5,7 @@ use crate::support::cases::{Rig as _, Transport, Via};
 use crate::support::chain;
 use crate::support::client::{AGAIN, Build, Outcome};
 use crate::support::context::Context;
-use crate::support::faults::{Fault, FaultProxy, Rule, seed};
+use crate::support::faults::{Fault, FaultProxy, Rule};
 use crate::support::host::Host;
 use crate::support::image;
 use crate::support::remora::Settings;
@@ -24,14 +24,7 @@ struct Lossy {
 
 impl Lossy {
     fn start(via: Via, transport: Transport) -> Self {
-        let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Minio, &BUCKETS));
-        let proxy = FaultProxy::start(storage.minio().endpoint(), seed());
-        let settings = Settings {
-            configuration: storage::configuration(&proxy.url(), &BUCKETS),
-            transport,
-            ..Settings::new(buildkitd.address(), &storage, &BUCKETS)
-        };
-        let host = Host::assemble(via, buildkitd, storage, &settings);
+        let (host, proxy) = Host::behind_proxy(via, transport, &BUCKETS, "");
         Self { host, proxy, images: tempfile::tempdir().expect("temp dir") }
     }
 

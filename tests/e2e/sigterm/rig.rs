@@ -4,14 +4,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::support::admin;
-use crate::support::buildkitd::Buildkitd;
 use crate::support::cases::{self, Setting, Transport, Via};
 use crate::support::client::Client;
 use crate::support::engine::Engine;
-use crate::support::faults::{FaultProxy, seed};
+use crate::support::faults::FaultProxy;
 use crate::support::host::{END_LIMIT, Host};
-use crate::support::remora::Settings;
-use crate::support::storage::{self, Kind, Storage};
+use crate::support::storage::Kind;
 
 pub const BUCKET: &str = "build-cache";
 
@@ -59,11 +57,8 @@ struct Proxied {
 
 impl Proxied {
     fn start(setting: Setting) -> Self {
-        let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Minio, &[BUCKET]));
-        let proxy = FaultProxy::start(storage.minio().endpoint(), seed());
-        let configuration = storage::configuration(&proxy.url(), &[BUCKET]);
-        let settings = Settings { transport: setting.transport, configuration, ..Settings::new(buildkitd.address(), &storage, &[BUCKET]) };
-        Self { host: Host::assemble(setting.via, buildkitd, storage, &settings), proxy }
+        let (host, proxy) = Host::behind_proxy(setting.via, setting.transport, &[BUCKET], "");
+        Self { host, proxy }
     }
 }
 

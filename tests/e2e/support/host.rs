@@ -5,11 +5,12 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::buildkitd::Buildkitd;
-use super::cases::{Rig, Setting, Via};
+use super::cases::{Rig, Setting, Transport, Via};
 use super::client::{Build, Client, Outcome};
+use super::faults::{FaultProxy, seed};
 use super::process::{READY_LIMIT, Running, eventually};
 use super::remora::{Remora, Settings};
-use super::storage::Storage;
+use super::storage::{self, Kind, Storage};
 
 /// How soon a process ends that has nobody left to talk to: far more than it needs.
 pub const END_LIMIT: Duration = Duration::from_secs(20);
@@ -30,6 +31,16 @@ impl Host {
         let (buildkitd, storage) = (Buildkitd::start(), Storage::new(setting.store, buckets));
         let settings = Settings { transport: setting.transport, ..Settings::new(buildkitd.address(), &storage, buckets) };
         Self::assemble(setting.via, buildkitd, storage, &settings)
+    }
+
+    /// With its cache in MinIO behind a fault proxy, and `more` in remora's configuration.
+    pub fn behind_proxy(via: Via, transport: Transport, buckets: &[&str], more: &str) -> (Self, FaultProxy) {
+        let buildkitd = Buildkitd::start();
+        let storage = Storage::new(Kind::Minio, buckets);
+        let proxy = FaultProxy::start(storage.minio().endpoint(), seed());
+        let configuration = storage::configuration(&proxy.url(), buckets) + more;
+        let settings = Settings { transport, configuration, ..Settings::new(buildkitd.address(), &storage, buckets) };
+        (Self::assemble(via, buildkitd, storage, &settings), proxy)
     }
 
     /// As [`Self::start`], from parts that a case has prepared.
