@@ -1,7 +1,8 @@
 //! Builds while the store, the network or remora itself fails, through remora and with native `type=s3`.
 //!
-//! Every case is a test of remora; `make chaos` runs them all at full size, with native BuildKit in the same
-//! harness, and makes a table of it.
+//! Every case is one function with two sizes. `make test` runs the quick one with remora alone; `make chaos` runs
+//! the full one of all cases, with native BuildKit in the same harness, and makes a table of it. Whether each single
+//! byte and each order of writes is right is what `tests/it/consistency` checks, without builds.
 
 mod darkness;
 mod expiry;

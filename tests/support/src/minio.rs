@@ -77,12 +77,12 @@ impl Minio {
                 // A static is never dropped: somebody else deletes the folders when this process is gone.
                 let mut keeper = Command::new("sh");
                 keeper.args(["-c", KEEPER, "sh"]).arg(&minio.data).arg(minio.daemon.output_dir()).stdin(Stdio::piped());
-                let keeper = keeper.spawn().expect("a shell");
+                let mut keeper = keeper.spawn().expect("a shell");
+                let held = keeper.stdin.take();
                 let _ = sender.send(minio);
-                loop {
-                    std::thread::park();
-                    let _ = &keeper;
-                }
+                // Until this process ends, and `held` with it.
+                let _ = keeper.wait();
+                drop(held);
             });
             receiver.recv().expect("MinIO starts")
         })

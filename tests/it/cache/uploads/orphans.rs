@@ -50,7 +50,7 @@ struct Unnamed {
 impl Unnamed {
     async fn new() -> Self {
         let config = minio_config();
-        let store = Arc::new(S3::connect(config.clone()).await.unwrap());
+        let store: Arc<dyn Store> = Arc::new(S3::connect(config.clone()).await.unwrap());
         let faults = FaultStore::new(S3::connect(config).await.unwrap());
         faults.fails_with(Fault::SilentBegin);
         let killed = Setup::through(Arc::new(faults), MemoryStore::default());
@@ -58,7 +58,7 @@ impl Unnamed {
         let bytes = content(PART);
         let digest = Digest::of(&bytes);
         Sender::begin(&cache, &grant, digest).send(1, &bytes).await;
-        let setup = Setup::through(store.clone(), MemoryStore::default()).on_folders_of(&killed);
+        let setup = Setup::through(Arc::clone(&store), MemoryStore::default()).on_folders_of(&killed);
         let left = Self { setup, store, key: Key::new("blobs/", &digest.to_string()) };
         while left.uploads().await.is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
