@@ -163,7 +163,9 @@ pub(crate) fn measure(dir: &Path, minio: &Minio, program: &Path, factor: f64, ro
 /// Exports a blob of random bytes and its manifest through remora's s3 endpoint, and returns the blob's digest.
 fn export(runtime: &Runtime, dir: &Path, s3: SocketAddr, bytes: u64) -> Result<String> {
     let path = dir.join("blob");
-    let (mut random, mut file, mut hasher) = (File::open("/dev/urandom")?.take(bytes), File::create(&path)?, Sha256::new());
+    let mut random = File::open("/dev/urandom")?.take(bytes);
+    let mut file = File::create(&path)?;
+    let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
         let length = random.read(&mut buffer)?;

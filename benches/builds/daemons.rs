@@ -163,7 +163,8 @@ pub(crate) fn remove(dir: &Path) -> Result<()> {
 
 /// How many files there are below a folder, and their bytes.
 pub(crate) fn files_below(dir: &Path) -> Result<(u64, u64)> {
-    let (mut files, mut bytes) = (0, 0);
+    let mut files = 0;
+    let mut bytes = 0;
     for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
         let entry = entry?;
         let (inner_files, inner_bytes) =

@@ -59,7 +59,8 @@ impl Content for Bare {
     type WriteStream = Answers<api::WriteContentResponse>;
 
     async fn read(&self, request: Request<api::ReadContentRequest>) -> Result<Response<Self::ReadStream>, Status> {
-        let (data, bytes) = (self.0.clone(), request.get_ref().size);
+        let data = self.0.clone();
+        let bytes = request.get_ref().size;
         let step = data.len();
         let offsets = (0..bytes).step_by(step);
         let messages = offsets.map(move |offset| Ok(api::ReadContentResponse { offset, data: data.clone() }));

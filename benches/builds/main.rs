@@ -102,7 +102,8 @@ fn main() -> Result<ExitCode> {
             failures.extend(regression(&mut runner, &arguments, workload, &rows)?);
         }
     }
-    let (factor, rounds) = (arguments.factor(), arguments.rounds(RUNS));
+    let factor = arguments.factor();
+    let rounds = arguments.rounds(RUNS);
     let blobs = arguments.wants(BLOBS).then(|| runner.blobs(factor, rounds)).and_then(|found| kept(BLOBS, found, &mut failures));
     let streams = arguments.wants(STREAMS).then(|| runner.streams(factor, rounds)).and_then(|found| kept(STREAMS, found, &mut failures));
     let hot_name = runner.hot_facts.take();
@@ -157,7 +158,8 @@ fn compete(
     for round in 0..rounds {
         for turn in 0..contestants.len() {
             let index = (round + turn) % contestants.len();
-            let (contestant, row) = (contestants[index], &mut rows[index]);
+            let contestant = contestants[index];
+            let row = &mut rows[index];
             if row.error.is_some() {
                 continue;
             }

@@ -110,7 +110,8 @@ impl Runner {
                 let count = layers.count() as usize;
                 ensure!(built.cached == count && built.layer_steps == count, "{} of {count} layers came from the cache", built.cached);
                 if let Some(fetched) = sample.upstream.as_ref().map(|traffic| traffic.bytes_down) {
-                    let (total, primed) = (layers.total(), contestant.primed);
+                    let total = layers.total();
+                    let primed = contestant.primed;
                     let as_expected = if primed { fetched < total / 8 } else { fetched >= total };
                     ensure!(as_expected, "{fetched} of {total} bytes came from S3");
                 }

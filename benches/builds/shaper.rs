@@ -129,7 +129,8 @@ fn connect(shared: &Arc<Shared>, client: TcpStream) -> io::Result<()> {
     shared.connections.fetch_add(1, Ordering::Relaxed);
     // Whether a request waits for its response.
     let asked = Arc::new(AtomicBool::new(false));
-    let (up_from, up_to) = (client.try_clone()?, server.try_clone()?);
+    let up_from = client.try_clone()?;
+    let up_to = server.try_clone()?;
     let (up_shared, up_asked) = (Arc::clone(shared), Arc::clone(&asked));
     std::thread::spawn(move || {
         pump(up_from, up_to, up_shared.network, |bytes| {

@@ -56,7 +56,8 @@ async fn cache(store: OneBlob, spool: &tempfile::TempDir) -> Cache {
 }
 
 pub(crate) fn reads(criterion: &mut Criterion) {
-    let (runtime, spool) = (runtime(), tempfile::tempdir().unwrap());
+    let runtime = runtime();
+    let spool = tempfile::tempdir().unwrap();
     let bytes = Bytes::from(vec![7; BLOB_BYTES]);
     let digest = Digest::of(&bytes);
     let mut group = criterion.benchmark_group("64 MiB");
@@ -86,7 +87,8 @@ pub(crate) fn reads(criterion: &mut Criterion) {
     }
     for (name, piece) in [("through the window, pieces of 1 MiB", PIECE_BYTES), ("through the window, pieces of 64 KiB", 64 << 10)] {
         let store: Arc<dyn Store> = Arc::new(OneBlob::new(bytes.clone(), piece).in_ranges());
-        let (downloads, key) = (Downloads::new(MEMORY, Metrics::default()), layout::blob_key(&scope(), &digest));
+        let downloads = Downloads::new(MEMORY, Metrics::default());
+        let key = layout::blob_key(&scope(), &digest);
         group.bench_function(name, |bencher| {
             bencher.to_async(&runtime).iter(|| async {
                 let object = downloads.get(&store, &key, None).await.unwrap();
@@ -99,10 +101,14 @@ pub(crate) fn reads(criterion: &mut Criterion) {
 }
 
 pub(crate) fn lookups(criterion: &mut Criterion) {
-    let (runtime, spool, scope, grant) = (runtime(), tempfile::tempdir().unwrap(), scope(), grant());
+    let runtime = runtime();
+    let spool = tempfile::tempdir().unwrap();
+    let scope = scope();
+    let grant = grant();
     let bytes = Bytes::from_static(b"layer");
     let digest = Digest::of(&bytes);
-    let (text, key) = (digest.to_string(), layout::blob_key(&scope, &digest));
+    let text = digest.to_string();
+    let key = layout::blob_key(&scope, &digest);
     let mut group = criterion.benchmark_group("lookup");
     group.bench_function("digest from its text", |bencher| bencher.iter(|| black_box(&text).parse::<Digest>().unwrap()));
     group.bench_function("blob from its key", |bencher| bencher.iter(|| layout::locate(&scope, black_box(key.as_str())).unwrap()));

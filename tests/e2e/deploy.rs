@@ -9,8 +9,10 @@ use crate::support::image;
 #[test]
 fn the_container_file_builds_an_image_that_runs_without_root() {
     let buildkitd = Buildkitd::start();
-    let (dir, deploy) = (tempfile::tempdir().expect("temp dir"), Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy"));
-    let (compiled, tar) = (dir.path().join("compiled"), dir.path().join("image.tar"));
+    let dir = tempfile::tempdir().expect("temp dir");
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+    let compiled = dir.path().join("compiled");
+    let tar = dir.path().join("image.tar");
     std::fs::create_dir_all(compiled.join("rootfs/usr/bin")).expect("folder");
     std::fs::copy(env!("CARGO_BIN_EXE_remora"), compiled.join("rootfs/usr/bin/remora")).expect("remora");
     let compiled = [format!("--local=build={}", compiled.display()), "--opt=context:build=local:build".to_owned()];

@@ -19,7 +19,8 @@ fn a_second_import_on_an_empty_builder_reads_no_blob_from_the_bucket() {
 
 fn reads_no_blob_twice(transport: Transport) {
     let (mut host, proxy) = Host::behind_proxy(Via::Buildctl, transport, &[BUCKET], "[disk_cache]\nenabled = true\n");
-    let (context, images) = (Context::two_stages(), tempfile::tempdir().expect("temp dir"));
+    let context = Context::two_stages();
+    let images = tempfile::tempdir().expect("temp dir");
     let tar = |name: &str| images.path().join(name);
     let import = |name: &str| Build { cache_from: vec![CACHE.to_owned()], ..Build::of(context.path()).image(&tar(name)) };
 

@@ -45,7 +45,8 @@ fn the_cache_goes_through_the_session_where_buildkitd_waits_in_vain() {
 
 /// A build whose buildkitd would have to reach remora at this port of loopback.
 fn goes_through_the_session(port: u16) {
-    let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Directory, &BUCKETS));
+    let buildkitd = Buildkitd::start();
+    let storage = Storage::new(Kind::Directory, &BUCKETS);
     let nobody = format!("http://127.0.0.1:{port}");
     let settings = Settings { advertise: Some(nobody.clone()), ..Settings::new(buildkitd.address(), &storage, &BUCKETS) };
     let host = Host::assemble(Via::Buildctl, buildkitd, storage, &settings);
@@ -72,7 +73,8 @@ fn builds_work_after_buildkitd_restarted() {
 
 #[test]
 fn remora_may_start_before_buildkitd() {
-    let (buildkitd, storage) = (Buildkitd::later(), Storage::new(Kind::Directory, &BUCKETS));
+    let buildkitd = Buildkitd::later();
+    let storage = Storage::new(Kind::Directory, &BUCKETS);
     let settings = Settings { wait_until_ready: false, ..Settings::new(buildkitd.address(), &storage, &BUCKETS) };
     let mut host = Host::assemble(Via::Buildctl, buildkitd, storage, &settings);
     let context = Context::two_stages();

@@ -79,7 +79,8 @@ fn prune_empties_the_builder() {
 #[test]
 fn secret_and_ssh_mounts_reach_the_client() {
     let dir = tempfile::tempdir().expect("temp dir");
-    let (key, agent) = (dir.path().join("key"), dir.path().join("agent.sock"));
+    let key = dir.path().join("key");
+    let agent = dir.path().join("agent.sock");
     std::fs::write(dir.path().join("token"), "what only the client knows").expect("secret");
     let _agent = ssh_agent(&key, &agent);
     let context = Context::after_base(
@@ -120,8 +121,10 @@ fn ssh_agent(key: &Path, socket: &Path) -> Running {
 #[test]
 fn a_cache_in_a_folder_of_the_client_works() {
     over_both(|mut host| {
-        let (context, dir) = (Context::two_stages(), tempfile::tempdir().expect("temp dir"));
-        let (cache, dir) = (dir.path().join("cache"), dir);
+        let context = Context::two_stages();
+        let dir = tempfile::tempdir().expect("temp dir");
+        let cache = dir.path().join("cache");
+        let dir = dir;
         let export = Build { cache_to: vec![format!("type=local,mode=max,dest={}", cache.display())], ..Build::of(context.path()) };
         host.client.build(&export).expect_success();
         host.buildkitd.wipe();
@@ -134,7 +137,8 @@ fn a_cache_in_a_folder_of_the_client_works() {
 #[test]
 fn an_inline_cache_is_exported_into_the_image() {
     over_both(|host| {
-        let (context, dir) = (Context::two_stages(), tempfile::tempdir().expect("temp dir"));
+        let context = Context::two_stages();
+        let dir = tempfile::tempdir().expect("temp dir");
         let tar = dir.path().join("image.tar");
         let build = Build { cache_to: vec!["type=inline".to_owned()], ..Build::of(context.path()).image(&tar) };
         host.client.build(&build).expect_success();

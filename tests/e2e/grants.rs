@@ -23,7 +23,8 @@ fn cache(bucket: &str, prefix: &str, name: &str) -> String {
 
 #[test]
 fn a_grant_reads_what_its_build_reads_and_ends_with_it() {
-    let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Minio, &BUCKETS));
+    let buildkitd = Buildkitd::start();
+    let storage = Storage::new(Kind::Minio, &BUCKETS);
     let mut settings = Settings::new(buildkitd.address(), &storage, &BUCKETS);
     settings.configuration += "\n[s3]\ngrant_grace = \"0s\"\n";
     let host = Host::assemble(Via::Buildctl, buildkitd, storage, &settings);

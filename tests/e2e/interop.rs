@@ -42,7 +42,8 @@ fn a_cache_of_remora_is_imported_natively() {
 fn imports_what_the_other_wrote(writer: Route, reader: Route, transport: Transport) {
     let mut host = host(Kind::Minio, transport);
     let native = Client::buildctl(&host.buildkitd.address());
-    let (context, images) = (Context::two_stages(), tempfile::tempdir().expect("temp dir"));
+    let context = Context::two_stages();
+    let images = tempfile::tempdir().expect("temp dir");
     let build = |host: &Host, route: Route, tar: &str| {
         let build = Build::of(context.path()).image(&images.path().join(tar));
         match route {
@@ -64,14 +65,16 @@ fn imports_what_the_other_wrote(writer: Route, reader: Route, transport: Transpo
 #[test]
 fn objects_are_those_of_native_buildkit() {
     for (store, transport) in [(Kind::Minio, Transport::Relay), (Kind::Directory, Transport::Relay), (Kind::Minio, Transport::Session)] {
-        let (host, reference) = (host(store, transport), crate::support::minio::Minio::start(&[NATIVE_BUCKET]));
+        let host = host(store, transport);
+        let reference = crate::support::minio::Minio::start(&[NATIVE_BUCKET]);
         let native = Client::buildctl(&host.buildkitd.address());
         let context = Context::two_stages();
         let export = |attrs: String| Build { cache_to: vec![format!("{attrs},mode=max")], ..Build::of(context.path()) };
         native.build(&export(reference.native("bucket=native-cache,name=app"))).expect_success();
         host.client.build(&export("type=s3,region=us-east-1,bucket=build-cache,name=app".to_owned())).expect_success();
 
-        let (written, expected) = (host.storage.objects(BUCKET), reference.objects(NATIVE_BUCKET));
+        let written = host.storage.objects(BUCKET);
+        let expected = reference.objects(NATIVE_BUCKET);
         assert!(written.keys().eq(expected.keys()), "{store:?}: {:?}, native {:?}", written.keys(), expected.keys());
         let mut blobs = written.iter().filter(|(key, _)| key.starts_with("blobs/"));
         assert!(blobs.all(|(key, bytes)| bytes == &expected[key]), "{store:?}: a blob differs");
@@ -86,7 +89,8 @@ fn a_cache_of_one_transport_is_imported_over_the_other() {
             let mut host = host(store, writer);
             let settings = Settings { transport: reader, ..Settings::new(host.buildkitd.address(), &host.storage, &[BUCKET]) };
             let other = Remora::start(&settings);
-            let (context, images) = (Context::two_stages(), tempfile::tempdir().expect("temp dir"));
+            let context = Context::two_stages();
+            let images = tempfile::tempdir().expect("temp dir");
             let build = |client: &Client, tar: &str| {
                 let build = Build::of(context.path()).image(&images.path().join(tar));
                 client.build(&build.cached("type=s3,region=us-east-1,bucket=build-cache,name=app")).expect_success()

@@ -55,7 +55,8 @@ fn large_file(path: &Path) -> String {
         file.write_all(&mib.to_le_bytes()).expect("write");
     }
     file.rewind().expect("seek");
-    let (mut hasher, mut buffer) = (Hasher::default(), vec![0; 1 << 20]);
+    let mut hasher = Hasher::default();
+    let mut buffer = vec![0; 1 << 20];
     loop {
         match file.read(&mut buffer).expect("read") {
             0 => return hasher.finish().digest.to_string().replace("sha256:", ""),
@@ -95,7 +96,8 @@ COPY --from=base /files /
 /// Every file below a folder: mode, time of change, content.
 fn tree(dir: &Path) -> BTreeMap<String, (u32, i64, Vec<u8>)> {
     let entry = |file: &Path| {
-        let (path, name) = (dir.join(file), file.display().to_string());
+        let path = dir.join(file);
+        let name = file.display().to_string();
         let meta = path.metadata().expect("metadata");
         (name, (meta.mode(), meta.mtime(), std::fs::read(path).expect("file")))
     };
@@ -109,7 +111,8 @@ fn a_build_that_holds_an_ssh_agent_and_a_secret_is_cut_off() {
     install_program(&tool("ssh-add"), &context.path().join("ssh"));
     context.write("ssh/etc/passwd", "root:x:0:0:root:/:/bin/sh\n");
     let dir = tempfile::tempdir().expect("temp dir");
-    let (token, socket) = (dir.path().join("token"), dir.path().join("agent.sock"));
+    let token = dir.path().join("token");
+    let socket = dir.path().join("agent.sock");
     std::fs::write(&token, "secret").expect("secret");
     // An agent that is asked and never answers.
     let agent = UnixListener::bind(&socket).expect("agent");
@@ -133,7 +136,8 @@ fn a_build_that_holds_an_ssh_agent_and_a_secret_is_cut_off() {
 fn a_registry_is_given_the_credentials_of_the_client() {
     let host = host(Via::Buildctl);
     let direct = Client::buildctl(&host.buildkitd.address());
-    let (context, home) = (Context::after_base(""), tempfile::tempdir().expect("temp dir"));
+    let context = Context::after_base("");
+    let home = tempfile::tempdir().expect("temp dir");
     for challenge in [Challenge::Basic, Challenge::Bearer] {
         let registry = Registry::start(challenge);
         // user:password

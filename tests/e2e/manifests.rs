@@ -33,7 +33,9 @@ struct Cached {
 
 impl Cached {
     fn new(transport: Transport) -> Self {
-        let (mut host, context, images) = (host(transport), chain::context(), tempfile::tempdir().expect("temp dir"));
+        let mut host = host(transport);
+        let context = chain::context();
+        let images = tempfile::tempdir().expect("temp dir");
         let build = Build::of(context.path()).cached(CACHE).image(&images.path().join("image.tar"));
         host.client.build(&build).expect_success().assert_executed();
         host.wipe();
@@ -84,7 +86,8 @@ fn a_layer_with_another_byte_is_built_again_and_reported() {
 #[test]
 fn exporters_to_one_name_through_two_remoras_keep_each_others_stages() {
     for transport in Transport::BOTH {
-        let (mut host, context) = (host(transport), stages::context());
+        let mut host = host(transport);
+        let context = stages::context();
         let settings = Settings { transport, ..Settings::new(host.buildkitd.address(), &host.storage, &[BUCKET]) };
         let other = Remora::start(&settings);
         stages::export_all(&context, CACHE, &[&host.remora, &other].map(|remora| Client::buildctl(&remora.address())));

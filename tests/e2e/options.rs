@@ -29,7 +29,8 @@ fn every_object_lands_where_native_buildkit_puts_it() {
 }
 
 fn objects_land_where_native_buildkit_puts_them(transport: Transport) {
-    let (host, reference) = (host(Via::Buildctl, transport), Minio::start(&[BUCKET]));
+    let host = host(Via::Buildctl, transport);
+    let reference = Minio::start(&[BUCKET]);
     let native = Client::buildctl(&host.buildkitd.address());
     let context = Context::two_stages();
     let mut key_counts = Vec::new();
@@ -108,7 +109,8 @@ fn ignore_error_decides_when_the_store_refuses_writes() {
         let buildkitd = Buildkitd::start();
         let settings = Settings { wait_until_ready: false, transport, ..Settings::new(buildkitd.address(), &storage, &[BUCKET]) };
         let host = Host::assemble(Via::Buildctl, buildkitd, storage, &settings);
-        let (native, reference) = (Client::buildctl(&host.buildkitd.address()), Minio::start(&[]));
+        let native = Client::buildctl(&host.buildkitd.address());
+        let reference = Minio::start(&[]);
         let context = Context::two_stages();
         for (ignored, passes) in [("", false), (",ignore-error=false", false), (",ignore-error=true", true)] {
             let export = |attrs: String| Build { cache_to: vec![format!("{attrs}{ignored}")], ..Build::of(context.path()) };

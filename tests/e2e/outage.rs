@@ -56,7 +56,8 @@ fn a_store_that_goes_silent_while_large_layers_are_exported_fails_no_build() {
 #[test]
 fn where_builds_are_to_fail_they_do_unless_they_ignore_it() {
     for transport in Transport::BOTH {
-        let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Minio, &BUCKETS));
+        let buildkitd = Buildkitd::start();
+        let storage = Storage::new(Kind::Minio, &BUCKETS);
         let mut settings = Settings { transport, ..Settings::new(buildkitd.address(), &storage, &BUCKETS) };
         settings.env.push(("REMORA_ON_UNAVAILABLE", "fail".to_owned()));
         let host = Host::assemble(Via::Buildctl, buildkitd, storage, &settings);

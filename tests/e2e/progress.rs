@@ -32,7 +32,8 @@ fn wanted<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
 fn a_cache_through_a_session_is_called_what_it_is() {
     for via in [Via::Buildctl, Via::BuildxRemote] {
         let mut host = host(via, Transport::Session);
-        let (context, directory) = (Context::two_stages(), tempfile::tempdir().expect("temp dir"));
+        let context = Context::two_stages();
+        let directory = tempfile::tempdir().expect("temp dir");
         let local = format!("type=local,dest={}", directory.path().display());
         let export = Build {
             cache_to: vec!["type=inline".to_owned(), local, format!("{CACHE},prefix=ci/,name=one;two"), format!("{CACHE},name=three")],

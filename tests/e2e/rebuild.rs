@@ -11,7 +11,8 @@ over_the_matrix!(every_step_is_cached_and_the_image_identical_on_an_empty_builde
 
 fn every_step_is_cached_and_the_image_identical_on_an_empty_builder(setting: Setting) {
     let mut rig = setting.rig(&["build-cache"]);
-    let (context, images) = (Context::two_stages(), tempfile::tempdir().expect("temp dir"));
+    let context = Context::two_stages();
+    let images = tempfile::tempdir().expect("temp dir");
     let [cold_tar, warm_tar] = ["cold.tar", "warm.tar"].map(|name| images.path().join(name));
     let build = Build::of(context.path()).cached(CACHE);
 

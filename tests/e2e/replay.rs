@@ -148,11 +148,13 @@ fn a_build_that_loses_nothing_is_not_run_again() {
 #[test]
 fn layers_that_are_deleted_right_after_a_lookup_are_built_again() {
     for transport in Transport::BOTH {
-        let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Directory, &BUCKETS));
+        let buildkitd = Buildkitd::start();
+        let storage = Storage::new(Kind::Directory, &BUCKETS);
         let settings = Settings::new(buildkitd.address(), &storage, &BUCKETS);
         let configuration = settings.configuration.replace(storage::LOOKUPS, "");
         let mut host = Host::assemble(Via::Buildctl, buildkitd, storage, &Settings { transport, configuration, ..settings });
-        let (context, images) = (chain::context(), tempfile::tempdir().expect("temp dir"));
+        let context = chain::context();
+        let images = tempfile::tempdir().expect("temp dir");
         let build = Build::of(context.path()).cached(CACHE).image(&images.path().join("image.tar"));
         host.client.build(&build).expect_success().assert_executed();
         let blobs = chain::blobs(&host.storage.objects(BUCKETS[0])["manifests/app"]);

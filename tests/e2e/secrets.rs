@@ -39,11 +39,14 @@ fn buildx_leaves_no_trace_of_credentials() {
 }
 
 fn no_trace_of_credentials(via: Via, provenance: &str, transport: Transport) {
-    let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Minio, &BUCKETS));
+    let buildkitd = Buildkitd::start();
+    let storage = Storage::new(Kind::Minio, &BUCKETS);
     let settings = Settings { log_filter: EVERYTHING, transport, ..Settings::new(buildkitd.address(), &storage, &BUCKETS) };
     let host = Host::assemble(via, buildkitd, storage, &settings);
-    let (context, dir) = (Context::two_stages(), tempfile::tempdir().expect("temp dir"));
-    let (tar, metadata) = (dir.path().join("image.tar"), dir.path().join("metadata.json"));
+    let context = Context::two_stages();
+    let dir = tempfile::tempdir().expect("temp dir");
+    let tar = dir.path().join("image.tar");
+    let metadata = dir.path().join("metadata.json");
 
     let with_attrs: String = ATTRS.map(|(name, value)| format!(",{name}={value}")).concat();
     for credentials in ["", &with_attrs] {
@@ -90,7 +93,8 @@ fn no_trace_of_credentials(via: Via, provenance: &str, transport: Transport) {
 /// The search above finds what is there to be found: native BuildKit records its credentials.
 #[test]
 fn the_search_finds_the_credentials_of_native_buildkit() {
-    let (buildkitd, minio) = (Buildkitd::start(), Minio::start(&BUCKETS));
+    let buildkitd = Buildkitd::start();
+    let minio = Minio::start(&BUCKETS);
     let context = Context::two_stages();
     let build = Build::of(context.path()).cached(&minio.native("bucket=build-cache,name=app"));
     Client::buildctl(&buildkitd.address()).build(&build).expect_success();

@@ -35,7 +35,8 @@ pub(crate) struct Stored {
 impl Stored {
     pub(crate) fn of(name: &'static str, document: &[u8]) -> Result<Self> {
         let config = CacheConfig::parse(document)?;
-        let (records, layers) = (config.records().len(), config.layers().len());
+        let records = config.records().len();
+        let layers = config.layers().len();
         Ok(Self { name, records, layers, bytes: document.len(), blob_bytes: config.blobs().values().sum() })
     }
 }

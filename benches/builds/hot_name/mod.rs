@@ -186,7 +186,8 @@ impl Hot {
 
     /// Exports the last commit of a branch, as a real builder does.
     fn export(&self, branch: u32, address: &str, attrs: String) -> Result<()> {
-        let (context, cache_to) = (self.context(branch), vec![attrs + ",mode=max"]);
+        let context = self.context(branch);
+        let cache_to = vec![attrs + ",mode=max"];
         let build = Build { address, context: &context, nonce: SEED, cache_to, cache_from: vec![] };
         let built = build.run(&self.dir.join(format!("progress-{branch}")))?;
         // A step that builds of one builder share at one moment may be told of twice.

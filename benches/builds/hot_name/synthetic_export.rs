@@ -80,8 +80,10 @@ impl Template {
     /// What BuildKit would export for a commit with this source, built now.
     pub(crate) fn export(&self, source: &str) -> Result<Export> {
         let now = Some(OffsetDateTime::now_utc().format(&Rfc3339)?);
-        let (mut blobs, mut config) = (Vec::new(), self.config.clone());
-        let (layers, records) = (config.layers.as_deref_mut().unwrap_or_default(), config.records.as_deref_mut().unwrap_or_default());
+        let mut blobs = Vec::new();
+        let mut config = self.config.clone();
+        let layers = config.layers.as_deref_mut().unwrap_or_default();
+        let records = config.records.as_deref_mut().unwrap_or_default();
         for &index in &self.layers {
             let layer = &mut layers[index];
             let annotations = layer.annotations.as_mut().context("a layer has no annotations")?;
@@ -165,7 +167,9 @@ fn digests(config: &CacheConfig) -> BTreeSet<String> {
 
 /// The layers of the results that come from a record.
 fn own_layers(config: &CacheConfig, source: usize) -> Result<BTreeSet<usize>> {
-    let (mut records, mut layers, mut before) = (BTreeSet::from([i64::try_from(source)?]), BTreeSet::new(), 0);
+    let mut records = BTreeSet::from([i64::try_from(source)?]);
+    let mut layers = BTreeSet::new();
+    let mut before = 0;
     while records.len() > before {
         before = records.len();
         for (index, record) in (0..).zip(config.records()) {

@@ -57,7 +57,8 @@ fn dark(contestant: Contestant, scale: Scale, prepare: impl FnOnce(&Rig), at_ste
         verdict.note(format!("{:.1} s were added", added.as_secs_f64()));
     }
     if contestant != Contestant::Native {
-        let (dropped, log) = (rig.remora().metric("remora_exports_dropped_total"), rig.remora().log());
+        let dropped = rig.remora().metric("remora_exports_dropped_total");
+        let log = rig.remora().log();
         let told = log.matches("is dropped, and the build goes on").count();
         verdict.check((dropped, told) == (1, 1), || format!("{dropped} exports are counted as dropped, the log has {told}"));
     }

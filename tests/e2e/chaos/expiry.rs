@@ -52,7 +52,8 @@ pub fn credentials_that_expire(contestant: Contestant, scale: Scale) -> Verdict 
     let before = issuer.issued();
     let mut verdict = Verdict::default();
     // As an orchestrator does, which is how remora comes to ask its store while the build does not.
-    let (limit, mut unready) = (HANGS + Duration::from_secs(pause), 0);
+    let limit = HANGS + Duration::from_secs(pause);
+    let mut unready = 0;
     let built = rig.build_within(limit, &cached(&context), |running| {
         within(limit, || {
             unready += usize::from(!rig.is_ready());

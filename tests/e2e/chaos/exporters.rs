@@ -9,7 +9,8 @@ use crate::support::stages::{self, STAGES};
 
 /// Where remora is, half of the builds go through one process and half through another.
 pub fn eight_at_once(contestant: Contestant, _: Scale) -> Verdict {
-    let (rig, context) = (Rig::start(contestant, seed()), stages::context());
+    let rig = Rig::start(contestant, seed());
+    let context = stages::context();
     let another = rig.another_remora();
     let own = rig.client.address().to_owned();
     let other = another.as_ref().map_or_else(|| own.clone(), Remora::address);

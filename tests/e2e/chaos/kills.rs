@@ -24,20 +24,24 @@ const CLEARED: Duration = Duration::from_secs(30);
 
 /// Builds and kills so often, half of them during the first build of a context, half during a later one.
 pub fn kill(contestant: Contestant, scale: Scale) -> Verdict {
-    let (seed, kills) = (seed(), scale.pick(4, 50));
+    let seed = seed();
+    let kills = scale.pick(4, 50);
     if contestant == Contestant::Native {
         return Verdict::noted("there is nothing to kill");
     }
-    let (mut rig, mut dice) = (Rig::start(contestant, seed), StdRng::seed_from_u64(seed));
+    let mut rig = Rig::start(contestant, seed);
+    let mut dice = StdRng::seed_from_u64(seed);
     let requests = |rig: &Rig| rig.proxy.counts().values().sum::<u64>();
     rig.build(&rig.cached(&Context::after_base(STEPS), "undisturbed")).expect_success();
     let of_a_build = requests(&rig);
-    let (mut contexts, mut stored) = (Vec::new(), BTreeMap::new());
+    let mut contexts = Vec::new();
+    let mut stored = BTreeMap::new();
     for round in 0..kills {
         if round % 2 == 0 {
             contexts.push(Context::after_base(STEPS));
         }
-        let (name, context) = (format!("app-{}", contexts.len()), contexts.last().expect("the first round makes one"));
+        let name = format!("app-{}", contexts.len());
+        let context = contexts.last().expect("the first round makes one");
         rig.buildkitd.prune();
         // By requests to the store, and some time: a moment in which something is being read or written.
         let moment = requests(&rig) + dice.random_range(0..of_a_build);

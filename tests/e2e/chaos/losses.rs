@@ -15,7 +15,8 @@ const FLIPPED: usize = 5;
 
 /// Caches a chain, and makes the builder forget it.
 fn cached_chain(contestant: Contestant) -> (Rig, Context, Vec<String>) {
-    let (rig, context) = (Rig::start(contestant, seed()), chain::context());
+    let rig = Rig::start(contestant, seed());
+    let context = chain::context();
     rig.build(&rig.cached(&context, "app")).expect_success().assert_executed();
     rig.buildkitd.prune();
     pause(chain::LOOKED_UP_AGAIN);
@@ -30,7 +31,8 @@ pub fn three_of_ten_layers_are_deleted(contestant: Contestant, _: Scale) -> Verd
     }
     let mut verdict = Verdict::default();
     if let Some(outcome) = verdict.add(rig.build(&rig.cached(&context, "app"))) {
-        let (again, expected) = (executed(&outcome), (DELETED[0]..=LAYERS).collect());
+        let again = executed(&outcome);
+        let expected = (DELETED[0]..=LAYERS).collect();
         verdict.check(again == expected, || format!("steps {again:?} ran again, not {expected:?}"));
         verdict.check(rig.verify().is_ok(), || "the cache has holes".to_owned());
     }
@@ -58,7 +60,8 @@ pub fn one_byte_of_a_blob_is_flipped(contestant: Contestant, _: Scale) -> Verdic
         verdict.check(counted, || "remora_blobs_corrupt_total is not 1".to_owned());
     }
     if let Some(outcome) = built {
-        let (again, expected) = (executed(&outcome), (FLIPPED..=LAYERS).collect());
+        let again = executed(&outcome);
+        let expected = (FLIPPED..=LAYERS).collect();
         verdict.check(again == expected, || format!("steps {again:?} ran again, not {expected:?}"));
         // What was rebuilt has another digest, so the blob stays what it is: the manifest must not name it.
         verdict.check(rig.verify().is_ok(), || "the cache has holes".to_owned());

@@ -46,7 +46,9 @@ fn builds(contestant: Contestant, count: usize, faults: &[Fault]) -> Verdict {
     let count = if contestant == Contestant::Native { count.min(NATIVE_BUILDS) } else { count };
     let rig = Rig::start(contestant, seed());
     rig.proxy.set_rules(Rule::mix(RATE, faults));
-    let (mut verdict, mut hits, mut imports) = (Verdict::default(), 0, 0);
+    let mut verdict = Verdict::default();
+    let mut hits = 0;
+    let mut imports = 0;
     let mut context = Context::two_stages();
     for index in 0..count {
         let imported = index % 2 == 1;

@@ -59,7 +59,8 @@ impl Rig {
 
     /// With a remora that is set up as `change` says, given where its MinIO is.
     pub fn with(contestant: Contestant, seed: u64, change: impl FnOnce(&mut Settings, &Minio)) -> Self {
-        let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Minio, &[BUCKET]));
+        let buildkitd = Buildkitd::start();
+        let storage = Storage::new(Kind::Minio, &[BUCKET]);
         let proxy = FaultProxy::start(storage.minio().endpoint(), seed);
         let mut settings = Settings::new(buildkitd.address(), &storage, &[BUCKET]);
         settings.configuration = storage::configuration(&proxy.url(), &[BUCKET]);

@@ -76,7 +76,8 @@ impl Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
-        let (longest, failed) = (self.longest.as_secs_f64(), self.failures.len());
+        let longest = self.longest.as_secs_f64();
+        let failed = self.failures.len();
         match (self.builds, failed) {
             (0, _) => {}
             (1, 0) => parts.push(format!("passed, {longest:.1} s")),

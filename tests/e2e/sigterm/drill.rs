@@ -132,7 +132,8 @@ impl Drill {
     }
 
     fn compare(&mut self, moment: &Moment, outcome: &Outcome) {
-        let (content, files) = (image::content(&self.image(moment.name)), image::files(&self.image(moment.name)));
+        let content = image::content(&self.image(moment.name));
+        let files = image::files(&self.image(moment.name));
         if moment.imports {
             let steps = cached(outcome);
             self.check(moment, steps == self.steps, || format!("other steps were cached: {steps:#?}"));

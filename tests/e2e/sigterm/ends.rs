@@ -23,7 +23,8 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 const PROMPTLY: Duration = Duration::from_secs(3);
 
 fn host(transport: Transport, more: &str) -> Host {
-    let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Directory, &[BUCKET]));
+    let buildkitd = Buildkitd::start();
+    let storage = Storage::new(Kind::Directory, &[BUCKET]);
     let settings = Settings::new(buildkitd.address(), &storage, &[BUCKET]);
     let configuration = format!("{more}{}", settings.configuration);
     Host::assemble(Via::Buildctl, buildkitd, storage, &Settings { transport, configuration, ..settings })

@@ -106,7 +106,8 @@ impl Moment {
             Event::Over if via != Via::Buildctl => Some((HISTORY, 0)),
             _ => None,
         };
-        let (harmed, builds) = (rig.proxy().harmed(), rig.metric(BUILDS));
+        let harmed = rig.proxy().harmed();
+        let builds = rig.metric(BUILDS);
         Prepared { gate: gate.map(|(call, passing)| Gate::before(&rig.control_socket(), call, passing)), harmed, builds }
     }
 

@@ -35,7 +35,8 @@ pub struct Group {
 impl Group {
     /// With no transport, builds go to buildkitd itself and have no cache options.
     pub fn start(transport: Option<Transport>) -> Self {
-        let (buildkitd, storage) = (Buildkitd::start(), Storage::new(Kind::Minio, &[BUCKET]));
+        let buildkitd = Buildkitd::start();
+        let storage = Storage::new(Kind::Minio, &[BUCKET]);
         let remora = transport.map(|transport| {
             let mut settings = Settings { transport, ..Settings::new(buildkitd.address(), &storage, &[BUCKET]) };
             settings.configuration = settings.configuration.replace(storage::LOOKUPS, CONFIGURATION);
@@ -54,11 +55,13 @@ impl Group {
 
     /// Does so many builds more; how long that took.
     pub fn build(&mut self, count: usize) -> Duration {
-        let (started, numbers) = (Instant::now(), self.done..self.done + count);
+        let started = Instant::now();
+        let numbers = self.done..self.done + count;
         std::thread::scope(|scope| {
             // No two threads have builds of one branch.
             for first in numbers.clone().take(AT_ONCE) {
-                let (group, numbers) = (&*self, (first..numbers.end).step_by(AT_ONCE));
+                let group = &*self;
+                let numbers = (first..numbers.end).step_by(AT_ONCE);
                 scope.spawn(move || numbers.for_each(|number| group.build_one(number)));
             }
         });

@@ -140,7 +140,8 @@ impl Engine {
                 for bucket in buckets {
                     minio::make_bucket(&self.data(), bucket);
                 }
-                let (user, password) = (minio::ACCESS_KEY_ID, minio::SECRET_ACCESS_KEY);
+                let user = minio::ACCESS_KEY_ID;
+                let password = minio::SECRET_ACCESS_KEY;
                 self.docker(
                     &[
                         &["run", "-d", "--name", "minio", "--network", NETWORK, "-v", &format!("{}:/data", self.data().display())][..],
@@ -192,7 +193,8 @@ impl Engine {
         pack.arg("-C").arg(root.path()).arg("-cf").arg(&tar).arg(".");
         run(pack).expect_success();
         let changes: Vec<&str> = changes.iter().chain(&["ENV PATH=/bin"]).flat_map(|change| ["--change", change]).collect();
-        let (file, image) = (tar.display().to_string(), format!("{name}:test"));
+        let file = tar.display().to_string();
+        let image = format!("{name}:test");
         self.docker(&[&["import"], &changes[..], &[&file, &image]].concat());
         std::fs::remove_file(tar).expect("tar");
     }

@@ -28,7 +28,8 @@ pub struct Host {
 
 impl Host {
     pub fn start(setting: Setting, buckets: &[&str]) -> Self {
-        let (buildkitd, storage) = (Buildkitd::start(), Storage::new(setting.store, buckets));
+        let buildkitd = Buildkitd::start();
+        let storage = Storage::new(setting.store, buckets);
         let settings = Settings { transport: setting.transport, ..Settings::new(buildkitd.address(), &storage, buckets) };
         Self::assemble(setting.via, buildkitd, storage, &settings)
     }

@@ -39,7 +39,9 @@ impl Registry {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.set_nonblocking(true).expect("listener");
         let port = listener.local_addr().expect("address").port();
-        let (silent, waiting, seen) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
+        let silent = AtomicBool::new(false);
+        let waiting = AtomicBool::new(false);
+        let seen = Mutex::default();
         let registry = Self(Arc::new(Shared { challenge, port, silent, waiting, seen }));
         let shared = Arc::clone(&registry.0);
         std::thread::spawn(move || {

@@ -176,7 +176,8 @@ impl Remora {
 
     /// Waits until nothing is left of what came after `before`.
     pub fn returns_to(&self, before: &Footprint) {
-        let (started, mut now) = (Instant::now(), self.occupied());
+        let started = Instant::now();
+        let mut now = self.occupied();
         while !now.is_no_more_than(before) {
             assert!(started.elapsed() < READY_LIMIT, "left behind:\n{now:#?}\nbefore: {before:#?}");
             now = self.occupied();

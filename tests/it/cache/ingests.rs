@@ -51,7 +51,8 @@ async fn write_all(ingest: &mut Ingest, bytes: &[u8]) -> Result<(), Error> {
 
 #[tokio::test]
 async fn a_large_blob_of_a_session_goes_into_the_store_and_not_through_the_spool() {
-    let (fixture, session) = (roomy().await, session());
+    let fixture = roomy().await;
+    let session = session();
     let bytes = content(OWN_PART * 4 + 9);
     let digest = Digest::of(&bytes);
     let mut ingest = fixture.cache.open_ingest(&session, "ref", bytes.len() as u64, Some(digest)).await.unwrap();
@@ -76,8 +77,10 @@ async fn a_large_blob_of_a_session_goes_into_the_store_and_not_through_the_spool
 
 #[tokio::test]
 async fn a_large_blob_of_a_session_that_is_not_what_was_announced_leaves_nothing() {
-    let (fixture, session) = (roomy().await, session());
-    let (bytes, len) = (content(OWN_PART * 3), (OWN_PART * 3) as u64);
+    let fixture = roomy().await;
+    let session = session();
+    let bytes = content(OWN_PART * 3);
+    let len = (OWN_PART * 3) as u64;
     let (digest, other) = (Digest::of(&bytes), Digest::of(b"other"));
     for (total, announced, committed) in [(len, other, other), (len + 1, digest, digest), (len - 1, digest, digest), (len, digest, other)] {
         let mut ingest = fixture.cache.open_ingest(&session, "ref", total, Some(announced)).await.unwrap();

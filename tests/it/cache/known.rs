@@ -108,7 +108,9 @@ async fn foreign_objects_among_the_blobs_are_not_taken_for_them() {
 #[tokio::test]
 async fn a_build_is_answered_from_memory_and_nobody_else() {
     let fixture = Fixture::merging(AGE).await;
-    let (cache, store, operator) = (&fixture.cache, &fixture.store, operator());
+    let cache = &fixture.cache;
+    let store = &fixture.store;
+    let operator = operator();
     let bytes = Bytes::from_static(b"layer");
     let digest = Digest::of(&bytes);
     let body = stream::iter([Ok(bytes.clone())]).boxed();

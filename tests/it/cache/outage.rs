@@ -83,7 +83,8 @@ async fn assert_dropped(fixture: &Outage, grant: &Grant, spool: &Path) {
 #[tokio::test]
 async fn an_export_that_is_larger_than_the_spool_may_be_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
-    let (fixture, grant) = (Outage::new(dir.path()).await, export(true));
+    let fixture = Outage::new(dir.path()).await;
+    let grant = export(true);
     let written = write(&fixture.cache, &grant, &layer(9, 1)).await;
     assert!(matches!(written, Err(Error::AlreadyExists(_))), "{written:?}");
     assert_dropped(&fixture, &grant, dir.path()).await;
@@ -95,7 +96,8 @@ async fn an_export_that_is_larger_than_the_spool_may_be_is_dropped() {
 #[tokio::test]
 async fn an_export_to_a_full_disk_is_dropped() {
     let disk = Tmpfs::mount("2m");
-    let (fixture, grant) = (Outage::new(disk.path()).await, export(true));
+    let fixture = Outage::new(disk.path()).await;
+    let grant = export(true);
     let written = write(&fixture.cache, &grant, &layer(4, 1)).await;
     assert!(matches!(written, Err(Error::AlreadyExists(_))), "{written:?}");
     assert_dropped(&fixture, &grant, disk.path()).await;

@@ -52,7 +52,8 @@ async fn blobs_of_every_size_come_back_whole_and_in_parts() {
 async fn what_is_not_its_digest_is_never_visible() {
     let fixture = on_directory().await;
     for len in [10_usize, 3 << 20] {
-        let (bytes, other) = (content(len), Digest::of(b"another"));
+        let bytes = content(len);
+        let other = Digest::of(b"another");
         let size = len as u64;
         for (digest, announced) in [(other, size), (Digest::of(&bytes), size - 1), (Digest::of(&bytes), size + 1)] {
             let error = fixture.cache.put_blob(&fixture.grant, &digest, announced, incoming(&bytes)).await.unwrap_err();
@@ -68,8 +69,10 @@ async fn what_is_not_its_digest_is_never_visible() {
 #[tokio::test]
 async fn a_manifest_is_published_when_all_its_blobs_are_there() {
     let fixture = on_directory().await;
-    let (cache, grant) = (&fixture.cache, &fixture.grant);
-    let (there, missing) = (fixture.put(b"there").await, Digest::of(b"missing"));
+    let cache = &fixture.cache;
+    let grant = &fixture.grant;
+    let there = fixture.put(b"there").await;
+    let missing = Digest::of(b"missing");
     let error = cache.put_manifest(grant, &name("app"), manifest(&[there, missing]), Condition::None).await.unwrap_err();
     assert!(matches!(&error, Error::Precondition(text) if text.contains(&missing.to_string())), "{error}");
     assert!(matches!(cache.get_manifest(grant, &name("app")).await, Err(Error::NotFound(_))));
@@ -110,7 +113,9 @@ async fn a_stored_document_that_is_no_cache_config_is_corrupt() {
 #[tokio::test]
 async fn a_grant_reaches_its_own_scope_and_what_it_was_shown() {
     let fixture = on_directory().await;
-    let (cache, blob, secret) = (&fixture.cache, fixture.put(b"blob").await, fixture.put(b"secret").await);
+    let cache = &fixture.cache;
+    let blob = fixture.put(b"blob").await;
+    let secret = fixture.put(b"secret").await;
     cache.put_manifest(&fixture.grant, &name("app"), manifest(&[blob]), Condition::None).await.unwrap();
     cache.put_manifest(&fixture.grant, &name("other"), manifest(&[secret]), Condition::None).await.unwrap();
 
@@ -136,7 +141,8 @@ async fn a_grant_reaches_its_own_scope_and_what_it_was_shown() {
 #[tokio::test]
 async fn an_upload_joins_parts_in_any_order() {
     let fixture = on_directory().await;
-    let (cache, grant) = (&fixture.cache, &fixture.grant);
+    let cache = &fixture.cache;
+    let grant = &fixture.grant;
     let bytes = content((5 << 20) * 2 + 77);
     let item = Item::Blob(Digest::of(&bytes));
     let id = cache.begin_upload(grant, item.clone()).unwrap();
@@ -170,7 +176,9 @@ async fn an_upload_joins_parts_in_any_order() {
 async fn an_ingest_is_taken_up_by_the_next_writer_and_the_next_process() {
     let setup = Setup::directory();
     let fixture = setup.start(|_| ()).await;
-    let (cache, grant, bytes) = (&fixture.cache, &fixture.grant, content(100_000));
+    let cache = &fixture.cache;
+    let grant = &fixture.grant;
+    let bytes = content(100_000);
     let (first, rest) = (Bytes::copy_from_slice(&bytes[..40_000]), Bytes::copy_from_slice(&bytes[40_000..]));
     let mut writer = cache.open_ingest(grant, "ref", 0, None).await.unwrap();
     writer.write(0, first.clone()).await.unwrap();
@@ -196,7 +204,8 @@ async fn an_ingest_is_taken_up_by_the_next_writer_and_the_next_process() {
 #[tokio::test]
 async fn a_refused_commit_keeps_the_ingest() {
     let fixture = on_directory().await;
-    let (cache, grant) = (&fixture.cache, &fixture.grant);
+    let cache = &fixture.cache;
+    let grant = &fixture.grant;
     for (size, expected) in [(Some(2), None), (None, Some(Digest::of(b"other")))] {
         let mut writer = cache.open_ingest(grant, "ref", 0, None).await.unwrap();
         if writer.status().unwrap().offset == 0 {
@@ -215,7 +224,8 @@ async fn labels_change_under_concurrent_writers() {
     let fixture = on_directory().await;
     let blob = fixture.put(b"blob").await;
     let updates = (0..16).map(|index| {
-        let (cache, grant) = (fixture.cache.clone(), fixture.grant.clone());
+        let cache = fixture.cache.clone();
+        let grant = fixture.grant.clone();
         async move { cache.update_labels(&grant, &blob, |labels| drop(labels.insert(format!("k{index}"), "v".to_owned()))).await }
     });
     for update in futures_util::future::join_all(updates).await {

@@ -46,7 +46,8 @@ async fn a_flipped_byte_is_never_read() {
     let (remora, blobs, failed) = read_through(&[Fault::Flip, Fault::Truncate], &sizes, |index| index).await;
     let mut missing = 0;
     for blob in failed.into_iter().map(|index| &blobs[index]) {
-        let (digest, clients) = (Digest::of(blob), &remora.clients);
+        let digest = Digest::of(blob);
+        let clients = &remora.clients;
         match clients.read(Through::Content, &digest).await {
             // It had only ended early.
             Ok(bytes) => assert!(bytes == *blob, "wrong bytes for {digest}"),

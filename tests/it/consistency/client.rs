@@ -144,7 +144,8 @@ impl Clients {
     }
 
     async fn write_parts(&self, digest: &Digest, body: &[u8]) -> Result<End, End> {
-        let (bucket, key) = (&self.bucket, key(digest));
+        let bucket = &self.bucket;
+        let key = key(digest);
         let begun = self.s3.create_multipart_upload().bucket(bucket).key(&key).send().await.map_err(|error| s3_end(&error))?;
         let id = begun.upload_id().unwrap();
         let mut parts = CompletedMultipartUpload::builder();

@@ -38,7 +38,8 @@ async fn after_a_kill_in_the_middle_of_a_fetch_every_byte_is_right() {
     let minio = Minio::shared();
     let bucket = minio.new_bucket();
     let blobs = plant(minio, &bucket, &[Some(SIZE)], seed).await;
-    let (blob, digest) = (&blobs[0], Digest::of(&blobs[0]));
+    let blob = &blobs[0];
+    let digest = Digest::of(&blobs[0]);
     let proxy = FaultProxy::start(minio.endpoint(), seed);
     let (mut sidecar, clients) = start(&Store::Minio { url: proxy.url(), bucket: &bucket, disk_cache: true });
     for kill in 0..KILLS {

@@ -234,7 +234,8 @@ async fn a_store_that_is_gone_is_bearable_where_builds_may_miss_it() {
         let (found, _, body) = sidecar.admin("GET", "/readyz");
         let report: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!((found, &report["ready"]), (status, &(status == 200).into()), "{body}");
-        let (store, builder) = (&report["checks"][0], &report["checks"][1]);
+        let store = &report["checks"][0];
+        let builder = &report["checks"][1];
         assert_eq!((&store["ok"], &builder["ok"]), (&false.into(), &true.into()), "{body}");
         assert_eq!(store["bearable"].as_bool().unwrap_or_default(), status == 200, "{body}");
         assert!(store["name"] == "store s3://build-cache" && !store["cause"].as_str().unwrap().is_empty(), "{body}");

@@ -99,7 +99,8 @@ fn assert_refused(outcome: Result<(), Status>, key: &str) {
 async fn what_is_too_much_is_refused_by_the_name_of_its_key() {
     let sidecar = start("[limits]\nmax_open_ingests = 1\nmax_spool_bytes = '64KiB'\nmax_manifest_bytes = '1KiB'\n");
     let channel = Endpoint::from_shared(format!("http://{}", sidecar.host_port("content"))).unwrap().connect_lazy();
-    let (mut content, mut manifests) = (ContentClient::new(channel.clone()), ManifestsClient::new(channel));
+    let mut content = ContentClient::new(channel.clone());
+    let mut manifests = ManifestsClient::new(channel);
 
     write(content.clone(), "first", 0, &[1; 48 << 10], false).await.unwrap();
     assert_refused(write(content.clone(), "second", 0, &[2; 9], false).await, "limits.max_open_ingests");

@@ -53,7 +53,8 @@ impl Store {
 /// Two caches that share a layer.
 fn two_caches() -> (Store, Digest, Digest) {
     let store = Store::new();
-    let (shared, own) = (store.blob(&[7; 3000]), store.blob(b"own"));
+    let shared = store.blob(&[7; 3000]);
+    let own = store.blob(b"own");
     store.manifest("app", &[(shared, 3000), (own, 3)]);
     store.manifest("base", &[(shared, 3000)]);
     (store, shared, own)

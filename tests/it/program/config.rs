@@ -250,7 +250,8 @@ fn a_live_socket_is_refused_and_a_stale_one_taken_over() {
     drop(live);
     let killed = Sidecar::start();
     let path = killed.dir().join("control.sock");
-    let (left, right) = (path.display().to_string(), tempfile::tempdir().unwrap());
+    let left = path.display().to_string();
+    let right = tempfile::tempdir().unwrap();
     // The folder of a killed sidecar goes away with it, so its socket is kept by a second name.
     let stale = right.path().join("stale.sock");
     std::fs::hard_link(&left, &stale).unwrap();

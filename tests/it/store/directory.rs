@@ -230,7 +230,8 @@ async fn a_read_only_disk_is_denied_and_still_read() {
 #[tokio::test]
 async fn parts_of_one_length_are_never_copied() {
     let root = TempDir::new().unwrap();
-    let (store, key) = (bucket(root.path()), Key::new("", "parts"));
+    let store = bucket(root.path());
+    let key = Key::new("", "parts");
     let piece = |byte: u8, len: usize| Body::Bytes(vec![byte; len].into());
     let id = store.begin_multipart(&key).await.unwrap();
     let whole = root.path().join(".remora/multipart").join(&id.0).join("whole");

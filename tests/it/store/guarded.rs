@@ -33,7 +33,9 @@ impl Setting {
     }
 
     fn with(policy: Policy) -> Self {
-        let (memory, metrics, shutdown) = (MemoryStore::default(), Metrics::default(), Shutdown::default());
+        let memory = MemoryStore::default();
+        let metrics = Metrics::default();
+        let shutdown = Shutdown::default();
         memory.plant("key", Bytes::from(vec![7; 200 << 10]), OffsetDateTime::now_utc());
         let faults = FaultStore::new(memory);
         let store = Guarded::new(Arc::new(faults.clone()), policy, metrics.store(faults.url()), shutdown.clone());
@@ -145,7 +147,8 @@ async fn each_state_of_the_breaker_is_told() {
 async fn single_faults_are_tried_again_unseen() {
     let setting = Setting::new();
     setting.faults.fails_with(Fault::Unavailable);
-    let (store, faults) = (Arc::clone(&setting.store), setting.faults.clone());
+    let store = Arc::clone(&setting.store);
+    let faults = setting.faults.clone();
     let mend = async {
         sleep(Duration::from_millis(100)).await;
         faults.fails_with(Fault::None);

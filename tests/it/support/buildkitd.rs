@@ -97,7 +97,8 @@ impl FakeBuildkitd {
         let answer = Arc::new(answer);
         let tasks = Tasks(shutdown.clone());
         let serve = move |connection, _| {
-            let (answer, tasks) = (Arc::clone(&answer), tasks.clone());
+            let answer = Arc::clone(&answer);
+            let tasks = tasks.clone();
             async move {
                 let service = service_fn(move |request| {
                     let response = answer(request);

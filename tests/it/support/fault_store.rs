@@ -58,7 +58,8 @@ impl Drop for Out<'_> {
 
 impl FaultStore {
     pub(crate) fn new(store: impl Store) -> Self {
-        let (fault, zero) = (Mutex::new(Fault::None), AtomicUsize::default);
+        let fault = Mutex::new(Fault::None);
+        let zero = AtomicUsize::default;
         Self(Arc::new(Inner { store: Arc::new(store), fault, calls: zero(), out: zero(), most: zero() }))
     }
 

@@ -85,8 +85,13 @@ impl Default for MemoryStore {
 
 impl MemoryStore {
     pub(crate) fn new(conditions: Conditions) -> Self {
-        let (objects, reads, calls) = (Mutex::default(), watch::Sender::new(Reads::default()), Mutex::default());
-        let (parts, touched, stalled, changed) = (Mutex::default(), Mutex::default(), Mutex::default(), Notify::new());
+        let objects = Mutex::default();
+        let reads = watch::Sender::new(Reads::default());
+        let calls = Mutex::default();
+        let parts = Mutex::default();
+        let touched = Mutex::default();
+        let stalled = Mutex::default();
+        let changed = Notify::new();
         let limits = Mutex::default();
         Self(Arc::new(Inner { objects, reads, calls, conditions, parts, touched, stalled, limits, changed }))
     }

@@ -83,7 +83,8 @@ impl std::fmt::Debug for RangedStore {
 
 impl RangedStore {
     pub(crate) fn new(bytes: Bytes) -> Self {
-        let (latency, pause) = (Duration::ZERO, Duration::ZERO);
+        let latency = Duration::ZERO;
+        let pause = Duration::ZERO;
         let version = version(&bytes);
         let (fates, seen): (Fates, _) = (Box::new(|_| Fate::Good), Seen::default());
         Self(Arc::new(Mutex::new(Inner { bytes, version, fates, latency, pause, headroom: true, seen })))
@@ -176,7 +177,10 @@ impl Store for RangedStore {
         };
         let found = ByteRange::new(wanted.start(), wanted.end().min(meta.size)).ok_or_else(|| Error::Invalid(wanted.to_header()))?;
         let fate = (self.0.lock().unwrap().fates)(found);
-        let (mut len, mut end, mut slower, mut stops) = (found.len(), None, Duration::ZERO, false);
+        let mut len = found.len();
+        let mut end = None;
+        let mut slower = Duration::ZERO;
+        let mut stops = false;
         match fate {
             Fate::Good => {}
             Fate::Refused(error) => return Err(error()),

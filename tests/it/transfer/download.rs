@@ -89,9 +89,11 @@ async fn a_small_object_is_one_request_and_a_large_one_is_aligned_and_pinned() {
 
 #[tokio::test]
 async fn what_breaks_off_goes_on_where_it_broke() {
-    let (downloads, bytes) = (Downloads::new(MEMORY, Metrics::default()), content(6 * RANGE_BYTES + 77, 3));
+    let downloads = Downloads::new(MEMORY, Metrics::default());
+    let bytes = content(6 * RANGE_BYTES + 77, 3);
     let read_with_faults = |seed: u64| {
-        let (downloads, bytes) = (downloads.clone(), bytes.clone());
+        let downloads = downloads.clone();
+        let bytes = bytes.clone();
         async move {
             let mut random = StdRng::seed_from_u64(seed);
             // Nothing is asked for twice but what broke.
@@ -119,7 +121,8 @@ async fn what_breaks_off_goes_on_where_it_broke() {
 
 #[tokio::test]
 async fn a_small_read_goes_on_too() {
-    let (downloads, bytes) = (Downloads::new(MEMORY, Metrics::default()), content(PIECE_BYTES, 4));
+    let downloads = Downloads::new(MEMORY, Metrics::default());
+    let bytes = content(PIECE_BYTES, 4);
     let mut tries = 0;
     let store = RangedStore::new(bytes.clone()).fated(move |_| {
         tries += 1;
@@ -132,7 +135,8 @@ async fn a_small_read_goes_on_too() {
 
 #[tokio::test]
 async fn what_never_comes_is_given_up() {
-    let (downloads, bytes) = (Downloads::new(MEMORY, Metrics::default()), content(4 * RANGE_BYTES, 5));
+    let downloads = Downloads::new(MEMORY, Metrics::default());
+    let bytes = content(4 * RANGE_BYTES, 5);
     let fates = [
         (Fate::EndsAfter(0), 7),
         (Fate::Refused(|| Error::Unavailable("dead".to_owned())), 7),
@@ -140,12 +144,14 @@ async fn what_never_comes_is_given_up() {
         (Fate::Refused(|| Error::NotFound("deleted".to_owned())), 1),
     ];
     let give_up = |(fate, requests): (Fate, usize)| {
-        let (downloads, bytes) = (&downloads, &bytes);
+        let downloads = &downloads;
+        let bytes = &bytes;
         async move {
             let told = fate.clone();
             let store = RangedStore::new(bytes.clone())
                 .fated(move |range| if range.start() >= 2 * RANGE_BYTES { told.clone() } else { Fate::Good });
-            let (mut body, mut received) = (get(downloads, &store, None).await.unwrap().body, Vec::new());
+            let mut body = get(downloads, &store, None).await.unwrap().body;
+            let mut received = Vec::new();
             let error = loop {
                 match body.next().await.unwrap() {
                     Ok(piece) => received.extend_from_slice(&piece),
@@ -234,7 +240,10 @@ async fn many_readers_stay_within_the_budget_and_all_of_them_end() {
         let store = RangedStore::new(bytes.clone()).slow(Duration::from_millis(20), Duration::from_millis(1));
         let received = Arc::new(std::sync::atomic::AtomicU64::new(0));
         let reader = |index: u64| {
-            let (downloads, store, bytes, received) = (downloads.clone(), store.clone(), bytes.clone(), Arc::clone(&received));
+            let downloads = downloads.clone();
+            let store = store.clone();
+            let bytes = bytes.clone();
+            let received = Arc::clone(&received);
             async move {
                 let mut body = get(&downloads, &store, None).await.unwrap().body;
                 let mut at = 0;
@@ -282,7 +291,8 @@ async fn readers_that_pause_do_not_keep_the_memory_from_others() {
 async fn a_real_s3_serves_ranges_of_one_version() {
     let config = minio_config();
     let store: Arc<dyn Store> = Arc::new(S3::connect(config).await.unwrap());
-    let (downloads, bytes) = (Downloads::new(MEMORY, Metrics::default()), content(5 * RANGE_BYTES + 321, 12));
+    let downloads = Downloads::new(MEMORY, Metrics::default());
+    let bytes = content(5 * RANGE_BYTES + 321, 12);
     store.put(&key(), Body::Bytes(bytes.clone()), Condition::None).await.unwrap();
     let mut random = StdRng::seed_from_u64(12);
     for round in 0..6 {

@@ -35,7 +35,9 @@ struct Setting {
 impl Setting {
     /// `fates` has the number of the range, counted from 0, and whether it is asked for the first time.
     fn new(ranges: u64, mut fates: impl FnMut(u64, bool) -> Fate + Send + 'static) -> Self {
-        let (bytes, metrics, mut asked) = (content(ranges * RANGE_BYTES, ranges), Metrics::default(), HashSet::new());
+        let bytes = content(ranges * RANGE_BYTES, ranges);
+        let metrics = Metrics::default();
+        let mut asked = HashSet::new();
         let store = RangedStore::new(bytes.clone()).slow(LATENCY, PAUSE).fated(move |range| {
             let number = range.start() / RANGE_BYTES;
             fates(number, asked.insert(number))
@@ -53,7 +55,8 @@ impl Setting {
 
     /// The ranges that were asked for twice, all of the first version.
     fn hedged(&self) -> Vec<ByteRange> {
-        let (mut asked, mut hedged) = (HashSet::new(), Vec::new());
+        let mut asked = HashSet::new();
+        let mut hedged = Vec::new();
         for (range, version) in self.store.seen().gets {
             let range = range.unwrap();
             assert_eq!(version.is_some(), range.start() > 0, "{range:?} is pinned");
@@ -130,7 +133,8 @@ async fn the_first_request_may_win_and_there_is_no_third() {
 
 #[tokio::test(start_paused = true)]
 async fn no_more_are_hedged_than_the_budget_allows() {
-    let (gate, ranges) = (Gate::new(), 16);
+    let gate = Gate::new();
+    let ranges = 16;
     let gates = gate.clone();
     let setting = Setting::new(ranges, move |number, first| if number >= 4 && first { Fate::Waits(gates.clone()) } else { Fate::Good });
     {

@@ -127,7 +127,8 @@ async fn what_the_disk_must_have_free_is_left_free() {
     rig.read(&digests[0]).await.unwrap();
     rig.eventually("it is kept", |rig| rig.kept(&digests) == [true, false]).await;
     rig.end().await;
-    let (dir, store) = (rig.dir.clone(), rig.store.clone());
+    let dir = rig.dir.clone();
+    let store = rig.store.clone();
     let Rig { fixture, folder, .. } = rig;
     drop(fixture);
     // More than any disk has.

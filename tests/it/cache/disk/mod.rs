@@ -57,7 +57,9 @@ impl Rig {
 
     /// The process ends, and begins again on the same folder.
     async fn restart(mut self) -> Self {
-        let (store, dir, folder) = (self.store.clone(), self.dir.clone(), self.folder.take());
+        let store = self.store.clone();
+        let dir = self.dir.clone();
+        let folder = self.folder.take();
         self.end().await;
         drop(self);
         let rig = Self::over(store, &dir, |_| ()).await;

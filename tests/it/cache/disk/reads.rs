@@ -51,7 +51,8 @@ async fn the_last_piece_waits_for_the_digest() {
     bad[MIB] ^= 1;
     rig.store.plant(&blob_key(&digest), bad.into(), time::OffsetDateTime::now_utc());
     for _ in 0..2 {
-        let (mut came, mut end) = (0, Ok(()));
+        let mut came = 0;
+        let mut end = Ok(());
         match rig.open(&rig.grant, &digest, None).await {
             Ok(mut read) => loop {
                 match read.body.try_next().await {

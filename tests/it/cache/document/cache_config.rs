@@ -21,7 +21,8 @@ fn whatever_buildkits_types_write_is_printed_back_equal() {
         Command::new(tool("go")).current_dir(module).args(["run", "./cmd/cacheconfigs", "-n", "1000", "-seed", "7"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let documents = String::from_utf8(output.stdout).unwrap();
-    let (mut count, mut seen) = (0, String::new());
+    let mut count = 0;
+    let mut seen = String::new();
     for document in documents.lines() {
         assert_eq!(printed_back(document), serde_json::from_str::<Value>(document).unwrap(), "{document}");
         count += 1;

@@ -34,7 +34,8 @@ proptest! {
         expected.extend(newest(&left));
         prop_assert_eq!(newest(&union), expected);
         // Every result is one that somebody exported, and no blob comes from nowhere.
-        let (both, known) = (meaning(&union), [meaning(&left), meaning(&right)]);
+        let both = meaning(&union);
+        let known = [meaning(&left), meaning(&right)];
         prop_assert!(both.iter().all(|(key, results)| results.iter().all(|result| known.iter().any(|known| known.get(key).is_some_and(|own| own.contains(result))))));
     }
 
@@ -64,7 +65,8 @@ proptest! {
 #[test]
 fn the_results_exported_longest_ago_are_dropped_first() {
     let parse = |document: Bytes| CacheConfig::parse(&document).unwrap();
-    let (now, made) = (OffsetDateTime::now_utc(), OffsetDateTime::UNIX_EPOCH);
+    let now = OffsetDateTime::now_utc();
+    let made = OffsetDateTime::UNIX_EPOCH;
     let ago = |hours: u32| now - HOUR * hours;
     let merged = |sent: &CacheConfig, stored: &CacheConfig, stored_at, oldest| {
         sent.merged(&unread(stored, stored_at), &MergeLimits { max_records: 3, oldest, ..no_limits() }).config

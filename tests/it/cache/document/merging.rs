@@ -117,7 +117,8 @@ proptest! {
         max_generations in 1_usize..6,
     ) {
         let names: BTreeMap<String, String> = (0..16).map(|step| (digest(&format!("step {step}")).to_string(), format!("step {step}"))).collect();
-        let (mut name, mut model) = (Name::default(), Model::default());
+        let mut name = Name::default();
+        let mut model = Model::default();
         for (steps, hits) in exports {
             // A step at each height is one of four.
             let steps: Vec<String> = (0..).zip(&steps).map(|(height, step)| format!("step {}", height * 4 + step)).collect();
@@ -131,7 +132,8 @@ proptest! {
 
 #[test]
 fn a_name_of_eight_branches_keeps_the_last_export_of_each_and_stays_small() {
-    let (mut name, mut last) = (Name::default(), vec![0; 8]);
+    let mut name = Name::default();
+    let mut last = vec![0; 8];
     for number in 0..1000 {
         // In turn, but four at once: they end in any order.
         let branch = ((number / 4 * 4 + [2, 0, 3, 1][number as usize % 4]) % 8) as usize;
@@ -176,7 +178,8 @@ fn exports_that_bring_nothing_new_age_nobody() {
 
 #[test]
 fn what_imports_read_stays_and_the_rest_goes() {
-    let (mut name, release) = (Name::default(), commit(0, 0));
+    let mut name = Name::default();
+    let release = commit(0, 0);
     name.export(&release, &BTreeSet::new(), &generations(3));
     for number in 1..50 {
         // A build of the release reads its last layer, and exports nothing.

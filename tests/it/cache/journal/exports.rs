@@ -86,7 +86,9 @@ async fn a_refusal_of_the_store_keeps_the_entry_and_says_so() {
 async fn parts_in_any_order_are_joined_here_and_the_store_hears_of_none() {
     let machine = Machine::new();
     let process = machine.start().await;
-    let (cache, grant, blob) = (&process.cache, local(), content(20 * MIB + 5, 1));
+    let cache = &process.cache;
+    let grant = local();
+    let blob = content(20 * MIB + 5, 1);
     let item = Item::Blob(Digest::of(&blob));
     let id = cache.begin_upload(&grant, item.clone()).unwrap();
     let (parts, mut sent): (Vec<&[u8]>, _) = (blob.chunks(5 * MIB).collect(), BTreeMap::new());

@@ -50,7 +50,9 @@ async fn a_manifest_waits_for_room_until_a_blob_is_finished() {
 async fn an_upload_that_outgrows_the_room_goes_to_the_store_from_its_first_part_on() {
     let machine = machine();
     let process = machine.start_unharmed().await;
-    let (cache, grant, blob) = (&process.cache, local(), content(30 * MIB, 1));
+    let cache = &process.cache;
+    let grant = local();
+    let blob = content(30 * MIB, 1);
     let item = Item::Blob(Digest::of(&blob));
     let id = cache.begin_upload(&grant, item.clone()).unwrap();
     let mut sent = Vec::new();

@@ -41,7 +41,8 @@ async fn on_a_directory_all_promises_are_kept() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_minio_all_promises_are_kept() {
-    let (minio, seed) = (Minio::shared(), seed());
+    let minio = Minio::shared();
+    let seed = seed();
     let bucket = minio.new_bucket();
     let proxy = FaultProxy::start(minio.endpoint(), seed);
     let (sidecar, clients) = start(&Store::Minio { url: proxy.url(), bucket: &bucket, disk_cache: true });
@@ -61,7 +62,9 @@ struct Worker {
 async fn keep_promises(mut sidecar: Sidecar, clients: Clients, seed: u64, heal: impl FnOnce()) {
     let mut dice = StdRng::seed_from_u64(seed);
     let blobs: Vec<_> = SIZES.map(|size| blob(&mut dice, size)).into();
-    let (blobs, history, clock) = (Arc::new(blobs), Arc::default(), Instant::now());
+    let blobs = Arc::new(blobs);
+    let history = Arc::default();
+    let clock = Instant::now();
     let worker = |number: u64| Worker {
         clients: clients.clone(),
         dice: StdRng::seed_from_u64(seed.wrapping_add(number)),

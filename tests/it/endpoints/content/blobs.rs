@@ -15,7 +15,8 @@ async fn a_blob_is_written_in_pieces_and_read_in_parts() {
     let (minio, _) = Sidecar::on_minio("ci/").await;
     for sidecar in [directory, minio] {
         let blob = pattern((5 << 20) + 7);
-        let (digest, total) = (Digest::of(&blob), i64::try_from(blob.len()).unwrap());
+        let digest = Digest::of(&blob);
+        let total = i64::try_from(blob.len()).unwrap();
         let mut stream = sidecar.write().await;
         let opened = stream.exchange(stat("layer", total, &digest.to_string())).await.unwrap();
         assert_eq!((opened.offset, opened.total), (0, total));
@@ -41,7 +42,8 @@ async fn a_blob_is_written_in_pieces_and_read_in_parts() {
         assert!(sizes.iter().all(|&size| size <= 1 << 20) && sizes.len() <= 24, "{sizes:?}");
         for (offset, size) in [(0, 1), (1, 0), (total - 1, 0), (total - 1, 1000), (1 << 20, 3 << 20), (5, i64::MAX), (total, 0), (total, 9)]
         {
-            let (from, to) = (usize::try_from(offset).unwrap(), offset.saturating_add(if size == 0 { i64::MAX } else { size }).min(total));
+            let from = usize::try_from(offset).unwrap();
+            let to = offset.saturating_add(if size == 0 { i64::MAX } else { size }).min(total);
             let (part, _) = read_all(&sidecar, read(&digest, offset, size)).await.unwrap();
             assert!(part == blob[from..usize::try_from(to).unwrap()], "{offset} {size}");
         }
@@ -84,7 +86,8 @@ async fn what_is_no_digest_is_refused_everywhere() {
     let sidecar = Sidecar::on_directory().await;
     let upper = Digest::of(b"").to_string().to_uppercase();
     for digest in ["", "sha256:", "sha256:../../../etc/passwd", "../x", "sha256:zz", "sha512:00", "sha256:%2e%2e", &upper] {
-        let (mut client, digest) = (sidecar.content(), digest.to_owned());
+        let mut client = sidecar.content();
+        let digest = digest.to_owned();
         let codes = [
             client.info(api::InfoRequest { digest: digest.clone() }).await.unwrap_err().code(),
             client.delete(api::DeleteContentRequest { digest: digest.clone() }).await.unwrap_err().code(),
@@ -168,7 +171,8 @@ async fn a_listing_pages_and_filters() {
         let filters = filters.iter().map(|&filter| filter.to_owned()).collect();
         let mut client = sidecar.content();
         async move {
-            let (mut found, mut stream) = (Vec::new(), client.list(api::ListContentRequest { filters }).await?.into_inner());
+            let mut found = Vec::new();
+            let mut stream = client.list(api::ListContentRequest { filters }).await?.into_inner();
             while let Some(message) = stream.message().await? {
                 assert!((1..=100).contains(&message.info.len()));
                 found.extend(message.info.into_iter().map(|info| info.digest));

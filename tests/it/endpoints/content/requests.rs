@@ -16,7 +16,9 @@ pub(super) fn read(digest: &dyn Display, offset: i64, size: i64) -> api::ReadCon
 
 /// The bytes of a read, and how large its messages were.
 pub(super) async fn read_all(sidecar: &Sidecar, request: api::ReadContentRequest) -> Result<(Vec<u8>, Vec<usize>), tonic::Status> {
-    let (mut offset, mut data, mut sizes) = (request.offset, Vec::new(), Vec::new());
+    let mut offset = request.offset;
+    let mut data = Vec::new();
+    let mut sizes = Vec::new();
     let mut stream = sidecar.content().read(request).await?.into_inner();
     while let Some(message) = stream.message().await? {
         assert_eq!(message.offset, offset);

@@ -55,7 +55,8 @@ impl Sidecar {
 
     /// Over a store in memory.
     pub(crate) async fn on_memory() -> (Self, MemoryStore) {
-        let (store, bucket) = (MemoryStore::default(), "remora".parse::<BucketName>().unwrap());
+        let store = MemoryStore::default();
+        let bucket = "remora".parse::<BucketName>().unwrap();
         let served = Served { store: Arc::new(store.clone()), region: None, prefix: String::new() };
         let stores = Stores::Buckets { served: [(bucket.clone(), served)].into(), default: bucket };
         (Self::start(stores, Arc::new(tempfile::tempdir().unwrap()), None).await, store)
@@ -74,7 +75,8 @@ impl Sidecar {
     async fn start(stores: Stores, data: Arc<TempDir>, token: Option<&str>) -> Self {
         let settings =
             Settings { max_manifest_bytes: MAX_MANIFEST_BYTES, max_open_ingests: MAX_INGESTS, ..settings(data.path().join("spool")) };
-        let (shutdown, metrics) = (Shutdown::default(), Metrics::default());
+        let shutdown = Shutdown::default();
+        let metrics = Metrics::default();
         let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();
         let config = Config { token: token.map(Into::into), max_connections: 64, max_streams: MAX_STREAMS };
         let content = Arc::new(Content::new(cache, config, metrics.clone()));

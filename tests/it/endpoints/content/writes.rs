@@ -119,7 +119,8 @@ fn write_expecting(digest: &str) -> api::WriteContentRequest {
 async fn a_dropped_stream_is_resumed_at_its_offset_also_after_a_restart() {
     let data = Arc::new(tempfile::tempdir().unwrap());
     let blob = pattern(300_000);
-    let (digest, total) = (Digest::of(&blob).to_string(), 300_000);
+    let digest = Digest::of(&blob).to_string();
+    let total = 300_000;
     let started = {
         let sidecar = Sidecar::on(Arc::clone(&data), None).await;
         let mut stream = sidecar.write().await;

@@ -19,7 +19,8 @@ async fn a_build_gets_grants_in_place_of_its_credentials_and_they_end_with_it() 
     assert_eq!((received.reference.as_str(), &received.unknown[..]), ("the-ref", &b"new"[..]));
     let cache = received.cache.unwrap();
     assert_eq!(cache.imports[1], entry("inline", &[]));
-    let (export, import) = (&cache.exports[0].attrs, &cache.imports[0].attrs);
+    let export = &cache.exports[0].attrs;
+    let import = &cache.imports[0].attrs;
     for attrs in [export, import] {
         let place = [("bucket", "build-cache"), ("region", "eu-west-1"), ("prefix", ""), ("endpoint_url", "http://127.0.0.1:9190")];
         for (key, value) in place.into_iter().chain([("use_path_style", "true"), ("mode", "max"), ("name", "app;main")]) {
@@ -31,7 +32,8 @@ async fn a_build_gets_grants_in_place_of_its_credentials_and_they_end_with_it() 
     assert_eq!(json[0]["Attrs"]["access_key_id"], import["access_key_id"]);
 
     // What the keys open.
-    let (app, main) = ("app".parse().unwrap(), "main".parse().unwrap());
+    let app = "app".parse().unwrap();
+    let main = "main".parse().unwrap();
     let reader = sidecar.keyring.lookup(&import["access_key_id"]).unwrap().grant;
     assert!(reader.check_manifest(Right::Read, &app).is_ok() && reader.check_manifest(Right::Read, &main).is_err());
     assert!(reader.check_manifest(Right::Write, &app).is_err());

@@ -157,7 +157,8 @@ impl Sidecar {
             max_streams: 1000,
         };
         change(&mut config);
-        let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
+        let metrics = Metrics::default();
+        let shutdown = Shutdown::default();
         let settings = Settings { max_open_ingests: 10, ingest_expiry: Duration::from_secs(60), ..settings(dir.path().join("spool")) };
         let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();
         let content = Content::new(cache.clone(), content::Config { token: None, max_connections: 10, max_streams: 100 }, metrics.clone());
@@ -229,7 +230,8 @@ impl Building {
         let end = Arc::new(Notify::new());
         let notified = Arc::clone(&end);
         let peer = FakeBuildkitd::start(address, move |request: Request<Incoming>| {
-            let (sender, end) = (sender.clone(), Arc::clone(&notified));
+            let sender = sender.clone();
+            let end = Arc::clone(&notified);
             async move {
                 let path = request.uri().path().to_owned();
                 if path == SESSION {

@@ -105,7 +105,8 @@ impl Peer {
         let (sender, received) = mpsc::unbounded_channel();
         let returned = Arc::new(watch::Sender::new(BTreeSet::<String>::new()));
         let buildkitd = FakeBuildkitd::start(address, move |request: Request<Incoming>| {
-            let (sender, returned) = (sender.clone(), Arc::clone(&returned));
+            let sender = sender.clone();
+            let returned = Arc::clone(&returned);
             async move {
                 let path = request.uri().path().to_owned();
                 let build = request.headers().get("buildkit-controlapi-buildid").map(|id| id.to_str().unwrap().to_owned());
@@ -252,7 +253,8 @@ async fn a_build_that_lost_a_promised_layer_is_run_again_without_its_imports() {
     // One stream of progress, with a word between the two runs.
     let progress = Ended::of(status).await.unwrap();
     assert_eq!(progress.status().code(), Code::Ok);
-    let (mut rest, mut names) = (&progress.body[..], Vec::new());
+    let mut rest = &progress.body[..];
+    let mut names = Vec::new();
     while let Some((prefix, behind)) = rest.split_first_chunk::<5>() {
         let length = u32::from_be_bytes(prefix[1..].try_into().unwrap()) as usize;
         names.extend(Progress::decode(&behind[..length]).unwrap().vertexes.into_iter().map(|vertex| vertex.name));

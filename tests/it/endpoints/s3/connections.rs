@@ -8,7 +8,8 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 #[tokio::test]
 async fn the_connections_of_a_build_are_closed_when_it_is_over() {
     let endpoint = Endpoint::start().await;
-    let (key, operator) = (endpoint.plant("", &Bytes::from_static(b"layer")), endpoint.client("OPERATOR"));
+    let key = endpoint.plant("", &Bytes::from_static(b"layer"));
+    let operator = endpoint.client("OPERATOR");
     operator.get_object().bucket(BUCKET).key(&key).send().await.unwrap().body.collect().await.unwrap();
     let kept = endpoint.shutdown.tasks();
     let builds = ["one", "two"].map(|build| endpoint.build_client(build, Purpose::Export));

@@ -63,7 +63,8 @@ impl Endpoint {
         let mut settings =
             Settings { max_manifest_bytes: MAX_MANIFEST_BYTES, max_open_ingests: 16, ..settings(data_dir.path().join("spool")) };
         change(&mut settings);
-        let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
+        let metrics = Metrics::default();
+        let shutdown = Shutdown::default();
         let cache = Cache::open(stores, settings, metrics.clone(), shutdown.clone()).await.unwrap();
         let scoped = |prefix: &str| Scope::new(BUCKET.parse().unwrap(), prefix).unwrap();
         let keys = [

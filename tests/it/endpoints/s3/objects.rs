@@ -249,7 +249,10 @@ async fn buckets_and_their_objects_are_listed() {
     assert_eq!(keys(&encoded), ["team/manifests/a%2Bb%20%C3%A9"]);
 
     for delimiter in [None, Some("/".to_owned())] {
-        let (mut token, mut pages, mut found, mut common) = (None, 0, Vec::new(), Vec::new());
+        let mut token = None;
+        let mut pages = 0;
+        let mut found = Vec::new();
+        let mut common = Vec::new();
         loop {
             let page = list().max_keys(2).set_delimiter(delimiter.clone()).set_continuation_token(token).send().await.unwrap();
             assert!(page.key_count().unwrap() <= 2);

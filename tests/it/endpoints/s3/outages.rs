@@ -107,7 +107,8 @@ async fn a_promised_layer_is_waited_for_or_gets_the_error() {
 #[tokio::test]
 async fn an_export_is_dropped_as_a_whole_where_builds_may_miss() {
     let (endpoint, faults) = failing(Miss).await;
-    let (layer, pieces) = (Bytes::from_static(b"layer"), [content(5 << 20, 1), content(9, 2)]);
+    let layer = Bytes::from_static(b"layer");
+    let pieces = [content(5 << 20, 1), content(9, 2)];
     // The lookup is what the store does not answer, or the layer what it does not take, or its parts.
     for (number, fault) in (1..).zip([Fault::Unavailable, Fault::UnavailableWrites, Fault::UnavailableWrites]) {
         let (build, _guard) = endpoint.exporter(&format!("build {number}"));
@@ -137,7 +138,8 @@ async fn an_export_is_dropped_as_a_whole_where_builds_may_miss() {
 async fn an_export_gets_the_error_where_builds_may_not_miss_and_operators_always_do() {
     for on_unavailable in [Miss, Fail] {
         let (endpoint, faults) = failing(on_unavailable).await;
-        let (layer, pieces) = (Bytes::from_static(b"layer"), [content(5 << 20, 1), content(9, 2)]);
+        let layer = Bytes::from_static(b"layer");
+        let pieces = [content(5 << 20, 1), content(9, 2)];
         let (build, _guard) = endpoint.exporter("build");
         let mut clients = vec![endpoint.client("OPERATOR")];
         clients.extend((on_unavailable == Fail).then_some(build));
@@ -223,7 +225,8 @@ async fn one_upload_too_many_drops_the_export_or_is_refused() {
     for on_unavailable in [Miss, Fail] {
         let store = MemoryStore::default();
         let endpoint = Endpoint::over(store.clone(), Arc::new(store), on_unavailable, |settings| settings.max_open_ingests = 1).await;
-        let (operator, pieces) = (endpoint.client("OPERATOR"), [content(5 << 20, 1), content(9, 2)]);
+        let operator = endpoint.client("OPERATOR");
+        let pieces = [content(5 << 20, 1), content(9, 2)];
         let key = blob_key(b"another");
         let open = operator.create_multipart_upload().bucket(BUCKET).key(&key).send().await.unwrap();
         let refused =

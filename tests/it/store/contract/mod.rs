@@ -41,7 +41,8 @@ impl Backend {
 
     async fn minio() -> Self {
         let store = Arc::new(S3::connect(minio_config()).await.unwrap());
-        let (policy, shutdown) = (Policy::default(), Shutdown::default());
+        let policy = Policy::default();
+        let shutdown = Shutdown::default();
         let metrics = Metrics::default().store(store.url());
         Self { store: Arc::new(Guarded::new(store, policy, metrics, shutdown)), _kept: Box::new(()) }
     }

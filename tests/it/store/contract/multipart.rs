@@ -8,7 +8,8 @@ use super::{Shared, assert_invalid, assert_not_found, assert_precondition, body,
 
 pub(super) async fn parts_join_in_the_order_given(store: Shared) {
     const PART: usize = 5 << 20;
-    let (target, content) = (key("parts"), pattern(2 * PART + 1000, 4));
+    let target = key("parts");
+    let content = pattern(2 * PART + 1000, 4);
     let source = file(&content);
     let id = store.begin_multipart(&target).await.unwrap();
     let last = Body::Bytes(Bytes::copy_from_slice(&content[2 * PART..]));

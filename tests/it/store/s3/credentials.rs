@@ -82,7 +82,9 @@ async fn profiles_and_assumed_roles_are_honoured() {
     let bucket = minio.new_bucket();
     let files = tempfile::TempDir::new().unwrap();
     let path = files.path().join("config").display().to_string();
-    let (access_key, secret_key, endpoint) = (ACCESS_KEY_ID, SECRET_ACCESS_KEY, minio.endpoint());
+    let access_key = ACCESS_KEY_ID;
+    let secret_key = SECRET_ACCESS_KEY;
+    let endpoint = minio.endpoint();
     let profile = format!(
         "[profile cache]\nregion = us-east-1\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\nendpoint_url = {endpoint}\n"
     );
@@ -138,7 +140,8 @@ const REVOKED_AFTER: Duration = Duration::from_millis(6500);
 #[tokio::test]
 async fn credentials_that_expire_are_renewed_in_time() {
     let server = FakeS3::start().await;
-    let (access_key, secret_key) = (server.access_key(), server.secret_key());
+    let access_key = server.access_key();
+    let secret_key = server.secret_key();
     let asked = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&asked);
     let router = axum::Router::new().fallback(move || async move {

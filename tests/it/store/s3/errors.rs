@@ -62,7 +62,8 @@ async fn a_connection_that_does_not_open_is_given_up() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(1).unwrap();
-    let (address, mut queue) = (listener.local_addr().unwrap(), Vec::new());
+    let address = listener.local_addr().unwrap();
+    let mut queue = Vec::new();
     while let Ok(waiting) = tokio::time::timeout(CONNECT, tokio::net::TcpStream::connect(address)).await {
         queue.push(waiting.unwrap());
     }

@@ -81,7 +81,8 @@ async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) {
 }
 
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
-    let (cut, mut link) = (Cut::default(), shared.link.subscribe());
+    let cut = Cut::default();
+    let mut link = shared.link.subscribe();
     let socket = Socket { stream: TokioIo::new(stream), cut: cut.clone() };
     let refused = cut.clone();
     let answer = service_fn(move |request| answer(request, Arc::clone(&shared), cut.clone()));
