@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 use crate::one_blob::OneBlob;
 
 const BLOB_BYTES: usize = 64 << 20;
-const PIECE_BYTES: usize = 1 << 20;
+const CHUNK_BYTES: usize = 1 << 20;
 const MEMORY: u64 = 128 << 20;
 
 fn runtime() -> Runtime {
@@ -65,34 +65,34 @@ pub(crate) fn reads(criterion: &mut Criterion) {
     group.bench_function("SHA-256 of pieces of 1 MiB", |bencher| {
         bencher.iter(|| {
             let mut hasher = Hasher::default();
-            bytes.chunks(PIECE_BYTES).for_each(|piece| hasher.update(piece));
+            bytes.chunks(CHUNK_BYTES).for_each(|chunk| hasher.update(chunk));
             assert_eq!(hasher.finish().digest, digest);
         });
     });
     let grant = grant();
     // Each read is of a version that nobody knows yet, or all are of one that was verified by the first.
     let stores = [
-        ("read and verified", OneBlob::new(bytes.clone(), PIECE_BYTES).ever_new()),
-        ("read again", OneBlob::new(bytes.clone(), PIECE_BYTES)),
+        ("read and verified", OneBlob::new(bytes.clone(), CHUNK_BYTES).ever_new()),
+        ("read again", OneBlob::new(bytes.clone(), CHUNK_BYTES)),
     ];
     for (name, store) in stores {
         let cache = runtime.block_on(cache(store, &spool));
         group.bench_function(name, |bencher| {
             bencher.to_async(&runtime).iter(|| async {
                 let blob = cache.read_blob(&grant, &digest, None).await.unwrap();
-                let read = blob.body.try_fold(0, |read, piece| async move { Ok(read + piece.len()) }).await.unwrap();
+                let read = blob.body.try_fold(0, |read, chunk| async move { Ok(read + chunk.len()) }).await.unwrap();
                 assert_eq!(read, BLOB_BYTES);
             });
         });
     }
-    for (name, piece) in [("through the window, pieces of 1 MiB", PIECE_BYTES), ("through the window, pieces of 64 KiB", 64 << 10)] {
-        let store: Arc<dyn Store> = Arc::new(OneBlob::new(bytes.clone(), piece).in_ranges());
+    for (name, chunk) in [("through the window, pieces of 1 MiB", CHUNK_BYTES), ("through the window, pieces of 64 KiB", 64 << 10)] {
+        let store: Arc<dyn Store> = Arc::new(OneBlob::new(bytes.clone(), chunk).in_ranges());
         let downloads = Downloads::new(MEMORY, Metrics::default());
         let key = layout::blob_key(&scope(), &digest);
         group.bench_function(name, |bencher| {
             bencher.to_async(&runtime).iter(|| async {
                 let object = downloads.get(&store, &key, None).await.unwrap();
-                let read = object.body.try_fold(0, |read, piece| async move { Ok(read + piece.len()) }).await.unwrap();
+                let read = object.body.try_fold(0, |read, chunk| async move { Ok(read + chunk.len()) }).await.unwrap();
                 assert_eq!(read, BLOB_BYTES);
             });
         });
@@ -112,7 +112,7 @@ pub(crate) fn lookups(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("lookup");
     group.bench_function("digest from its text", |bencher| bencher.iter(|| black_box(&text).parse::<Digest>().unwrap()));
     group.bench_function("blob from its key", |bencher| bencher.iter(|| layout::locate(&scope, black_box(key.as_str())).unwrap()));
-    let cache = runtime.block_on(cache(OneBlob::new(bytes, PIECE_BYTES), &spool));
+    let cache = runtime.block_on(cache(OneBlob::new(bytes, CHUNK_BYTES), &spool));
     group.bench_function("blob that was seen", |bencher| {
         bencher.to_async(&runtime).iter(|| async { cache.stat_blob(&grant, &digest).await.unwrap() });
     });

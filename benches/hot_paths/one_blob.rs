@@ -13,16 +13,16 @@ use time::OffsetDateTime;
 #[derive(Debug)]
 pub(crate) struct OneBlob {
     bytes: Bytes,
-    /// Bodies come in pieces of so many bytes.
-    piece: usize,
+    /// Bodies come in chunks of so many bytes.
+    chunk: usize,
     in_ranges: bool,
     ever_new: bool,
     version: AtomicU64,
 }
 
 impl OneBlob {
-    pub(crate) fn new(bytes: Bytes, piece: usize) -> Self {
-        Self { bytes, piece, in_ranges: false, ever_new: false, version: AtomicU64::default() }
+    pub(crate) fn new(bytes: Bytes, chunk: usize) -> Self {
+        Self { bytes, chunk, in_ranges: false, ever_new: false, version: AtomicU64::default() }
     }
 
     /// It is read in ranges, as from S3.
@@ -59,12 +59,12 @@ impl Store for OneBlob {
         let meta = self.meta();
         let range = range.map_or(ByteRange::new(0, meta.size), |range| ByteRange::new(range.start(), range.end().min(meta.size)));
         let place = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
-        let (rest, piece) = (range.map_or(Bytes::new(), |range| self.bytes.slice(place(range.start())..place(range.end()))), self.piece);
-        let pieces = stream::unfold(rest, move |mut rest| async move {
-            let piece = rest.split_to(piece.min(rest.len()));
-            (!piece.is_empty()).then_some((Ok(piece), rest))
+        let (rest, chunk) = (range.map_or(Bytes::new(), |range| self.bytes.slice(place(range.start())..place(range.end()))), self.chunk);
+        let chunks = stream::unfold(rest, move |mut rest| async move {
+            let chunk = rest.split_to(chunk.min(rest.len()));
+            (!chunk.is_empty()).then_some((Ok(chunk), rest))
         });
-        Ok(Object { meta, range, body: pieces.boxed() })
+        Ok(Object { meta, range, body: chunks.boxed() })
     }
 
     async fn put(&self, _: &Key, _: Body, _: Condition) -> Result<ETag> {

@@ -57,7 +57,7 @@ fn layer(mib: usize, seed: u8) -> Bytes {
     (0..mib * MIB).map(|at| seed.wrapping_add((at % 251) as u8)).collect::<Vec<_>>().into()
 }
 
-/// Writes a blob as containerd's client does: announced, in pieces, committed.
+/// Writes a blob as containerd's client does: announced, in chunks, committed.
 async fn write(cache: &Cache, grant: &Grant, blob: &Bytes) -> Result<(), Error> {
     let digest = Digest::of(blob);
     let mut ingest = cache.open_ingest(grant, &digest.to_string(), blob.len() as u64, Some(digest)).await?;

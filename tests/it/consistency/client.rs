@@ -166,11 +166,11 @@ impl Clients {
     /// An ingest of its own, without its commit.
     fn messages(&self, body: &[u8]) -> Vec<WriteContentRequest> {
         let reference = format!("{:032x}", rand::random::<u128>());
-        let message = |(index, piece): (usize, &[u8])| WriteContentRequest {
+        let message = |(index, chunk): (usize, &[u8])| WriteContentRequest {
             action: WriteAction::Write as i32,
             r#ref: if index == 0 { reference.clone() } else { String::new() },
             offset: (index * MESSAGE) as i64,
-            data: piece.to_vec().into(),
+            data: chunk.to_vec().into(),
             ..Default::default()
         };
         body.chunks(MESSAGE).enumerate().map(message).collect()

@@ -232,12 +232,12 @@ async fn parts_of_one_length_are_never_copied() {
     let root = TempDir::new().unwrap();
     let store = bucket(root.path());
     let key = Key::new("", "parts");
-    let piece = |byte: u8, len: usize| Body::Bytes(vec![byte; len].into());
+    let chunk = |byte: u8, len: usize| Body::Bytes(vec![byte; len].into());
     let id = store.begin_multipart(&key).await.unwrap();
     let whole = root.path().join(".remora/multipart").join(&id.0).join("whole");
     let mut parts = Vec::new();
     for (number, len) in [(1, 5 << 20), (3, 7), (2, 5 << 20)] {
-        parts.push(store.put_part(&key, &id, number, piece(number as u8, len)).await.unwrap());
+        parts.push(store.put_part(&key, &id, number, chunk(number as u8, len)).await.unwrap());
     }
     parts.sort_by_key(|part| part.number);
     let inode = fs::metadata(&whole).unwrap().ino();
@@ -249,10 +249,10 @@ async fn parts_of_one_length_are_never_copied() {
 
     // The last one first, and one again: they have no place, so the whole is copied together.
     let id = store.begin_multipart(&key).await.unwrap();
-    let last = store.put_part(&key, &id, 3, piece(3, 7)).await.unwrap();
-    let first = store.put_part(&key, &id, 1, piece(1, 5 << 20)).await.unwrap();
-    store.put_part(&key, &id, 2, piece(9, 5 << 20)).await.unwrap();
-    let second = store.put_part(&key, &id, 2, piece(2, 6 << 20)).await.unwrap();
+    let last = store.put_part(&key, &id, 3, chunk(3, 7)).await.unwrap();
+    let first = store.put_part(&key, &id, 1, chunk(1, 5 << 20)).await.unwrap();
+    store.put_part(&key, &id, 2, chunk(9, 5 << 20)).await.unwrap();
+    let second = store.put_part(&key, &id, 2, chunk(2, 6 << 20)).await.unwrap();
     store.complete_multipart(&key, &id, &[first, second, last], Condition::None).await.unwrap();
     assert!(fs::read(&object).unwrap() == [vec![1; 5 << 20], vec![2; 6 << 20], vec![3; 7]].concat());
 }

@@ -233,8 +233,8 @@ async fn a_body_that_stalls_ends_and_a_reader_that_pauses_does_not() {
     let mut paused = setting.store.get(&key(), None, None).await.unwrap().body;
     paused.next().await.unwrap().unwrap();
     sleep(Duration::from_secs(3600)).await;
-    while let Some(piece) = paused.next().await {
-        piece.unwrap();
+    while let Some(chunk) = paused.next().await {
+        chunk.unwrap();
     }
     setting.faults.fails_with(Fault::Stall);
     let mut stalled = setting.store.get(&key(), None, None).await.unwrap().body;

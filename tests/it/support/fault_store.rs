@@ -30,7 +30,7 @@ pub(crate) enum Fault {
     Denied,
     /// Multipart uploads are begun, and nobody is told.
     SilentBegin,
-    /// Bodies stop after their first piece.
+    /// Bodies stop after their first chunk.
     Stall,
 }
 

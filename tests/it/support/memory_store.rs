@@ -10,8 +10,8 @@ use remora::types::{ByteRange, Digest, ETag, Key};
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 
-/// Bodies are read in pieces of this size.
-const PIECE_BYTES: usize = 64 << 10;
+/// Bodies are read in chunks of this size.
+const CHUNK_BYTES: usize = 64 << 10;
 
 /// A bucket in memory. Clones are one and the same.
 #[derive(Debug, Clone)]
@@ -252,12 +252,12 @@ impl Store for MemoryStore {
             if rest.is_empty() {
                 return None;
             }
-            let piece = rest.split_to(PIECE_BYTES.min(rest.len()));
+            let chunk = rest.split_to(CHUNK_BYTES.min(rest.len()));
             if let Some(limit) = &mut limit {
                 limit.wait_for(|limit| end - rest.len() <= *limit).await.unwrap();
             }
-            read.0.reads.send_modify(|reads| reads.bytes += piece.len() as u64);
-            Some((Ok(piece), (rest, read, limit)))
+            read.0.reads.send_modify(|reads| reads.bytes += chunk.len() as u64);
+            Some((Ok(chunk), (rest, read, limit)))
         });
         Ok(Object { meta, range, body: body.boxed() })
     }

@@ -10,12 +10,12 @@ use remora::types::{ByteRange, Digest, ETag, Key};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-/// Bodies come in pieces of this size.
-pub(crate) const PIECE_BYTES: u64 = 64 << 10;
+/// Bodies come in chunks of this size.
+pub(crate) const CHUNK_BYTES: u64 = 64 << 10;
 
 /// What becomes of one GET.
 #[derive(Debug, Clone)]
-pub(crate) enum Fate {
+pub(crate) enum Answer {
     Good,
     Refused(fn() -> Error),
     /// An error after so many bytes.
@@ -24,7 +24,7 @@ pub(crate) enum Fate {
     EndsAfter(u64),
     /// Nothing more after so many bytes.
     StopsAfter(u64),
-    /// So long a wait before each piece.
+    /// So long a wait before each chunk.
     Trickles(Duration),
     /// No answer until the gate is open.
     Waits(Gate),
@@ -44,7 +44,7 @@ impl Gate {
     }
 }
 
-type Fates = Box<dyn FnMut(ByteRange) -> Fate + Send>;
+type Answers = Box<dyn FnMut(ByteRange) -> Answer + Send>;
 
 /// The store. Clones are one and the same.
 #[derive(Clone)]
@@ -53,10 +53,10 @@ pub(crate) struct RangedStore(Arc<Mutex<Inner>>);
 struct Inner {
     bytes: Bytes,
     version: ETag,
-    fates: Fates,
+    answers: Answers,
     /// Before each answer.
     latency: Duration,
-    /// Before each piece.
+    /// Before each chunk.
     pause: Duration,
     headroom: bool,
     seen: Seen,
@@ -86,17 +86,17 @@ impl RangedStore {
         let latency = Duration::ZERO;
         let pause = Duration::ZERO;
         let version = version(&bytes);
-        let (fates, seen): (Fates, _) = (Box::new(|_| Fate::Good), Seen::default());
-        Self(Arc::new(Mutex::new(Inner { bytes, version, fates, latency, pause, headroom: true, seen })))
+        let (answers, seen): (Answers, _) = (Box::new(|_| Answer::Good), Seen::default());
+        Self(Arc::new(Mutex::new(Inner { bytes, version, answers, latency, pause, headroom: true, seen })))
     }
 
-    /// Asks `fates` what becomes of each GET.
-    pub(crate) fn fated(self, fates: impl FnMut(ByteRange) -> Fate + Send + 'static) -> Self {
-        self.0.lock().unwrap().fates = Box::new(fates);
+    /// Asks `answers` what becomes of each GET.
+    pub(crate) fn with_answers(self, answers: impl FnMut(ByteRange) -> Answer + Send + 'static) -> Self {
+        self.0.lock().unwrap().answers = Box::new(answers);
         self
     }
 
-    /// Answers after `latency`, and lets `pause` go by before each piece.
+    /// Answers after `latency`, and lets `pause` go by before each chunk.
     pub(crate) fn slow(self, latency: Duration, pause: Duration) -> Self {
         {
             let mut inner = self.0.lock().unwrap();
@@ -176,19 +176,19 @@ impl Store for RangedStore {
             return Ok(Object { meta, range: None, body: stream::empty().boxed() });
         };
         let found = ByteRange::new(wanted.start(), wanted.end().min(meta.size)).ok_or_else(|| Error::Invalid(wanted.to_header()))?;
-        let fate = (self.0.lock().unwrap().fates)(found);
+        let answer = (self.0.lock().unwrap().answers)(found);
         let mut len = found.len();
         let mut end = None;
         let mut slower = Duration::ZERO;
         let mut stops = false;
-        match fate {
-            Fate::Good => {}
-            Fate::Refused(error) => return Err(error()),
-            Fate::BreaksAfter(after) => (len, end) = (after.min(len), Some(Err(Error::Unavailable("as told".to_owned())))),
-            Fate::EndsAfter(after) => len = after.min(len),
-            Fate::StopsAfter(after) => (len, stops) = (after.min(len), true),
-            Fate::Trickles(pause) => slower = pause,
-            Fate::Waits(gate) => drop(gate.0.subscribe().wait_for(|open| *open).await),
+        match answer {
+            Answer::Good => {}
+            Answer::Refused(error) => return Err(error()),
+            Answer::BreaksAfter(after) => (len, end) = (after.min(len), Some(Err(Error::Unavailable("as told".to_owned())))),
+            Answer::EndsAfter(after) => len = after.min(len),
+            Answer::StopsAfter(after) => (len, stops) = (after.min(len), true),
+            Answer::Trickles(pause) => slower = pause,
+            Answer::Waits(gate) => drop(gate.0.subscribe().wait_for(|open| *open).await),
         }
         let part = bytes.slice(found.start() as usize..(found.start() + len) as usize);
         let body = stream::unfold((part, end, open), move |(mut rest, end, open)| async move {
@@ -202,9 +202,9 @@ impl Store for RangedStore {
             if rest.is_empty() {
                 return end.map(|end| (end, (rest, None, open)));
             }
-            let piece = rest.split_to((PIECE_BYTES as usize).min(rest.len()));
-            open.0.0.lock().unwrap().seen.sent += piece.len() as u64;
-            Some((Ok(piece), (rest, end, open)))
+            let chunk = rest.split_to((CHUNK_BYTES as usize).min(rest.len()));
+            open.0.0.lock().unwrap().seen.sent += chunk.len() as u64;
+            Some((Ok(chunk), (rest, end, open)))
         });
         Ok(Object { meta, range: Some(found), body: body.boxed() })
     }

@@ -12,7 +12,7 @@ use remora::store::{Body, ByteStream, Condition, Error, Object, S3, Store};
 use remora::transfer::{Downloads, RANGE_BYTES};
 use remora::types::{ByteRange, Key};
 
-use crate::support::ranged_store::{Fate, PIECE_BYTES, RangedStore};
+use crate::support::ranged_store::{Answer, CHUNK_BYTES, RangedStore};
 use crate::support::s3_config::minio_config;
 
 const MEMORY: u64 = 128 << 20;
@@ -50,7 +50,7 @@ fn slice(bytes: &Bytes, range: ByteRange) -> Bytes {
 async fn any_range_of_any_size_comes_exactly() {
     let mut random = StdRng::seed_from_u64(1);
     let downloads = Downloads::new(MEMORY, Metrics::default());
-    for len in [0, 1, PIECE_BYTES, RANGE_BYTES - 1, RANGE_BYTES, RANGE_BYTES + 1, 3 * RANGE_BYTES, 5 * RANGE_BYTES + 12_345] {
+    for len in [0, 1, CHUNK_BYTES, RANGE_BYTES - 1, RANGE_BYTES, RANGE_BYTES + 1, 3 * RANGE_BYTES, 5 * RANGE_BYTES + 12_345] {
         let bytes = content(len, len);
         let store = RangedStore::new(bytes.clone()).slow(Duration::from_millis(5), Duration::ZERO);
         let whole = get(&downloads, &store, None).await.unwrap();
@@ -98,15 +98,15 @@ async fn what_breaks_off_goes_on_where_it_broke() {
             let mut random = StdRng::seed_from_u64(seed);
             // Nothing is asked for twice but what broke.
             let store = RangedStore::new(bytes.clone()).without_headroom().slow(Duration::from_millis(20), Duration::ZERO);
-            let store = store.fated(move |range| {
+            let store = store.with_answers(move |range| {
                 let offset = random.random_range(0..range.len());
                 match random.random_range(0..10) {
-                    0 => Fate::BreaksAfter(offset),
-                    1 => Fate::EndsAfter(offset),
+                    0 => Answer::BreaksAfter(offset),
+                    1 => Answer::EndsAfter(offset),
                     // The first request has no version to go on with; the store tries that one itself.
-                    2 if range.start() > 0 => Fate::Refused(|| Error::Exhausted("503 SlowDown".to_owned())),
-                    3 if range.start() > 0 => Fate::Refused(|| Error::Unavailable("500".to_owned())),
-                    _ => Fate::Good,
+                    2 if range.start() > 0 => Answer::Refused(|| Error::Exhausted("503 SlowDown".to_owned())),
+                    3 if range.start() > 0 => Answer::Refused(|| Error::Unavailable("500".to_owned())),
+                    _ => Answer::Good,
                 }
             });
             assert!(read(&downloads, &store, None).await.unwrap() == bytes, "seed {seed}");
@@ -122,11 +122,11 @@ async fn what_breaks_off_goes_on_where_it_broke() {
 #[tokio::test]
 async fn a_small_read_goes_on_too() {
     let downloads = Downloads::new(MEMORY, Metrics::default());
-    let bytes = content(PIECE_BYTES, 4);
+    let bytes = content(CHUNK_BYTES, 4);
     let mut tries = 0;
-    let store = RangedStore::new(bytes.clone()).fated(move |_| {
+    let store = RangedStore::new(bytes.clone()).with_answers(move |_| {
         tries += 1;
-        if tries < 4 { Fate::BreaksAfter(100) } else { Fate::Good }
+        if tries < 4 { Answer::BreaksAfter(100) } else { Answer::Good }
     });
     assert_eq!(read(&downloads, &store, None).await.unwrap(), bytes);
     let starts: Vec<_> = store.seen().gets.iter().map(|(range, _)| range.unwrap().start()).collect();
@@ -137,36 +137,36 @@ async fn a_small_read_goes_on_too() {
 async fn what_never_comes_is_given_up() {
     let downloads = Downloads::new(MEMORY, Metrics::default());
     let bytes = content(4 * RANGE_BYTES, 5);
-    let fates = [
-        (Fate::EndsAfter(0), 7),
-        (Fate::Refused(|| Error::Unavailable("dead".to_owned())), 7),
-        (Fate::Refused(|| Error::Denied("gone".to_owned())), 1),
-        (Fate::Refused(|| Error::NotFound("deleted".to_owned())), 1),
+    let answers = [
+        (Answer::EndsAfter(0), 7),
+        (Answer::Refused(|| Error::Unavailable("dead".to_owned())), 7),
+        (Answer::Refused(|| Error::Denied("gone".to_owned())), 1),
+        (Answer::Refused(|| Error::NotFound("deleted".to_owned())), 1),
     ];
-    let give_up = |(fate, requests): (Fate, usize)| {
+    let give_up = |(answer, requests): (Answer, usize)| {
         let downloads = &downloads;
         let bytes = &bytes;
         async move {
-            let told = fate.clone();
+            let told = answer.clone();
             let store = RangedStore::new(bytes.clone())
-                .fated(move |range| if range.start() >= 2 * RANGE_BYTES { told.clone() } else { Fate::Good });
+                .with_answers(move |range| if range.start() >= 2 * RANGE_BYTES { told.clone() } else { Answer::Good });
             let mut body = get(downloads, &store, None).await.unwrap().body;
             let mut received = Vec::new();
             let error = loop {
                 match body.next().await.unwrap() {
-                    Ok(piece) => received.extend_from_slice(&piece),
+                    Ok(chunk) => received.extend_from_slice(&chunk),
                     Err(error) => break error,
                 }
             };
             let told = matches!(error, Error::Unavailable(_) | Error::Denied(_) | Error::NotFound(_));
-            assert!(told && received == bytes[..2 * RANGE_BYTES as usize], "{fate:?}: {error}");
-            assert!(body.next().await.is_none(), "{fate:?}");
+            assert!(told && received == bytes[..2 * RANGE_BYTES as usize], "{answer:?}: {error}");
+            assert!(body.next().await.is_none(), "{answer:?}");
             let asked = store.seen().gets.iter().filter(|(range, _)| range.unwrap().start() == 2 * RANGE_BYTES).count();
-            assert_eq!(asked, requests, "{fate:?}");
+            assert_eq!(asked, requests, "{answer:?}");
             assert_eq!(store.seen().open, 0);
         }
     };
-    stream::iter(fates).for_each_concurrent(None, give_up).await;
+    stream::iter(answers).for_each_concurrent(None, give_up).await;
 }
 
 #[tokio::test]
@@ -183,12 +183,12 @@ async fn versions_are_never_mixed() {
         store.replace(after.clone());
         let error = loop {
             match body.next().await.unwrap() {
-                Ok(piece) => received.extend_from_slice(&piece),
+                Ok(chunk) => received.extend_from_slice(&chunk),
                 Err(error) => break error,
             }
         };
         assert!(matches!(error, Error::Precondition(_)), "{error}");
-        assert!(before.starts_with(&received), "after {taken} pieces");
+        assert!(before.starts_with(&received), "after {taken} chunks");
     }
 }
 
@@ -204,8 +204,8 @@ async fn the_window_follows_the_reader() {
     let store = RangedStore::new(content(12 * RANGE_BYTES, 8));
     let mut body = get(&downloads, &store, None).await.unwrap().body;
     let mut received = 0;
-    while let Some(piece) = body.next().await {
-        received += piece.unwrap().len() as u64;
+    while let Some(chunk) = body.next().await {
+        received += chunk.unwrap().len() as u64;
         tokio::time::sleep(Duration::from_millis(1)).await;
         let seen = store.seen();
         assert!(seen.open <= 2 && seen.sent - received <= 2 * RANGE_BYTES, "{} bytes ahead, {} open", seen.sent - received, seen.open);
@@ -247,13 +247,13 @@ async fn many_readers_stay_within_the_budget_and_all_of_them_end() {
             async move {
                 let mut body = get(&downloads, &store, None).await.unwrap().body;
                 let mut at = 0;
-                while let Some(piece) = body.next().await {
-                    let piece = piece.unwrap();
-                    assert!(bytes[at..].starts_with(&piece));
-                    at += piece.len();
-                    let all = received.fetch_add(piece.len() as u64, std::sync::atomic::Ordering::Relaxed) + piece.len() as u64;
+                while let Some(chunk) = body.next().await {
+                    let chunk = chunk.unwrap();
+                    assert!(bytes[at..].starts_with(&chunk));
+                    at += chunk.len();
+                    let all = received.fetch_add(chunk.len() as u64, std::sync::atomic::Ordering::Relaxed) + chunk.len() as u64;
                     let held = store.seen().sent - all;
-                    assert!(held <= memory + READERS * PIECE_BYTES, "{held} bytes held of {memory}");
+                    assert!(held <= memory + READERS * CHUNK_BYTES, "{held} bytes held of {memory}");
                     // Some are slower than others.
                     if index.is_multiple_of(3) {
                         tokio::time::sleep(Duration::from_millis(2)).await;

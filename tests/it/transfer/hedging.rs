@@ -13,7 +13,7 @@ use remora::transfer::{Downloads, RANGE_BYTES};
 use remora::types::{ByteRange, Key};
 use tokio::time::{sleep, timeout};
 
-use crate::support::ranged_store::{Fate, Gate, PIECE_BYTES, RangedStore};
+use crate::support::ranged_store::{Answer, CHUNK_BYTES, Gate, RangedStore};
 use crate::transfer::download::content;
 
 /// Far more than anything takes but what never comes.
@@ -33,14 +33,14 @@ struct Setting {
 }
 
 impl Setting {
-    /// `fates` has the number of the range, counted from 0, and whether it is asked for the first time.
-    fn new(ranges: u64, mut fates: impl FnMut(u64, bool) -> Fate + Send + 'static) -> Self {
+    /// `answers` has the number of the range, counted from 0, and whether it is asked for the first time.
+    fn new(ranges: u64, mut answers: impl FnMut(u64, bool) -> Answer + Send + 'static) -> Self {
         let bytes = content(ranges * RANGE_BYTES, ranges);
         let metrics = Metrics::default();
         let mut asked = HashSet::new();
-        let store = RangedStore::new(bytes.clone()).slow(LATENCY, PAUSE).fated(move |range| {
+        let store = RangedStore::new(bytes.clone()).slow(LATENCY, PAUSE).with_answers(move |range| {
             let number = range.start() / RANGE_BYTES;
-            fates(number, asked.insert(number))
+            answers(number, asked.insert(number))
         });
         Self { store, bytes, downloads: Downloads::new(256 << 20, metrics.clone()), metrics }
     }
@@ -88,7 +88,8 @@ fn range(start: u64, end: u64) -> ByteRange {
 #[tokio::test(start_paused = true)]
 async fn a_range_that_never_answers_does_not_hold_up_its_reader() {
     for stuck in [1, 3, 7] {
-        let setting = Setting::new(8, move |number, first| if number == stuck && first { Fate::Waits(Gate::new()) } else { Fate::Good });
+        let setting =
+            Setting::new(8, move |number, first| if number == stuck && first { Answer::Waits(Gate::new()) } else { Answer::Good });
         timeout(LONG, setting.read()).await.unwrap();
         assert_eq!(setting.hedged(), [range(stuck * RANGE_BYTES, (stuck + 1) * RANGE_BYTES)]);
         setting.assert_counted(1, 0);
@@ -98,8 +99,8 @@ async fn a_range_that_never_answers_does_not_hold_up_its_reader() {
 
 #[tokio::test(start_paused = true)]
 async fn a_range_that_stops_midway_goes_on_from_there() {
-    let arrived = 5 * PIECE_BYTES;
-    let setting = Setting::new(8, move |number, first| if number == 3 && first { Fate::StopsAfter(arrived) } else { Fate::Good });
+    let arrived = 5 * CHUNK_BYTES;
+    let setting = Setting::new(8, move |number, first| if number == 3 && first { Answer::StopsAfter(arrived) } else { Answer::Good });
     timeout(LONG, setting.read()).await.unwrap();
     assert_eq!(setting.hedged(), [range(3 * RANGE_BYTES + arrived, 4 * RANGE_BYTES)]);
     assert_eq!(setting.store.seen().sent, setting.bytes.len() as u64);
@@ -108,11 +109,11 @@ async fn a_range_that_stops_midway_goes_on_from_there() {
 #[tokio::test(start_paused = true)]
 async fn a_range_that_trickles_is_overtaken() {
     let slow = Duration::from_secs(1);
-    let setting = Setting::new(8, move |number, first| if number == 3 && first { Fate::Trickles(slow) } else { Fate::Good });
+    let setting = Setting::new(8, move |number, first| if number == 3 && first { Answer::Trickles(slow) } else { Answer::Good });
     timeout(LONG, setting.read()).await.unwrap();
     setting.assert_counted(1, 0);
     let twice = setting.store.seen().sent - setting.bytes.len() as u64;
-    assert!(twice <= 2 * PIECE_BYTES, "{twice} bytes came twice");
+    assert!(twice <= 2 * CHUNK_BYTES, "{twice} bytes came twice");
 }
 
 #[tokio::test(start_paused = true)]
@@ -120,7 +121,7 @@ async fn the_first_request_may_win_and_there_is_no_third() {
     let (gate, other) = (Gate::new(), Gate::new());
     let gates = [gate.clone(), other];
     let setting =
-        Setting::new(8, move |number, first| if number == 3 { Fate::Waits(gates[usize::from(!first)].clone()) } else { Fate::Good });
+        Setting::new(8, move |number, first| if number == 3 { Answer::Waits(gates[usize::from(!first)].clone()) } else { Answer::Good });
     let read = setting.read();
     tokio::pin!(read);
     timeout(LONG, read.as_mut()).await.unwrap_err();
@@ -136,7 +137,7 @@ async fn no_more_are_hedged_than_the_budget_allows() {
     let gate = Gate::new();
     let ranges = 16;
     let gates = gate.clone();
-    let setting = Setting::new(ranges, move |number, first| if number >= 4 && first { Fate::Waits(gates.clone()) } else { Fate::Good });
+    let setting = Setting::new(ranges, move |number, first| if number >= 4 && first { Answer::Waits(gates.clone()) } else { Answer::Good });
     {
         let read = setting.read();
         tokio::pin!(read);
@@ -153,14 +154,14 @@ async fn no_more_are_hedged_than_the_budget_allows() {
 
 /// Eight ranges, the fourth of which never comes at first.
 fn stuck_once() -> RangedStore {
-    Setting::new(8, |number, first| if number == 3 && first { Fate::Waits(Gate::new()) } else { Fate::Good }).store
+    Setting::new(8, |number, first| if number == 3 && first { Answer::Waits(Gate::new()) } else { Answer::Good }).store
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_store_without_headroom_is_not_asked_twice() {
     let gate = Gate::new();
     let gates = gate.clone();
-    let mut setting = Setting::new(8, move |number, _| if number == 3 { Fate::Waits(gates.clone()) } else { Fate::Good });
+    let mut setting = Setting::new(8, move |number, _| if number == 3 { Answer::Waits(gates.clone()) } else { Answer::Good });
     setting.store = setting.store.without_headroom();
     let read = setting.read();
     tokio::pin!(read);
@@ -174,7 +175,7 @@ async fn a_store_without_headroom_is_not_asked_twice() {
 async fn a_second_request_for_another_version_brings_nothing() {
     let gate = Gate::new();
     let gates = gate.clone();
-    let setting = Setting::new(8, move |number, first| if number == 7 && first { Fate::Waits(gates.clone()) } else { Fate::Good });
+    let setting = Setting::new(8, move |number, first| if number == 7 && first { Answer::Waits(gates.clone()) } else { Answer::Good });
     let mut body = setting.body().await;
     let mut received = Vec::new();
     while received.len() as u64 != 7 * RANGE_BYTES {
@@ -194,7 +195,7 @@ async fn a_second_request_for_another_version_brings_nothing() {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_hedged_where_all_ranges_are_alike() {
     for (latency, pause) in [(LATENCY, PAUSE), (Duration::ZERO, Duration::ZERO), (Duration::from_secs(2), Duration::from_millis(50))] {
-        let setting = Setting::new(24, |_, _| Fate::Good);
+        let setting = Setting::new(24, |_, _| Answer::Good);
         let setting = Setting { store: setting.store.slow(latency, pause), ..setting };
         setting.read().await;
         assert_eq!(setting.hedged(), [], "{latency:?} {pause:?}");
@@ -203,11 +204,11 @@ async fn nothing_is_hedged_where_all_ranges_are_alike() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_takes_its_time_makes_no_range_slow() {
-    let setting = Setting::new(8, |_, _| Fate::Good);
+    let setting = Setting::new(8, |_, _| Answer::Good);
     let mut body = setting.body().await;
     let mut received = Vec::new();
-    while let Some(piece) = body.next().await {
-        received.extend_from_slice(&piece.unwrap());
+    while let Some(chunk) = body.next().await {
+        received.extend_from_slice(&chunk.unwrap());
         sleep(Duration::from_secs(1)).await;
     }
     assert!(received == setting.bytes);
@@ -216,7 +217,7 @@ async fn a_reader_that_takes_its_time_makes_no_range_slow() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_leaves_while_it_waits_makes_no_range_slow() {
-    let setting = Setting::new(8, |number, first| if number == 3 && first { Fate::Waits(Gate::new()) } else { Fate::Good });
+    let setting = Setting::new(8, |number, first| if number == 3 && first { Answer::Waits(Gate::new()) } else { Answer::Good });
     let setting = Setting { store: setting.store.slow(Duration::from_secs(2), PAUSE), ..setting };
     let mut body = setting.body().await;
     let mut received = Vec::new();

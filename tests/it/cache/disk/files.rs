@@ -37,7 +37,7 @@ async fn a_restart_keeps_what_is_whole_and_clears_what_is_not() {
 type Damage = fn(Vec<u8>) -> Vec<u8>;
 
 /// What a power loss leaves of files that were never flushed, and what a disk makes of them in time. Every
-/// piece carries its checksum, so the first wrong one sends the reader to the bucket, before a byte of it is out.
+/// block carries its checksum, so the first wrong one sends the reader to the bucket, before a byte of it is out.
 #[tokio::test]
 async fn bytes_that_are_not_what_was_written_are_read_from_the_bucket() {
     let damages: [(&str, Damage); 5] = [

@@ -43,7 +43,7 @@ async fn one_fetch_serves_all_who_read_at_once_and_the_first_streams_while_it_go
 }
 
 #[tokio::test]
-async fn the_last_piece_waits_for_the_digest() {
+async fn the_last_chunk_waits_for_the_digest() {
     let rig = Rig::new().await;
     let good = blob(1, 3 * MIB);
     let digest = Digest::of(&good);
@@ -56,7 +56,7 @@ async fn the_last_piece_waits_for_the_digest() {
         match rig.open(&rig.grant, &digest, None).await {
             Ok(mut read) => loop {
                 match read.body.try_next().await {
-                    Ok(Some(piece)) => came += piece.len(),
+                    Ok(Some(chunk)) => came += chunk.len(),
                     Ok(None) => break,
                     Err(error) => {
                         end = Err(error);

@@ -15,7 +15,7 @@ use crate::support::memory_store::MemoryStore;
 
 const AGE: Duration = Duration::from_secs(600);
 
-/// Some pieces of the store, the last of them short.
+/// Some chunks of the store, the last of them short.
 fn bytes(seed: u8) -> Bytes {
     (0..200_000_u32).map(|index| index as u8 ^ seed).collect()
 }
@@ -35,7 +35,7 @@ async fn read(fixture: &Fixture, digest: &Digest, range: Option<ByteRange>) -> (
     let mut bytes = Vec::new();
     loop {
         match body.try_next().await {
-            Ok(Some(piece)) => bytes.extend_from_slice(&piece),
+            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
             Ok(None) => return (bytes, Ok(())),
             Err(error) => return (bytes, Err(error)),
         }
@@ -100,7 +100,7 @@ async fn a_corrupt_blob_is_not_read_to_its_end_and_is_missing_until_it_is_writte
 
     let (came, end) = read(&fixture, &digest, None).await;
     assert!(matches!(&end, Err(Error::Corrupt(text)) if text.contains(&Digest::of(&flipped(&good)).to_string())), "{end:?}");
-    assert!(came.len() < good.len(), "the last piece is held back");
+    assert!(came.len() < good.len(), "the last chunk is held back");
     assert_eq!(corrupt(&fixture), 1);
 
     for range in [None, ByteRange::new(0, 200_000), ByteRange::new(5, 10)] {
@@ -132,7 +132,7 @@ async fn a_corrupt_blob_is_not_read_to_its_end_and_is_missing_until_it_is_writte
 async fn doubt(fixture: &Fixture, digest: &Digest) {
     let (came, end) = read(fixture, digest, None).await;
     assert!(matches!(&end, Err(Error::Corrupt(text)) if text.contains("CRC-64/NVME")), "{end:?}");
-    assert!(came.len() < 200_000, "the last piece is held back");
+    assert!(came.len() < 200_000, "the last chunk is held back");
 }
 
 #[tokio::test]

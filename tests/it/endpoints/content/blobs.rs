@@ -10,7 +10,7 @@ use super::requests::{info, pattern, read, read_all};
 use super::sidecar::{Sidecar, Write, commit, files, stat, with, write};
 
 #[tokio::test]
-async fn a_blob_is_written_in_pieces_and_read_in_parts() {
+async fn a_blob_is_written_in_chunks_and_read_in_parts() {
     let directory = Sidecar::on_directory().await;
     let (minio, _) = Sidecar::on_minio("ci/").await;
     for sidecar in [directory, minio] {
@@ -22,9 +22,9 @@ async fn a_blob_is_written_in_pieces_and_read_in_parts() {
         assert_eq!((opened.offset, opened.total), (0, total));
         assert_eq!(opened.digest, Digest::of(b"").to_string());
         let mut offset = 0;
-        for piece in blob.chunks(2 << 20) {
-            let answer = stream.exchange(write(offset, piece)).await.unwrap();
-            offset += i64::try_from(piece.len()).unwrap();
+        for chunk in blob.chunks(2 << 20) {
+            let answer = stream.exchange(write(offset, chunk)).await.unwrap();
+            offset += i64::try_from(chunk.len()).unwrap();
             assert_eq!(answer.offset, offset);
             assert_eq!(answer.digest, Digest::of(&blob[..usize::try_from(offset).unwrap()]).to_string());
             // What is answered for is in the spool.

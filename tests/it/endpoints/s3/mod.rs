@@ -189,13 +189,13 @@ where
     }
 }
 
-/// Sends the pieces in `order`; returns the parts in rising order.
-async fn send_parts(client: &Client, key: &str, id: &str, pieces: &[Bytes], order: &[usize]) -> Vec<CompletedPart> {
+/// Sends the chunks in `order`; returns the parts in rising order.
+async fn send_parts(client: &Client, key: &str, id: &str, chunks: &[Bytes], order: &[usize]) -> Vec<CompletedPart> {
     let mut parts = Vec::new();
     for &index in order {
         let number = i32::try_from(index).unwrap() + 1;
         let part = client.upload_part().bucket(BUCKET).key(key).upload_id(id).part_number(number);
-        let sent = part.body(ByteStream::from(pieces[index].clone())).send().await.unwrap();
+        let sent = part.body(ByteStream::from(chunks[index].clone())).send().await.unwrap();
         parts.push(CompletedPart::builder().part_number(number).set_e_tag(sent.e_tag().map(str::to_owned)).build());
     }
     parts.sort_by_key(CompletedPart::part_number);

@@ -6,8 +6,8 @@ use super::*;
 async fn parts_arrive_in_any_order_and_are_joined_in_the_right_one() {
     let endpoint = Endpoint::start().await;
     let client = endpoint.client("OPERATOR");
-    let pieces = [content(5 << 20, 1), content(5 << 20, 2), content(1000, 3)];
-    let blob = pieces.concat();
+    let chunks = [content(5 << 20, 1), content(5 << 20, 2), content(1000, 3)];
+    let blob = chunks.concat();
     let key = blob_key(&blob);
     let begin = || async {
         let upload = client.create_multipart_upload().bucket(BUCKET).key(&key).send().await.unwrap();
@@ -15,7 +15,7 @@ async fn parts_arrive_in_any_order_and_are_joined_in_the_right_one() {
     };
 
     let id = begin().await;
-    let parts = send_parts(&client, &key, &id, &pieces, &[2, 0, 1]).await;
+    let parts = send_parts(&client, &key, &id, &chunks, &[2, 0, 1]).await;
     assert!(endpoint.store.keys().is_empty());
     let listed = client.list_parts().bucket(BUCKET).key(&key).upload_id(&id).send().await.unwrap();
     assert_eq!(listed.parts().iter().map(|part| part.size().unwrap()).collect::<Vec<_>>(), [5 << 20, 5 << 20, 1000]);

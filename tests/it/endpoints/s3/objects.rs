@@ -200,8 +200,8 @@ async fn a_manifest_of_50_mb_is_refused_by_name_of_the_limit() {
     // In parts, each small enough, as BuildKit would send it.
     let upload = client.create_multipart_upload().bucket(BUCKET).key("manifests/app").send().await.unwrap();
     let id = upload.upload_id().unwrap();
-    let pieces: Vec<Bytes> = (0..5).map(|part| huge.slice(part * 10_000_000..(part + 1) * 10_000_000)).collect();
-    let parts = send_parts(&client, "manifests/app", id, &pieces, &[0, 1, 2, 3, 4]).await;
+    let chunks: Vec<Bytes> = (0..5).map(|part| huge.slice(part * 10_000_000..(part + 1) * 10_000_000)).collect();
+    let parts = send_parts(&client, "manifests/app", id, &chunks, &[0, 1, 2, 3, 4]).await;
     let joined = refusal(complete(&client, "manifests/app", id, parts).await);
     assert!(joined.starts_with("EntityTooLarge") && joined.contains("limits.max_manifest_bytes"), "{joined}");
 }

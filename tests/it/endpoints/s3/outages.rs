@@ -43,12 +43,12 @@ async fn head(client: &Client, key: &str) -> Result<(), String> {
 }
 
 /// A blob in two parts, to its end.
-async fn put_in_parts(client: &Client, pieces: &[Bytes]) -> Result<(), String> {
-    let key = blob_key(&pieces.concat());
+async fn put_in_parts(client: &Client, chunks: &[Bytes]) -> Result<(), String> {
+    let key = blob_key(&chunks.concat());
     let upload = client.create_multipart_upload().bucket(BUCKET).key(&key).send().await;
     let Ok(upload) = upload else { return Err(refusal(upload)) };
     let id = upload.upload_id().unwrap();
-    let parts = send_parts(client, &key, id, pieces, &[0, 1]).await;
+    let parts = send_parts(client, &key, id, chunks, &[0, 1]).await;
     let completed = complete(client, &key, id, parts).await;
     if completed.is_ok() { Ok(()) } else { Err(refusal(completed)) }
 }
@@ -108,13 +108,13 @@ async fn a_promised_layer_is_waited_for_or_gets_the_error() {
 async fn an_export_is_dropped_as_a_whole_where_builds_may_miss() {
     let (endpoint, faults) = failing(Miss).await;
     let layer = Bytes::from_static(b"layer");
-    let pieces = [content(5 << 20, 1), content(9, 2)];
+    let chunks = [content(5 << 20, 1), content(9, 2)];
     // The lookup is what the store does not answer, or the layer what it does not take, or its parts.
     for (number, fault) in (1..).zip([Fault::Unavailable, Fault::UnavailableWrites, Fault::UnavailableWrites]) {
         let (build, _guard) = endpoint.exporter(&format!("build {number}"));
         faults.fails_with(fault);
         if number == 3 {
-            put_in_parts(&build, &pieces).await.unwrap();
+            put_in_parts(&build, &chunks).await.unwrap();
         } else {
             assert_eq!(head(&build, &blob_key(&layer)).await.is_ok(), fault == Fault::Unavailable);
             put(&build, &blob_key(&layer), &layer).await.unwrap();
@@ -122,7 +122,7 @@ async fn an_export_is_dropped_as_a_whole_where_builds_may_miss() {
         // It stays dropped when the store is back: what was not stored cannot be promised.
         faults.fails_with(Fault::None);
         head(&build, &blob_key(b"another")).await.unwrap();
-        put_in_parts(&build, &pieces).await.unwrap();
+        put_in_parts(&build, &chunks).await.unwrap();
         put(&build, MANIFEST, &manifest(&[&layer])).await.unwrap();
         assert_eq!(endpoint.store.keys(), Vec::<String>::new());
         assert_eq!(endpoint.dropped(), number);
@@ -139,7 +139,7 @@ async fn an_export_gets_the_error_where_builds_may_not_miss_and_operators_always
     for on_unavailable in [Miss, Fail] {
         let (endpoint, faults) = failing(on_unavailable).await;
         let layer = Bytes::from_static(b"layer");
-        let pieces = [content(5 << 20, 1), content(9, 2)];
+        let chunks = [content(5 << 20, 1), content(9, 2)];
         let (build, _guard) = endpoint.exporter("build");
         let mut clients = vec![endpoint.client("OPERATOR")];
         clients.extend((on_unavailable == Fail).then_some(build));
@@ -147,7 +147,7 @@ async fn an_export_gets_the_error_where_builds_may_not_miss_and_operators_always
             faults.fails_with(Fault::Unavailable);
             assert_eq!(head(&client, &blob_key(&layer)).await.unwrap_err(), "503");
             faults.fails_with(Fault::UnavailableWrites);
-            for refused in [put(&client, &blob_key(&layer), &layer).await, put_in_parts(&client, &pieces).await] {
+            for refused in [put(&client, &blob_key(&layer), &layer).await, put_in_parts(&client, &chunks).await] {
                 assert!(refused.as_ref().is_err_and(|refused| refused.starts_with("ServiceUnavailable")), "{refused:?}");
             }
             let refused = put(&client, MANIFEST, &manifest(&[])).await.unwrap_err();
@@ -185,7 +185,7 @@ async fn without_room_in_the_spool_an_export_is_dropped_or_gets_the_error() {
         let small = |settings: &mut Settings| (settings.upload_memory, settings.max_spool_bytes) = (1 << 10, 1 << 20);
         let endpoint = Endpoint::over(store.clone(), Arc::new(store), on_unavailable, small).await;
         let (fits, too_large) = (content(1 << 20, 1), content((1 << 20) + 1, 2));
-        let pieces = [content(5 << 20, 1), content(9, 2)];
+        let chunks = [content(5 << 20, 1), content(9, 2)];
         let (first, _first) = endpoint.exporter("first");
         put(&first, &blob_key(&fits), &fits).await.unwrap();
         let (second, _second) = endpoint.exporter("second");
@@ -193,7 +193,7 @@ async fn without_room_in_the_spool_an_export_is_dropped_or_gets_the_error() {
         refused(put(&endpoint.client("OPERATOR"), &blob_key(&too_large), &too_large).await.unwrap_err());
         if on_unavailable == Miss {
             put(&first, &blob_key(&too_large), &too_large).await.unwrap();
-            put_in_parts(&second, &pieces).await.unwrap();
+            put_in_parts(&second, &chunks).await.unwrap();
             for build in [first, second] {
                 put(&build, MANIFEST, &manifest(&[&fits])).await.unwrap();
             }
@@ -226,14 +226,14 @@ async fn one_upload_too_many_drops_the_export_or_is_refused() {
         let store = MemoryStore::default();
         let endpoint = Endpoint::over(store.clone(), Arc::new(store), on_unavailable, |settings| settings.max_open_ingests = 1).await;
         let operator = endpoint.client("OPERATOR");
-        let pieces = [content(5 << 20, 1), content(9, 2)];
+        let chunks = [content(5 << 20, 1), content(9, 2)];
         let key = blob_key(b"another");
         let open = operator.create_multipart_upload().bucket(BUCKET).key(&key).send().await.unwrap();
         let refused =
             |refused: String| assert!(refused.starts_with("SlowDown") && refused.contains("limits.max_open_ingests"), "{refused}");
-        refused(put_in_parts(&operator, &pieces).await.unwrap_err());
+        refused(put_in_parts(&operator, &chunks).await.unwrap_err());
         let (build, _guard) = endpoint.exporter("build");
-        match put_in_parts(&build, &pieces).await {
+        match put_in_parts(&build, &chunks).await {
             Ok(()) => {
                 assert!(on_unavailable == Miss);
                 put(&build, MANIFEST, &manifest(&[])).await.unwrap();
@@ -245,6 +245,6 @@ async fn one_upload_too_many_drops_the_export_or_is_refused() {
         }
         assert_eq!((endpoint.store.keys(), endpoint.dropped()), (Vec::new(), u64::from(on_unavailable == Miss)));
         operator.abort_multipart_upload().bucket(BUCKET).key(&key).upload_id(open.upload_id().unwrap()).send().await.unwrap();
-        put_in_parts(&operator, &pieces).await.unwrap();
+        put_in_parts(&operator, &chunks).await.unwrap();
     }
 }

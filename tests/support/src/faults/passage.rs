@@ -51,12 +51,12 @@ pub(super) fn own(text: &'static str) -> Body {
 }
 
 impl Passage {
-    /// The next piece; `None` at the end.
+    /// The next chunk; `None` at the end.
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         passable(&mut self.link).await;
         if self.held.is_empty() {
             self.held = match self.read().await {
-                Some(Ok(piece)) => piece,
+                Some(Ok(chunk)) => chunk,
                 Some(Err(error)) => return Some(Err(error)),
                 // An empty body, or one that is shorter than announced.
                 None => Bytes::new(),
@@ -79,11 +79,11 @@ impl Passage {
                 None
             }
             Some(Fault::Flip) => {
-                let mut piece = BytesMut::from(&self.held[..]);
-                if let Some(byte) = piece.first_mut() {
+                let mut chunk = BytesMut::from(&self.held[..]);
+                if let Some(byte) = chunk.first_mut() {
                     *byte ^= 1;
                 }
-                self.held = piece.freeze();
+                self.held = chunk.freeze();
                 self.take(self.held.len())
             }
             Some(Fault::Stall(duration)) => {
@@ -96,12 +96,12 @@ impl Passage {
     }
 
     fn take(&mut self, len: usize) -> Option<io::Result<Bytes>> {
-        let piece = self.held.split_to(len);
-        self.passed += piece.len() as u64;
-        (!piece.is_empty()).then_some(Ok(piece))
+        let chunk = self.held.split_to(len);
+        self.passed += chunk.len() as u64;
+        (!chunk.is_empty()).then_some(Ok(chunk))
     }
 
-    /// A piece that has bytes.
+    /// A chunk that has bytes.
     async fn read(&mut self) -> Option<io::Result<Bytes>> {
         loop {
             match self.body.frame().await? {
