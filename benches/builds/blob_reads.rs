@@ -1,4 +1,4 @@
-//! One large blob without a build around it, and what remora takes while it does nothing and while it does much.
+//! Reads of one large blob without a build around it, and remora's memory while it is idle and while it is busy.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -38,7 +38,7 @@ struct Reader {
     name: &'static str,
     way: Way,
     shaped: bool,
-    /// This remora has read it once before.
+    /// Whether this remora has read the blob once before.
     warm: bool,
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct Blobs {
     reads: Vec<Reads>,
     start_to_ready_milliseconds: Vec<f64>,
     idle_rss: u64,
-    /// The most while 16 readers read the blob through the s3 endpoint at once.
+    /// The peak while 16 readers read the blob through the s3 endpoint at once.
     peak_rss_of_16_reads: u64,
     peak_rss_of_16_content_reads: u64,
 }

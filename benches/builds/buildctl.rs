@@ -22,7 +22,7 @@ pub(crate) const SEED: &str = "seed";
 /// One build to do.
 #[derive(Debug)]
 pub(crate) struct Build<'a> {
-    /// Of the API: buildkitd's, or remora's control endpoint.
+    /// The address of the API: buildkitd's, or remora's control endpoint.
     pub(crate) address: &'a str,
     pub(crate) context: &'a Path,
     /// Any other value makes the last steps new, so that they run and need the layers below them.
@@ -91,7 +91,7 @@ pub(crate) fn layers_context(dir: &Path, layers: Layers) -> Result<PathBuf> {
         for layer in 0..layers.length {
             writeln!(file, "RUN busybox head -c {} {LAYER_STEP} >/{chain}-{layer}", layers.bytes)?;
         }
-        // Mounts the whole chain, and costs no hash of its content, as a COPY from it would.
+        // A mount needs the whole chain, and does not hash its content, as a COPY from it would.
         writeln!(file, "FROM chain{chain} AS end{chain}\nARG NONCE\nRUN echo \"$NONCE\" >/end")?;
         writeln!(last, "COPY --from=end{chain} /end /end{chain}")?;
     }

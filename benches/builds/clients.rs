@@ -1,4 +1,4 @@
-//! Clients of remora's endpoints, as those who read and write without a build.
+//! Clients that read and write through remora's endpoints without a build.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use remora::proto::content::content_client::ContentClient;
 use remora_test_support::minio::{ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY};
 use tonic::transport::Channel;
 
-/// Reads by one call of the content endpoint, and counts the bytes.
+/// Makes one Read call of the content endpoint. Returns how many bytes came.
 pub(crate) async fn read_content(channel: Channel, request: ReadContentRequest) -> Result<u64> {
     let mut stream = ContentClient::new(channel).max_decoding_message_size(usize::MAX).read(request).await?.into_inner();
     let mut received = 0;

@@ -23,10 +23,10 @@ use crate::discarding_server;
 use crate::figures::{median, mib, table};
 use crate::workloads::{GIB, scaled};
 
-/// Of a message, as remora's Read and containerd's clients have it.
+/// The size of a message, as in remora's Read and in containerd's clients.
 const CHUNK_BYTES: usize = 1 << 20;
 const STREAMS: [usize; 2] = [1, 16];
-/// The rate of remora by that of the bare server.
+/// The least that remora's rate may be, as a share of the other server's.
 const GOAL: f64 = 0.8;
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -35,7 +35,7 @@ enum Operation {
     Read,
 }
 
-/// One operation with a number of streams.
+/// One operation with a number of streams, on both servers.
 #[derive(Debug, Serialize)]
 struct Contest {
     operation: Operation,
@@ -43,7 +43,7 @@ struct Contest {
     bare_seconds: Vec<f64>,
     remora_seconds: Vec<f64>,
     remora_cpu_seconds: Vec<f64>,
-    /// The most of all rounds.
+    /// The highest of all rounds.
     remora_peak_rss: u64,
 }
 

@@ -15,7 +15,7 @@ use crate::processes::{Daemon, isolated, leashed};
 
 /// Where remora finds the secret key of the store.
 const SECRET_VARIABLE: &str = "BENCH_SECRET_ACCESS_KEY";
-/// Between two looks at whether a part is ready.
+/// The pause between two looks at whether a daemon is ready.
 const PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
@@ -67,7 +67,7 @@ fn address(dir: &Path) -> String {
 /// What differs from one remora to the next.
 #[derive(Debug)]
 pub(crate) struct Settings<'a> {
-    /// The binary.
+    /// The remora binary.
     pub(crate) program: &'a Path,
     pub(crate) buildkitd: &'a str,
     pub(crate) transport: &'a str,
@@ -89,9 +89,9 @@ pub(crate) enum Stored<'a> {
 pub(crate) struct Remora {
     pub(crate) daemon: Daemon,
     dir: PathBuf,
-    /// Of the s3 endpoint.
+    /// The address of the s3 endpoint.
     pub(crate) s3: SocketAddr,
-    /// Of the content endpoint.
+    /// The address of the content endpoint.
     pub(crate) content: SocketAddr,
     /// From the start of the process to the first good answer of `/readyz`.
     pub(crate) ready_after: Duration,
@@ -130,7 +130,7 @@ impl Remora {
         Ok(Self { daemon, dir: dir.to_path_buf(), s3, content, ready_after: started.elapsed() })
     }
 
-    /// Of the control endpoint.
+    /// The address of the control endpoint.
     pub(crate) fn address(&self) -> String {
         control(&self.dir)
     }

@@ -1,4 +1,4 @@
-//! A content service that keeps nothing: what tonic and HTTP/2 take for the same messages.
+//! A content service that keeps nothing. It shows what tonic and HTTP/2 alone take for the same messages.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
-/// As remora's content endpoint has them: HTTP/2's own would hold a stream at 64 KiB.
+/// The windows of remora's content endpoint. HTTP/2's default would hold a stream at 64 KiB.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 
@@ -24,7 +24,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// One whose messages have so many bytes.
+    /// Starts one whose messages have `chunk_bytes` bytes.
     pub(crate) fn start(chunk_bytes: usize) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let incoming = {

@@ -1,4 +1,4 @@
-//! What every table of the report is made with.
+//! What all tables of the report are made with: their form, sizes and medians.
 
 use comfy_table::{CellAlignment, Table, presets};
 

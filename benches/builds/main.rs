@@ -36,7 +36,7 @@ use crate::report::{Report, Row, ratio, verdicts};
 use crate::runner::Runner;
 use crate::workloads::{CONTESTANTS, Contestant, RUNS, TRANSFERS, WORKLOADS, Workload};
 
-/// `--quick`: layers of a quarter.
+/// `--quick` makes layers a quarter of their size.
 const QUICK_FACTOR: f64 = 0.25;
 const QUICK_CONTESTANTS: [&str; 4] = ["native plain", "native shaped", "relay plain", "relay shaped"];
 const QUICK_RUNS: usize = 3;
@@ -130,12 +130,12 @@ fn main() -> Result<ExitCode> {
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What was measured, unless that failed: then the failures have a line more.
+/// Returns what was measured. If that failed, adds a line to the failures instead.
 fn kept<T>(name: &str, found: Result<T>, failures: &mut Vec<String>) -> Option<T> {
     found.map_err(|error| failures.push(format!("{name}: {error:#}"))).ok()
 }
 
-/// One workload: every contestant in turn, again and again, each round beginning with the next one.
+/// Runs one workload: all contestants take turns, and each round begins with another one.
 fn compete(
     runner: &mut Runner,
     arguments: &Arguments,
@@ -179,7 +179,7 @@ fn compete(
     Ok(rows)
 }
 
-/// The runs that failed, in a line each.
+/// A line for each run that failed.
 fn errors(rows: &[Row]) -> Vec<String> {
     rows.iter().filter_map(|row| Some(format!("{}: {}: {}", row.workload, row.contestant, row.error.as_ref()?))).collect()
 }
@@ -205,7 +205,7 @@ impl Arguments {
         Ok(found)
     }
 
-    /// Whether this is measured too, which has no builds.
+    /// Whether this measurement, which has no builds, is wanted too.
     fn wants(&self, name: &str) -> bool {
         !self.quick && (self.only.is_empty() || self.only.iter().any(|text| name.contains(text.as_str())))
     }

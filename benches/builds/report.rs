@@ -28,7 +28,7 @@ pub(crate) struct Row {
 pub(crate) struct Report {
     pub(crate) machine: Machine,
     pub(crate) command: String,
-    /// Of the sizes that the workloads' names tell.
+    /// Multiplies the sizes that the workloads' names tell.
     pub(crate) size_factor: f64,
     pub(crate) rows: Vec<Row>,
     pub(crate) goals: Vec<Verdict>,

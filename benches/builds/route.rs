@@ -12,7 +12,7 @@ use crate::workloads::{Contestant, Via};
 
 /// The cache's name in its bucket.
 const NAME: &str = "bench";
-/// Its manifest there.
+/// The key of the cache's manifest in its bucket.
 pub(crate) const MANIFEST: &str = "manifests/bench";
 
 /// Where one run has its cache.
@@ -29,7 +29,7 @@ pub(crate) struct Route {
     pub(crate) remora: Option<Remora>,
     /// Where buildctl connects.
     pub(crate) address: String,
-    /// What native clients take for S3.
+    /// The address that native clients use as S3.
     endpoint: String,
 }
 

@@ -1,4 +1,4 @@
-//! Does a workload: makes its layers once, then runs every contestant in turn, a few times, and checks that each
+//! Runs a workload: makes its layers once, then runs the contestants one by one, and checks that each
 //! really did the work.
 
 use std::path::{Path, PathBuf};
@@ -18,10 +18,10 @@ use crate::stage::Stage;
 use crate::timed_build::{Task, cold, measure};
 use crate::workloads::{Contestant, JOURNAL, Layers, RELAY, S3, Via, Work, Workload};
 
-/// What native imports: it has exported it.
+/// The bucket that native imports from. Native exported to it.
 const NATIVE_SEED: &str = "seed-native";
-/// What remora imports: it has exported it. The blobs are the same; the manifest tells a remora which of them are
-/// as they were written, so that it need not hash them again.
+/// The bucket that remora imports from. remora exported to it. The blobs are the same as native's; the manifest tells
+/// which of them are as they were written, so that it need not hash them again.
 const REMORA_SEED: &str = "seed-remora";
 /// How long remora may take to bring an export from its journal to S3.
 const JOURNAL_PATIENCE: Duration = Duration::from_secs(120);
@@ -33,9 +33,9 @@ struct Seed {
     dir: PathBuf,
     context: PathBuf,
     builder: Buildkitd,
-    /// In the bucket: files and bytes.
+    /// How many files the bucket has, and how many bytes.
     in_bucket: (u64, u64),
-    /// In the folder.
+    /// How many files the folder has, and how many bytes.
     in_folder: (u64, u64),
 }
 
@@ -68,7 +68,7 @@ impl Runner {
         content_streams::measure(&self.stage.dir, &self.stage.remora, factor, rounds)
     }
 
-    /// Gets ready what the workload starts from.
+    /// Prepares what the workload starts from.
     pub(crate) fn prepare(&mut self, work: Work) -> Result<()> {
         match work {
             Work::Import(layers) | Work::Export(layers) | Work::Reexport(layers) => {
@@ -96,7 +96,7 @@ impl Runner {
         Ok(())
     }
 
-    /// One contestant, once.
+    /// Runs one contestant once.
     pub(crate) fn run(&mut self, workload: &Workload, work: Work, contestant: &Contestant) -> Result<Sample> {
         self.runs += 1;
         let run = self.runs.to_string();

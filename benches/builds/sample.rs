@@ -11,7 +11,7 @@ pub(crate) struct Sample {
     pub(crate) cpu_seconds: Cpu,
     pub(crate) buildkitd_peak_rss: u64,
     pub(crate) remora_peak_rss: Option<u64>,
-    /// Between S3 and its client, where the shaper is.
+    /// The traffic between S3 and its client, which the shaper counts.
     pub(crate) upstream: Option<Traffic>,
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// Bytes moved at once: at 90 MB/s, 3 ms.
+/// How many bytes are moved at once. At 90 MB/s that takes 3 ms.
 const CHUNK: usize = 256 << 10;
 /// How far a connection may lag behind its rate and catch up: covers a late wake-up, and no more.
 const SLACK: Duration = Duration::from_millis(5);
@@ -22,7 +22,7 @@ const METHODS: [&str; 5] = ["GET", "HEAD", "PUT", "POST", "DELETE"];
 /// What a connection is like.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Network {
-    /// Of each connection, in each direction.
+    /// The rate of each connection, in each direction.
     pub(crate) bytes_per_second: f64,
     /// Added before the first byte of each response.
     pub(crate) latency: Duration,

@@ -8,12 +8,12 @@ use remora_test_support::minio::Minio;
 
 use crate::daemons::remove;
 
-/// It stays from the first run to the last.
+/// What stays from the first run to the last.
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) dir: PathBuf,
     pub(crate) minio: Minio,
-    /// The binary.
+    /// The remora binary.
     pub(crate) remora: PathBuf,
 }
 

@@ -18,18 +18,18 @@ use crate::workloads::Contestant;
 pub(crate) struct Task<'a> {
     pub(crate) context: &'a Path,
     pub(crate) nonce: &'a str,
-    /// To the cache that it imports.
+    /// Whether it exports to the cache that it imports.
     pub(crate) exports: bool,
 }
 
 impl<'a> Task<'a> {
-    /// An import alone.
+    /// A task that imports and does not export.
     pub(crate) fn import(context: &'a Path, nonce: &'a str) -> Self {
         Self { context, nonce, exports: false }
     }
 }
 
-/// A run on an empty builder.
+/// Runs a build on an empty builder.
 pub(crate) fn cold(stage: &Stage, network: Network, contestant: &Contestant, place: &Place, task: &Task<'_>) -> Result<(Sample, Built)> {
     let builder = Buildkitd::start(&stage.dir.join("cold"))?;
     let route = Route::start(stage, network, contestant, place, &builder)?;
@@ -46,7 +46,7 @@ pub(crate) fn cold(stage: &Stage, network: Network, contestant: &Contestant, pla
     measure(stage, &build, &builder, &route)
 }
 
-/// One build, and what everything that takes part in it took meanwhile.
+/// Runs a build, and measures what everything took that had a part in it.
 pub(crate) fn measure(stage: &Stage, build: &Build<'_>, builder: &Buildkitd, route: &Route) -> Result<(Sample, Built)> {
     let remora = route.remora.as_ref().map(|remora| &remora.daemon);
     builder.daemon.forget_peak()?;

@@ -1,4 +1,4 @@
-//! What is measured: workloads, the contestants that do each, and the goals. All data: a row more is an entry more.
+//! What is measured: workloads, the contestants that do each, and the goals. To measure more, add an entry.
 
 use std::time::Duration;
 
@@ -26,9 +26,9 @@ pub(crate) enum Via {
 pub(crate) struct Contestant {
     pub(crate) name: &'static str,
     pub(crate) via: Via,
-    /// The shaper is between S3 and its client.
+    /// Whether the shaper is between S3 and its client.
     pub(crate) shaped: bool,
-    /// The same remora has served this cache once before, some seconds ago.
+    /// Whether the same remora has served this cache once before, some seconds ago.
     pub(crate) primed: bool,
     /// Added to remora's configuration, above its tables.
     pub(crate) settings: &'static str,
@@ -41,7 +41,7 @@ pub(crate) struct Layers {
     pub(crate) chains: u32,
     /// Layers of each, one on top of the other.
     pub(crate) length: u32,
-    /// Of each layer.
+    /// The size of each layer.
     pub(crate) bytes: u64,
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct HotName {
     pub(crate) exports: u32,
     /// They export in turn.
     pub(crate) branches: u32,
-    /// Exporters.
+    /// How many export at once.
     pub(crate) at_once: usize,
 }
 
@@ -76,10 +76,10 @@ pub(crate) struct HotName {
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
     pub(crate) work: Work,
-    /// Of the shaped contestants.
+    /// The network of the shaped contestants.
     pub(crate) network: Network,
     pub(crate) contestants: &'static [&'static str],
-    /// Part of `--quick`.
+    /// Whether it is a part of `--quick`.
     pub(crate) quick: bool,
 }
 
@@ -102,7 +102,7 @@ pub(crate) const JOURNAL: &str = "durability = \"local\"";
 
 /// Builds of each contestant in a workload.
 pub(crate) const RUNS: usize = 5;
-/// The same where a build is short.
+/// Builds of each contestant in a workload of short builds.
 const SHORT_RUNS: usize = 15;
 
 const KIB: u64 = 1 << 10;
@@ -120,7 +120,7 @@ const PARALLEL: Layers = Layers { chains: 4, length: 2, bytes: 64 * MIB };
 const SMALL: Layers = Layers { chains: 1, length: 60, bytes: 4 * KIB };
 const HOT: HotName = HotName { exports: 1000, branches: 8, at_once: 4 };
 
-/// The one that makes the cache which remora imports.
+/// The contestant that makes the cache which remora imports.
 pub(crate) const RELAY: Contestant = contestant("relay plain", Via::Relay, false);
 
 pub(crate) const CONTESTANTS: &[Contestant] = &[
@@ -141,19 +141,19 @@ pub(crate) const CONTESTANTS: &[Contestant] = &[
 
 const EVERY_WAY: &[&str] = &["native plain", "native shaped", "local", "relay plain", "relay shaped", "session plain", "session shaped"];
 
-/// With a remora that brings it to S3 afterwards, too.
+/// The contestants of exports, one of which brings the export to S3 only afterwards.
 const EXPORT_WAYS: &[&str] =
     &["native plain", "native shaped", "local", "relay plain", "relay shaped", "relay journal", "session plain", "session shaped"];
 
-/// With a remora whose disk cache has it all, too.
+/// The contestants of imports, one of which has it all in its disk cache.
 const IMPORT_WAYS: &[&str] =
     &["native plain", "native shaped", "local", "relay plain", "relay shaped", "relay warm", "session plain", "session shaped"];
 
-/// On a hot name. A remora that has just been started knows nothing of its blobs, and has to look up all of them; one
-/// that has been there when others built has done so within `manifests.lookup_interval`.
+/// The contestants on a hot name. A remora that has just been started knows nothing of its blobs, and looks up all of
+/// them; one that has been there when others built has done so within `manifests.lookup_interval`.
 const HOT_WAYS: &[&str] = &["native plain", "relay plain", "relay served", "session plain", "session served"];
 
-/// Those of the same layers follow each other: the layers are made once.
+/// Workloads of the same layers follow each other, so that the layers are made once.
 pub(crate) const WORKLOADS: &[Workload] = &[
     Workload { name: "import 1 × 1 GiB", work: Work::Import(ONE), network: S3, contestants: IMPORT_WAYS, quick: true },
     Workload { name: "export 1 × 1 GiB", work: Work::Export(ONE), network: S3, contestants: EXPORT_WAYS, quick: true },

@@ -70,7 +70,7 @@ pub(crate) fn reads(criterion: &mut Criterion) {
         });
     });
     let grant = grant();
-    // Each read is of a version that nobody knows yet, or all are of one that was verified by the first.
+    // Either each read is of a version that is not known yet, or all are of one that the first read verified.
     let stores = [
         ("read and verified", OneBlob::new(bytes.clone(), CHUNK_BYTES).ever_new()),
         ("read again", OneBlob::new(bytes.clone(), CHUNK_BYTES)),

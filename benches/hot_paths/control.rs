@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput};
 use remora::endpoints::control::hot_paths;
 
-/// HTTP/2's frames, the most that gRPC's peers take.
+/// The largest HTTP/2 frame that gRPC's peers accept.
 const FRAME_BYTES: usize = 16 << 10;
 const STREAM_BYTES: usize = 4 << 20;
 /// A message of buildkitd's progress.

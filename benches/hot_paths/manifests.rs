@@ -42,7 +42,7 @@ fn document(from: usize) -> Value {
     json!({ "layers": layers.collect::<Vec<_>>(), "records": records.collect::<Vec<_>>() })
 }
 
-/// The same as an exporter writes it in a session: its image manifest, and the config beside it.
+/// A document as an exporter writes it in a session: its image manifest, and the config beside it.
 fn oci_form(mut document: Value) -> (Bytes, Bytes) {
     let descriptors = document["layers"].as_array_mut().unwrap().iter_mut().map(|layer| {
         let annotations = layer.as_object_mut().unwrap().remove("annotations").unwrap();

@@ -1,4 +1,4 @@
-//! A store that costs nothing: one blob in memory, under whatever key.
+//! A store that costs nothing: it has one blob in memory, under every key.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,11 +9,11 @@ use remora::store::{Body, Condition, Error, Meta, MultipartId, Object, Page, Par
 use remora::types::{ByteRange, ETag, Key};
 use time::OffsetDateTime;
 
-/// The blob.
+/// The store.
 #[derive(Debug)]
 pub(crate) struct OneBlob {
     bytes: Bytes,
-    /// Bodies come in chunks of so many bytes.
+    /// The size of the chunks in which bodies come.
     chunk: usize,
     in_ranges: bool,
     ever_new: bool,
@@ -25,12 +25,12 @@ impl OneBlob {
         Self { bytes, chunk, in_ranges: false, ever_new: false, version: AtomicU64::default() }
     }
 
-    /// It is read in ranges, as from S3.
+    /// Makes remora read it in ranges, as from S3.
     pub(crate) fn in_ranges(self) -> Self {
         Self { in_ranges: true, ..self }
     }
 
-    /// It is another version whenever it is asked for.
+    /// Gives the blob another version at every call.
     pub(crate) fn ever_new(self) -> Self {
         Self { ever_new: true, ..self }
     }

@@ -12,9 +12,9 @@ use crate::support::process::{pause, within};
 use crate::support::storage::Kind;
 
 const BUILDS: usize = 50;
-/// How soon after a build its connections are gone.
+/// A build's connections must be gone this soon after its end.
 const SOON: Duration = Duration::from_secs(6);
-/// More than one build has at once.
+/// More connections than one build has at once.
 const MOST: usize = 24;
 
 #[test]
@@ -37,7 +37,7 @@ fn most_of_fifty_builds(transport: Transport) -> Connections {
     let before = host.remora.connections();
     let mut most = before;
     for number in 1..=BUILDS {
-        // Something for the cache to get.
+        // This gives the cache something to hold.
         context.write("source", &format!("build {number}"));
         let mut running = host.client.start(&build);
         while !running.has_ended() {

@@ -1,4 +1,4 @@
-//! One end of a session disappears in the midst of a transfer: the other sees an error, and the cache is
+//! One end of a session disappears in the middle of a transfer: the other sees an error, and the cache is
 //! what it was.
 
 use crate::support::cases::{Rig as _, Setting, Transport, Via};
@@ -9,7 +9,7 @@ use crate::support::process::{READY_LIMIT, Running, eventually};
 use crate::support::storage::Kind;
 
 const BUCKET: &str = "build-cache";
-/// Layers go as they are: zeros are cheap to make, and many to transfer.
+/// Layers are not compressed: zeros are cheap to make, and there are many bytes to transfer.
 const CACHE: &str = "type=s3,region=us-east-1,bucket=build-cache,name=app,compression=uncompressed,force-compression=true";
 const RECEIVED: &str = "remora_received_bytes_total";
 const SENT: &str = "remora_sent_bytes_total";
@@ -34,7 +34,7 @@ fn who_disappears_in_a_transfer_leaves_an_error_and_no_half_of_a_cache() {
     assert_sound(&host);
 }
 
-/// The client ends, then buildkitd, while `metric` grows.
+/// Ends the client and later buildkitd, each while `metric` grows.
 fn disappear(host: &mut Host, build: &Build, metric: &str) {
     let before = host.remora.footprint();
     let moved = std::cell::Cell::new(0);

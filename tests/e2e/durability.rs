@@ -10,7 +10,7 @@ use crate::support::storage::Kind;
 
 const BUCKET: &str = "build-cache";
 const CACHE: &str = "type=s3,region=us-east-1,bucket=build-cache,name=app";
-/// One layer goes in parts, the others do not.
+/// One layer is uploaded in parts, the others are not.
 const STEPS: &str = "RUN busybox dd if=/dev/urandom of=/large bs=1M count=40
 RUN busybox dd if=/dev/urandom of=/small bs=1M count=3
 RUN echo small > /smaller

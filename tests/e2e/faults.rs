@@ -36,7 +36,7 @@ fn the_cache_goes_through_the_session_where_nobody_answers_buildkitd() {
     goes_through_the_session(free_port());
 }
 
-/// As behind a firewall that drops packets: a connection that nobody reads from.
+/// Nobody reads from the connection, as behind a firewall that drops packets.
 #[test]
 fn the_cache_goes_through_the_session_where_buildkitd_waits_in_vain() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -78,7 +78,7 @@ fn remora_may_start_before_buildkitd() {
     let settings = Settings { wait_until_ready: false, ..Settings::new(buildkitd.address(), &storage, &BUCKETS) };
     let mut host = Host::assemble(Via::Buildctl, buildkitd, storage, &settings);
     let context = Context::two_stages();
-    // The client is there first, too: remora holds its call until the builder answers.
+    // The client connects before the builder is up: remora holds its call until the builder answers.
     let early = host.client.start(&Build::of(context.path()).cached(CACHE));
     host.buildkitd.boot();
     host.client.outcome(early).expect_success().assert_executed();

@@ -1,4 +1,4 @@
-//! One format: what native `type=s3` wrote is read through remora, and the other way round.
+//! Native `type=s3` and remora write one format: each reads what the other wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
 

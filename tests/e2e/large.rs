@@ -1,4 +1,4 @@
-//! Caches that have grown.
+//! Caches that have grown large.
 
 use remora::types::Digest;
 

@@ -1,4 +1,4 @@
-//! What `chaos` shows of lost, flipped and merged layers in a bucket, in a directory.
+//! Lost, damaged and merged layers in a directory. `chaos` has the same cases in a bucket.
 
 use std::path::PathBuf;
 

@@ -98,7 +98,7 @@ fn names_are_exported_and_the_first_imported(transport: Transport) {
     }
 }
 
-/// MinIO refuses writes to a bucket that is not there; a directory, below what is a file.
+/// MinIO refuses writes to a bucket that does not exist; a directory refuses them below a file.
 #[test]
 fn ignore_error_decides_when_the_store_refuses_writes() {
     for (store, transport) in [(Kind::Minio, Transport::Relay), (Kind::Directory, Transport::Relay), (Kind::Minio, Transport::Session)] {

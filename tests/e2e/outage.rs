@@ -1,4 +1,4 @@
-//! The store says nothing for a while: what is not a case of `chaos`, which has every time of a build and what it
+//! The store does not answer for a while. These are not cases of `chaos`, which has every stage of a build and what it
 //! costs.
 
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::support::storage::{Kind, Storage};
 
 const BUCKETS: [&str; 1] = ["build-cache"];
 const CACHE: &str = "type=s3,region=us-east-1,bucket=build-cache,name=app";
-/// Anything but for ever.
+/// Any build that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long a store is away that is to come back before a build is run again without its cache.
 const OUTAGE: Duration = Duration::from_secs(4);
@@ -27,7 +27,7 @@ fn manifests(storage: &Storage) -> usize {
     storage.objects(BUCKETS[0]).keys().filter(|key| key.starts_with("manifests/")).count()
 }
 
-/// The same build again when the store is back: exported, and then cached.
+/// When the store is back, runs the build again twice: it is exported, and then cached.
 fn recovers(host: &mut Host, build: &Build) {
     eventually("the breaker closes", LIMIT, || (host.remora.metric("remora_store_breaker") == 0).then_some(()));
     host.client.build(build).expect_success();

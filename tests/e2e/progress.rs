@@ -65,7 +65,7 @@ fn a_cache_through_a_session_is_called_what_it_is() {
     }
 }
 
-/// The history's log is the progress once more.
+/// The log in the build history has the same lines as the progress.
 #[test]
 fn the_log_of_a_build_that_is_over_says_the_same() {
     let host = host(Via::BuildxRemote, Transport::Session);

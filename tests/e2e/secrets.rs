@@ -25,7 +25,7 @@ const ENVIRONMENT: [(&str, &str); 3] = [
     ("AWS_SESSION_TOKEN", "canary-token-of-the-client"),
 ];
 
-/// Also from the libraries that see requests and headers.
+/// Everything is logged, also by the libraries that see requests and headers.
 const EVERYTHING: &str = "trace,aws_config=trace,aws_sigv4=trace,aws_smithy_runtime=trace,h2=trace,hyper=trace,s3s=trace,tower=trace";
 
 #[test]

@@ -42,7 +42,7 @@ impl Bench {
         Ok(answer.e_tag().unwrap().to_owned())
     }
 
-    /// Past the proxy.
+    /// The object's ETag, read past the proxy.
     async fn etag_in_store(&self, key: &str) -> String {
         let head = self.direct.head_object().bucket(&self.bucket).key(key).send().await.unwrap();
         head.e_tag().unwrap().to_owned()
@@ -94,7 +94,7 @@ async fn each_fault_is_what_its_name_says() {
     assert!(bench.get().await.unwrap().1 == bench.body);
     assert!(started.elapsed() >= Duration::from_millis(300));
     assert_eq!(bench.proxy.harmed(), 15);
-    // Uploads, too.
+    // Uploads are slowed down, too.
     bench.proxy.set_rules(vec![Rule::on("PUT", "", 1.0, Fault::Reset)]);
     assert_eq!(bench.put("another").await.unwrap_err(), "broken");
     bench.proxy.set_rules(vec![Rule::on("PUT", "", 1.0, Fault::SlowDown)]);

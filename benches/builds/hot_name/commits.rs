@@ -1,4 +1,4 @@
-//! The commits that are built: one Dockerfile, and a source that is another one at each commit.
+//! The commits that are built: they have one Dockerfile, and each has a source of its own.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,17 +18,17 @@ pub(crate) const OWN_LAYERS: u32 = OWN_STEPS + 2;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Commit {
     pub(crate) branch: u32,
-    /// Within its branch, from 0 on.
+    /// Its number within its branch, from 0 on.
     pub(crate) number: u32,
 }
 
 impl Commit {
-    /// Of several branches that export in turn, the commit of one export.
+    /// The commit of one export, where several branches export in turn.
     pub(crate) fn of_export(export: u32, branches: u32) -> Self {
         Self { branch: export % branches, number: export / branches }
     }
 
-    /// No two commits have the same.
+    /// The content of the source. No two commits have the same.
     pub(crate) fn source(self) -> String {
         // A builder takes files of one size and one time for the same, so each branch has a size of its own.
         let padding = ".".repeat(self.branch as usize);

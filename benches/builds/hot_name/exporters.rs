@@ -1,4 +1,4 @@
-//! Exports to one name without BuildKit, as many exporters that take turns.
+//! Exports to one name without BuildKit, by many exporters that take turns.
 
 use anyhow::{Context as _, Result};
 use aws_sdk_s3::Client;

@@ -13,22 +13,22 @@ pub(crate) struct Facts {
     pub(crate) exports: u32,
     pub(crate) branches: u32,
     pub(crate) exporters_at_once: usize,
-    /// For the exports that no builder made.
+    /// How long the exports took that no builder made.
     pub(crate) seconds_writing: f64,
-    /// In all.
+    /// How long all of the preparation took.
     pub(crate) seconds_preparing: f64,
     pub(crate) stored: Vec<Stored>,
 }
 
-/// A manifest.
+/// A stored manifest.
 #[derive(Debug, Serialize)]
 pub(crate) struct Stored {
     name: &'static str,
     records: usize,
     layers: usize,
-    /// Of the document.
+    /// The size of the document.
     bytes: usize,
-    /// Of the blobs that it names.
+    /// The size of all blobs that it names.
     blob_bytes: u64,
 }
 

@@ -54,7 +54,7 @@ pub(crate) fn prepare(stage: &Stage, name: HotName) -> Result<(Hot, Facts)> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let hot = Hot { name, dir: stage.dir.join("hot"), runtime, s3: client(stage.minio.address()), turns: BTreeMap::new() };
     for bucket in hot.buckets() {
-        // A preparation that failed has left it.
+        // A preparation that failed may have left the bucket.
         remove(&stage.minio.folder(&bucket))?;
         stage.minio.make_bucket(&bucket)?;
     }
@@ -64,7 +64,7 @@ pub(crate) fn prepare(stage: &Stage, name: HotName) -> Result<(Hot, Facts)> {
     let builder = Buildkitd::start(&hot.dir.join("builder"))?;
     let endpoint = stage.minio.address().to_string();
     let to_native = |branch| hot.export(branch, &builder.address(), native(&bucket_of(branch), &endpoint));
-    // The first makes the steps that all share.
+    // The first export runs the steps that all share.
     to_native(0)?;
     hot.at_once(1, &to_native)?;
     let documents: Result<Vec<_>> = (0..name.branches).map(|branch| hot.manifest(&bucket_of(branch))).collect();
@@ -120,8 +120,8 @@ fn bucket_of(branch: u32) -> String {
 }
 
 impl Hot {
-    /// One contestant, once, on an empty builder: it imports what a branch exported last, or builds the commit after that
-    /// and exports it to the same name.
+    /// Runs one contestant once on an empty builder: it imports what a branch exported last, or builds the commit after
+    /// that and exports it to the same name.
     pub(crate) fn run(&mut self, stage: &Stage, workload: &Workload, contestant: &Contestant, exports: bool, run: u32) -> Result<Sample> {
         let turn = self.turns.entry(contestant.name).or_default();
         let branch = *turn % self.name.branches;
@@ -167,7 +167,7 @@ impl Hot {
         Commit { branch, number: self.name.exports.div_ceil(self.name.branches) }
     }
 
-    /// The context of that.
+    /// The context of a branch's last commit.
     fn context(&self, branch: u32) -> PathBuf {
         self.dir.join(format!("branch-{branch}"))
     }
@@ -190,7 +190,7 @@ impl Hot {
         let cache_to = vec![attrs + ",mode=max"];
         let build = Build { address, context: &context, nonce: SEED, cache_to, cache_from: vec![] };
         let built = build.run(&self.dir.join(format!("progress-{branch}")))?;
-        // A step that builds of one builder share at one moment may be told of twice.
+        // A step that several builds of one builder share at one moment may be reported twice.
         ensure!(built.layer_steps >= STEPS, "branch {branch}: {} steps, not {STEPS}", built.layer_steps);
         ensure!(built.exported, "branch {branch}: no cache was exported");
         Ok(())
@@ -203,7 +203,7 @@ impl Hot {
         })
     }
 
-    /// Of a bucket's manifest.
+    /// The version of a bucket's manifest.
     fn version(&self, bucket: &str) -> Result<Option<String>> {
         let answer = self.runtime.block_on(self.s3.head_object().bucket(bucket).key(MANIFEST).send());
         Ok(answer.context("no manifest")?.e_tag)

@@ -15,7 +15,7 @@ use time::format_description::well_known::Rfc3339;
 /// Stands for what differs from commit to commit.
 const CHANGED: &str = "changed";
 
-/// A real export, and which parts of it are another commit's own.
+/// A real export, and which parts of it differ in every commit.
 #[derive(Debug)]
 pub(crate) struct Template {
     config: CacheConfig,
@@ -90,7 +90,7 @@ impl Template {
             let mut blob = format!("layer {index} of {source}").into_bytes();
             annotations.diff_id = Digest::of(format!("content of layer {index} of {source}").as_bytes()).to_string();
             annotations.created_at.clone_from(&now);
-            // As large as the real one, so that the manifest is so, too.
+            // The blob is as large as the real one, so that the manifest is as large, too.
             blob.resize(usize::try_from(annotations.size)?, b'.');
             let digest = Digest::of(&blob);
             layer.blob = digest.to_string();
@@ -124,7 +124,7 @@ impl Template {
             CHANGED.clone_into(&mut layer.blob);
             let annotations = layer.annotations.as_mut().context("a layer has no annotations")?;
             CHANGED.clone_into(&mut annotations.diff_id);
-            // Random bytes, compressed: some bytes more or less.
+            // Random bytes are compressed to a size that differs by a few bytes.
             (annotations.size, annotations.created_at) = (0, None);
         }
         Ok(format!("{layer:?} on ({below})"))
@@ -154,7 +154,7 @@ impl Template {
             alternatives.sort();
             parts.push(format!("{alternatives:?}"));
         }
-        // A hash, as what a record is made of is in it again and again.
+        // A hash stands for its inputs, which would otherwise be written out again and again.
         Ok(format!("{record:?} of {}", Digest::of(parts.join(", ").as_bytes())))
     }
 }

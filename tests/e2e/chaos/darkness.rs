@@ -1,4 +1,5 @@
-//! The store is gone, or there and says nothing: before a build, while it imports, between, while it exports.
+//! The store is gone, or is there and does not answer: before a build, during its import, between, or during its
+//! export.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -10,7 +11,7 @@ use crate::support::context::Context;
 use crate::support::faults::{Fault, Link, Rule, seed};
 use crate::support::process::within;
 
-/// What a dead store may cost a build; and where other tests run beside it.
+/// How long a dead store may delay a build, alone and where other tests run at the same time.
 const ADDED: Duration = Duration::from_secs(10);
 const ADDED_ON_A_BUSY_MACHINE: Duration = Duration::from_secs(30);
 /// Steps before the one that tells the test that it runs.
@@ -67,7 +68,7 @@ fn dark(contestant: Contestant, scale: Scale, prepare: impl FnOnce(&Rig), at_ste
     if let Err(why) = rig.verify() {
         verdict.check(false, || why);
     }
-    // The store is back: so is the cache, soon, with nothing restarted.
+    // When the store is back, the cache soon is, too. Nothing is restarted.
     if passed {
         let context = Context::two_stages();
         let cached = |verdict: &mut Verdict| {
@@ -87,7 +88,7 @@ fn dark(contestant: Contestant, scale: Scale, prepare: impl FnOnce(&Rig), at_ste
 /// A context to which each build adds a step.
 struct Steps {
     context: Context,
-    /// The steps share the host's network, and ask here when they run.
+    /// Steps share the host's network, and send a request here when they run.
     listener: TcpListener,
 }
 
@@ -104,14 +105,14 @@ impl Steps {
         let text = std::fs::read_to_string(&dockerfile).expect("Dockerfile");
         self.context.write("Dockerfile", &format!("{text}RUN busybox wget -q -O /step http://127.0.0.1:{port}/\n"));
         rig.build_while(&rig.cached(&self.context, "app"), |running| {
-            // Where the import fails, earlier steps ask again. A build that fails or hangs before does not ask.
+            // Where the import fails, earlier steps send theirs again. A build that fails or hangs before sends none.
             let mut at_step = Some(at_step);
             let mut asked = || self.listener.accept().map(Some).ok().or_else(|| running.has_ended().then_some(None));
             while let Some(Some((mut asking, _))) = within(HANGS, &mut asked) {
                 if let Some(at_step) = at_step.take() {
                     at_step(rig);
                 }
-                // What is not read would be answered with a reset.
+                // Without reading the request, closing would reset the connection.
                 let read = asking.read(&mut [0; 1024]).expect("the request");
                 assert!(read > 0, "the step went away");
                 asking.write_all(b"HTTP/1.0 200 OK\r\n\r\n").expect("answer");

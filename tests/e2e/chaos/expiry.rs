@@ -11,7 +11,7 @@ use crate::support::faults::seed;
 use crate::support::minio::REGION;
 use crate::support::process::within;
 
-/// Renewals that must be seen.
+/// How many renewals the test must see.
 const RENEWALS: usize = 5;
 /// A layer that is imported, a step that takes its time, and a layer that is exported.
 const STEPS: &str = "RUN busybox dd if=/dev/urandom of=/first bs=1M count=3
@@ -33,7 +33,7 @@ pub fn credentials_that_expire(contestant: Contestant, scale: Scale) -> Verdict 
         issuer = Some(started);
     });
     let issuer = issuer.expect("it was started");
-    // What a client of native BuildKit sends along are the credentials of when it begins.
+    // A client of native BuildKit sends the credentials that it has when the build begins.
     let cached = |context: &Context| match contestant {
         Contestant::Remora(_) => rig.cached(context, "app"),
         Contestant::Native => {
@@ -51,7 +51,7 @@ pub fn credentials_that_expire(contestant: Contestant, scale: Scale) -> Verdict 
     context.write("pause", &pause.to_string());
     let before = issuer.issued();
     let mut verdict = Verdict::default();
-    // As an orchestrator does, which is how remora comes to ask its store while the build does not.
+    // An orchestrator asks, too, so that remora calls its store while the build does not.
     let limit = HANGS + Duration::from_secs(pause);
     let mut unready = 0;
     let built = rig.build_within(limit, &cached(&context), |running| {

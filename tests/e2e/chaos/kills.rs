@@ -19,10 +19,10 @@ RUN busybox dd if=/dev/urandom of=/first bs=1M count=3
 RUN busybox dd if=/dev/urandom of=/second bs=1M count=1
 ";
 
-/// How soon after a start the leavings of the run before are gone.
+/// How soon after a start everything is gone that the run before has left.
 const CLEARED: Duration = Duration::from_secs(30);
 
-/// Builds and kills so often, half of them during the first build of a context, half during a later one.
+/// Builds and kills `count` times, half of them during the first build of a context, half during a later one.
 pub fn kill(contestant: Contestant, scale: Scale) -> Verdict {
     let seed = seed();
     let kills = scale.pick(4, 50);
@@ -43,7 +43,7 @@ pub fn kill(contestant: Contestant, scale: Scale) -> Verdict {
         let name = format!("app-{}", contexts.len());
         let context = contexts.last().expect("the first round makes one");
         rig.buildkitd.prune();
-        // By requests to the store, and some time: a moment in which something is being read or written.
+        // The kill comes after some requests to the store and some time, while something is read or written.
         let moment = requests(&rig) + dice.random_range(0..of_a_build);
         let mut running = rig.client.start(&rig.cached(context, &name));
         eventually("the moment comes, or the end", READY_LIMIT, || (requests(&rig) > moment || running.has_ended()).then_some(()));

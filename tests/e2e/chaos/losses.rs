@@ -1,4 +1,4 @@
-//! Blobs that are not in the bucket any more, or not what they were.
+//! Blobs that are gone from the bucket, or have other bytes than before.
 
 use aws_sdk_s3::primitives::ByteStream;
 
@@ -63,7 +63,7 @@ pub fn one_byte_of_a_blob_is_flipped(contestant: Contestant, _: Scale) -> Verdic
         let again = executed(&outcome);
         let expected = (FLIPPED..=LAYERS).collect();
         verdict.check(again == expected, || format!("steps {again:?} ran again, not {expected:?}"));
-        // What was rebuilt has another digest, so the blob stays what it is: the manifest must not name it.
+        // The rebuilt layer has another digest, so the damaged blob stays: the manifest must not name it.
         verdict.check(rig.verify().is_ok(), || "the cache has holes".to_owned());
     }
     verdict

@@ -76,7 +76,7 @@ fn passes(run: fn(Contestant, Scale) -> Verdict, transport: Transport) {
     assert!(verdict.passed(), "{verdict}");
 }
 
-/// Rows in which native BuildKit fails at once. Those in which it hangs are for [`table`] alone.
+/// Faults with which native BuildKit fails at once. Those with which it hangs are run by [`table`] alone.
 #[test]
 fn native_buildkit_fails_under_the_same_fault() {
     for run in [losses::three_of_ten_layers_are_deleted, losses::one_byte_of_a_blob_is_flipped, exporters::eight_at_once] {
@@ -88,7 +88,7 @@ fn native_buildkit_fails_under_the_same_fault() {
 /// A part of the name of the faults that `make chaos` is to run; without it, all.
 const ONLY: &str = "REMORA_CHAOS_ONLY";
 
-/// `make chaos`. A case that is native's alone to fail is no failure; one that remora fails is.
+/// `make chaos`. The test fails where remora fails a case, and not where native BuildKit does.
 #[test]
 #[ignore = "an hour of builds: make chaos runs it"]
 fn table() {

@@ -1,4 +1,4 @@
-//! Requests to the store that fail, each by itself: build after build, exports and imports in turn.
+//! Single requests to the store fail while builds export and import in turn.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::verdict::{Scale, Verdict};
 use crate::support::context::Context;
 use crate::support::faults::{Fault, Rule, seed};
 
-/// Of all requests, the faults of a case together.
+/// The share of requests that the faults of a case harm, all together.
 const RATE: f64 = 0.3;
 const NATIVE_BUILDS: usize = 8;
 
@@ -40,9 +40,9 @@ pub fn all_kinds(contestant: Contestant, scale: Scale) -> Verdict {
     builds(contestant, scale.pick(4, 20), &faults)
 }
 
-/// So many builds: a new context exported, the same one imported on a builder that has forgotten it, and so on.
+/// Runs builds that take turns: one exports a new context, the next imports it on a builder that has forgotten it.
 fn builds(contestant: Contestant, count: usize, faults: &[Fault]) -> Verdict {
-    // Some are enough to see how native BuildKit fares, where it waits for a minute each time.
+    // A few builds show how native BuildKit fares, which may wait for a minute in each.
     let count = if contestant == Contestant::Native { count.min(NATIVE_BUILDS) } else { count };
     let rig = Rig::start(contestant, seed());
     rig.proxy.set_rules(Rule::mix(RATE, faults));

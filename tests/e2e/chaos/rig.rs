@@ -14,7 +14,7 @@ use crate::support::storage::{self, Kind, Storage};
 
 pub const BUCKET: &str = "build-cache";
 
-/// A build that takes so long hangs: some stalls of a minute, one after the other.
+/// A build that takes this long hangs. Several stalls of a minute, one after the other, take less.
 pub const HANGS: Duration = Duration::from_secs(180);
 
 /// What a build's cache goes through.
@@ -57,7 +57,7 @@ impl Rig {
         Self::with(contestant, seed, |_, _| ())
     }
 
-    /// With a remora that is set up as `change` says, given where its MinIO is.
+    /// As [`Self::start`], with settings that `change` makes, which is given the MinIO.
     pub fn with(contestant: Contestant, seed: u64, change: impl FnOnce(&mut Settings, &Minio)) -> Self {
         let buildkitd = Buildkitd::start();
         let storage = Storage::new(Kind::Minio, &[BUCKET]);
@@ -131,12 +131,12 @@ impl Rig {
         self.build_within(HANGS, build, |_| ())
     }
 
-    /// Builds, and does something meanwhile.
+    /// Builds, and calls `meanwhile` while the build runs.
     pub fn build_while(&self, build: &Build, meanwhile: impl FnOnce(&mut Running)) -> Timed {
         self.build_within(HANGS, build, meanwhile)
     }
 
-    /// The same; after `limit` it hangs.
+    /// As [`Self::build_while`], where a build hangs that takes longer than `limit`.
     pub fn build_within(&self, limit: Duration, build: &Build, meanwhile: impl FnOnce(&mut Running)) -> Timed {
         let started = Instant::now();
         let mut running = self.client.start(build);

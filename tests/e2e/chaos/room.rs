@@ -12,7 +12,7 @@ use crate::support::faults::seed;
 
 const LARGE: &str = "RUN busybox dd if=/dev/urandom of=/large bs=1M count=24\n";
 const SMALL: &str = "RUN busybox dd if=/dev/urandom of=/small bs=1k count=100\n";
-/// Little memory, so that what relay is sent goes through the spool.
+/// So little memory that what relay receives goes through the spool.
 const MEMORY: &str = "[transfer]\nupload_memory = \"1MiB\"\n";
 const FILLER: &str = "of-somebody-else";
 const DROPPED: &str = "remora_exports_dropped_total";
@@ -40,13 +40,13 @@ pub fn none_on_the_disk(contestant: Contestant, _: Scale) -> Verdict {
     without_room(rig, || std::fs::remove_file(disk.path().join(FILLER)).expect("the filler"))
 }
 
-/// Takes all that is left.
+/// Takes all room that is left.
 fn fill(disk: &Path) {
     let mut filler = File::create(disk.join(FILLER)).expect("filler");
     while filler.write_all(&[1; 4096]).is_ok() {}
 }
 
-/// A build whose export has no room, and after `room_is_made` one whose has.
+/// Runs a build whose export has no room and, after `room_is_made`, one whose export has.
 fn without_room(mut rig: Rig, room_is_made: impl FnOnce()) -> Verdict {
     let mut verdict = Verdict::default();
     verdict.add(rig.build(&rig.cached(&Context::after_base(LARGE), "app")));

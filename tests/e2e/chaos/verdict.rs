@@ -9,9 +9,9 @@ use crate::support::client::Outcome;
 /// How much of a case is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
-    /// With every test.
+    /// In `make test`.
     Quick,
-    /// `make chaos`.
+    /// In `make chaos`.
     Full,
 }
 
@@ -36,12 +36,12 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// One without builds of its own.
+    /// A verdict without builds of its own.
     pub fn noted(note: &str) -> Self {
         Self { notes: vec![note.to_owned()], ..Self::default() }
     }
 
-    /// Counts a build in. Its outcome, where it passed.
+    /// Counts a build. Returns its outcome where it passed.
     pub fn add(&mut self, timed: Timed) -> Option<Outcome> {
         self.builds += 1;
         self.longest = self.longest.max(timed.wall);

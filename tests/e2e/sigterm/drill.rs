@@ -12,7 +12,7 @@ use crate::support::context::Context;
 use crate::support::image;
 
 const LAYER: u64 = 18 << 20;
-/// What is imported and never exported again.
+/// The name of the cache that is imported and never exported again.
 const SEED: &str = "seed";
 const UNDISTURBED: &str = "undisturbed";
 /// A layer that the sleep stands on, one that is needed only after it, and a small and a large one to export.
@@ -41,12 +41,12 @@ pub struct Drill {
     files: BTreeMap<String, String>,
     /// The names of all manifests that are to be there.
     published: BTreeSet<String>,
-    /// What was not as it should be.
+    /// Descriptions of what was wrong.
     faults: Vec<String>,
 }
 
 impl Drill {
-    /// With a cache to import, and a build that nothing disturbs to compare others with.
+    /// Makes a cache to import, and runs a build that nothing disturbs, to compare the others with.
     pub fn start(via: Via, transport: Transport) -> Self {
         let mut drill = Self {
             rig: rig::start(via, transport),
@@ -91,7 +91,7 @@ impl Drill {
         }
     }
 
-    /// Builds, tells remora to end at this moment, and compares with what is without that.
+    /// Builds, tells remora to end at this moment, and compares the build with the undisturbed one.
     pub fn end_at(&mut self, moment: &Moment) {
         self.context.write("sleep", moment.sleep());
         self.rig.wipe();
@@ -156,7 +156,7 @@ impl Drill {
         }
     }
 
-    /// Fails the test if something was not as it should be.
+    /// Fails the test if anything was wrong.
     pub fn finish(self) {
         self.rig.verify();
         assert!(self.faults.is_empty(), "{}", self.faults.join("\n"));

@@ -15,11 +15,11 @@ use crate::support::storage::{Kind, Storage};
 const BUCKET: &str = "build-cache";
 const CACHE: &str = "type=s3,region=us-east-1,bucket=build-cache,name=app";
 const DEADLINE: Duration = Duration::from_secs(2);
-/// So long after the last build remora is idle: its client may still ask for a record.
+/// remora is idle this long after the last build: until then its client may still ask for a record.
 const AFTER_BUILDS: Duration = Duration::from_secs(1);
-/// What is done at once is done by then.
+/// Anything that takes longer is not done at once.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// What waits for no build is done by then.
+/// An end that takes longer has waited for a build.
 const PROMPTLY: Duration = Duration::from_secs(3);
 
 fn host(transport: Transport, more: &str) -> Host {

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use super::calls::SESSION;
 
-/// Takes the place of a socket. Dropping it removes both: what listened there has ended by then.
+/// Takes the place of a socket. Dropping it removes both sockets: what listened there has ended by then.
 #[derive(Debug)]
 pub struct Gate {
     socket: PathBuf,
@@ -31,7 +31,7 @@ struct Shared {
     behind: PathBuf,
     /// The path of the calls that wait.
     call: &'static str,
-    /// So many of them pass before one waits.
+    /// How many of these calls pass before one waits.
     passing: usize,
     seen: watch::Sender<Seen>,
     tasks: Shutdown,
@@ -43,12 +43,12 @@ struct Seen {
     calls: usize,
     /// Sessions that were answered.
     sessions: usize,
-    /// Calls wait no more.
+    /// Whether the gate is open.
     open: bool,
 }
 
 impl Gate {
-    /// Calls of this path wait, but for the first of them.
+    /// From now on calls of this path wait, except for the first `passing` of them.
     pub fn before(socket: &Path, call: &'static str, passing: usize) -> Self {
         let behind = socket.with_extension("behind");
         std::fs::rename(socket, &behind).expect("a socket");
@@ -73,7 +73,7 @@ impl Drop for Gate {
     fn drop(&mut self) {
         self.shared.tasks.stop();
         for socket in [&self.socket, &self.shared.behind] {
-            // remora has removed its own, if nobody took its place.
+            // remora has removed its own socket, if nobody took its place.
             let _ = std::fs::remove_file(socket);
         }
     }

@@ -17,17 +17,17 @@ const BUILDS: &str = "remora_builds_total";
 const HELD: Duration = Duration::from_millis(200);
 /// How long an answer of the store stops in its midst.
 const STALL: Duration = Duration::from_secs(2);
-/// By then all that comes before a stall has come.
+/// After this long everything has arrived that comes before a stall.
 const BEFORE_STALL: Duration = Duration::from_millis(300);
 
-/// By what a moment is known.
+/// How a moment is recognised.
 #[derive(Debug, Clone, Copy)]
 pub enum Event {
     /// A small build with which buildx asks what buildkitd can do has its session; its next call is not there yet.
     Question,
     /// The build has its session, and its next call is not there yet.
     Session,
-    /// The build has come.
+    /// The build's call has arrived.
     Build,
     /// The store is asked this, and does not hear it yet.
     Request(&'static str, &'static str),
@@ -54,7 +54,7 @@ const fn at(name: &'static str, event: Event) -> Moment {
     Moment { name, event, imports: true }
 }
 
-/// What is there before the build begins.
+/// How things were before the build began.
 pub struct Prepared {
     gate: Option<Gate>,
     /// Requests that the proxy has harmed.
@@ -80,7 +80,7 @@ pub const MOMENTS: [Moment; 13] = [
 ];
 
 impl Moment {
-    /// Whether builds of this client come to it.
+    /// Whether builds of this client reach the moment.
     pub fn is_of(&self, via: Via) -> bool {
         !matches!(self.event, Event::Question) || via != Via::Buildctl
     }
@@ -90,7 +90,7 @@ impl Moment {
         if matches!(self.event, Event::Sleep) { "2" } else { "0" }
     }
 
-    /// Sees to it that the moment lasts, before the build begins.
+    /// Makes the moment last. This is called before the build begins.
     pub fn prepare(&self, rig: &dyn Rig, via: Via) -> Prepared {
         let rule = match self.event {
             Event::Request(method, path) => Some(Rule::on(method, path, 1.0, Fault::Dark)),
@@ -111,7 +111,7 @@ impl Moment {
         Prepared { gate: gate.map(|(call, passing)| Gate::before(&rig.control_socket(), call, passing)), harmed, builds }
     }
 
-    /// Waits for it.
+    /// Waits until the moment has come.
     pub fn comes(&self, rig: &dyn Rig, client: &mut Running, prepared: &Prepared) {
         let gate = prepared.gate.as_ref();
         eventually(self.name, READY_LIMIT, || {

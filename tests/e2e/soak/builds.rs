@@ -53,7 +53,7 @@ impl Group {
         self.remora.as_ref().expect("a group with remora")
     }
 
-    /// Does so many builds more; how long that took.
+    /// Runs this many builds more. Returns how long that took.
     pub fn build(&mut self, count: usize) -> Duration {
         let started = Instant::now();
         let numbers = self.done..self.done + count;

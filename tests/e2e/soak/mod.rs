@@ -12,7 +12,7 @@ use self::table::{Row, Table, is_settled};
 use crate::support::cases::Transport;
 use crate::support::process::within;
 
-/// Builds that make what stays, such as connections to the store.
+/// The number of first builds, which make what stays, such as connections to the store.
 const WARM_UP: usize = 20;
 /// How soon after the last build nothing is left of the builds.
 const SETTLED: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ fn soak(table: &mut Table, transport: Transport, builds: usize, step: usize) {
     group.assert_all_went_over(transport);
 }
 
-/// Adds a row for a hundred builds straight at buildkitd; how long they took.
+/// Adds a row for a hundred builds straight at buildkitd. Returns how long they took.
 fn direct(table: &mut Table) -> Duration {
     let mut group = Group::start(None);
     group.build(WARM_UP);

@@ -19,7 +19,7 @@ const TITLES: &str = "\
 
 #[derive(Debug)]
 pub struct Row {
-    /// None: without remora.
+    /// `None` for builds without remora.
     pub transport: Option<Transport>,
     pub builds: usize,
     pub sizes: Option<Sizes>,

@@ -22,10 +22,10 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// Both, for cases that go through them one after the other.
+    /// Both transports, for cases that run on one after the other.
     pub const BOTH: [Self; 2] = [Self::Relay, Self::Session];
 
-    /// What `--transport` is set to: where relay works, it is what remora finds out by itself.
+    /// What `--transport` is set to. Where relay works, remora finds that out by itself.
     pub fn flag(self) -> &'static str {
         match self {
             Self::Relay => "auto",

@@ -27,7 +27,7 @@ impl Connections {
         self.max(before) == before
     }
 
-    /// The larger number of each.
+    /// The larger of the two numbers at each endpoint.
     pub fn max(self, other: Self) -> Self {
         Self { s3: self.s3.max(other.s3), control: self.control.max(other.control) }
     }

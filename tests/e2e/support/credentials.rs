@@ -52,7 +52,7 @@ impl Issuer {
         format!("http://{}/credentials", self.address)
     }
 
-    /// New ones for whoever has no use for that: id, secret, session token.
+    /// New credentials for a client that cannot ask the endpoint: ID, secret, session token.
     pub fn issue(&self) -> (String, String, String) {
         let (issued, _) = self.shared.issue();
         let token = issued.session_token().expect("a token").to_owned();
@@ -64,7 +64,7 @@ impl Issuer {
         self.shared.issued.lock().expect("lock").len()
     }
 
-    /// Whether the store refuses the first that were handed out.
+    /// Whether the store refuses the first credentials that were handed out.
     pub fn first_is_refused(&self, bucket: &str) -> bool {
         let first = self.shared.issued.lock().expect("lock")[0].clone();
         let config = minio::client(&self.shared.minio, "", "").config().to_builder().credentials_provider(first).build();
@@ -98,7 +98,7 @@ impl Shared {
             .credentials_provider(Credentials::new(ACCESS_KEY_ID, SECRET_ACCESS_KEY, None, None, "test"))
             .http_client(aws_smithy_http_client::Builder::new().build_http())
             .build();
-        // Which role is of no interest to MinIO.
+        // MinIO does not care which role it is.
         let role = aws_sdk_sts::Client::from_conf(config).assume_role().role_arn("arn:aws:iam::000000000000:role/test");
         let role = role.role_session_name("test").duration_seconds(SESSION).policy(policy.to_string());
         let answer = block_on(role.send()).expect("MinIO makes credentials");

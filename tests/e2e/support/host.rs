@@ -34,7 +34,7 @@ impl Host {
         Self::assemble(setting.via, buildkitd, storage, &settings)
     }
 
-    /// With its cache in MinIO behind a fault proxy, and `more` in remora's configuration.
+    /// Starts one with its cache in MinIO behind a fault proxy. `more` is added to remora's configuration.
     pub fn behind_proxy(via: Via, transport: Transport, buckets: &[&str], more: &str) -> (Self, FaultProxy) {
         let buildkitd = Buildkitd::start();
         let storage = Storage::new(Kind::Minio, buckets);
@@ -57,7 +57,7 @@ impl Host {
 }
 
 impl Host {
-    /// Ends clients in the midst of their builds, as a user does and as `kill -9` does, and waits until
+    /// Ends clients in the middle of their builds, as a user does and as `kill -9` does, and waits until
     /// nothing of them is left in remora.
     pub fn interrupt(&self, start: impl Fn() -> Vec<Running>, midway: impl Fn(&[Running]) -> bool) {
         let before = self.remora.footprint();

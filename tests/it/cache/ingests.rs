@@ -10,7 +10,7 @@ use remora::types::{Digest, Documents, Grant, Rights};
 use super::{content, roomy};
 use crate::support::cache::{operator, scope};
 
-/// As the engine cuts ingests.
+/// The size of the parts in which remora sends an ingest.
 const OWN_PART: usize = 8 << 20;
 
 #[tokio::test]
@@ -23,7 +23,7 @@ async fn an_ingest_is_sent_while_it_is_written() {
     fixture.store.wait_for_parts(3).await;
     assert!(fixture.store.keys().is_empty());
 
-    // The next writer begins anew in the store, from what the spool has.
+    // The next writer begins a new upload in the store, with what the spool has.
     drop(ingest);
     fixture.store.wait_for_no_upload().await;
     fixture.store.refuse_parts(&[2]);
@@ -41,7 +41,7 @@ fn session() -> Grant {
     Grant::builder(scope(), Rights::EXPORT).documents(Arc::new(Documents::new(32 << 20))).build()
 }
 
-/// As containerd's client does, in messages that end where no part does.
+/// Writes as containerd's client does, in messages that do not end where parts do.
 async fn write_all(ingest: &mut Ingest, bytes: &[u8]) -> Result<(), Error> {
     for message in bytes.chunks(1_000_000) {
         ingest.write(ingest.status()?.offset, Bytes::copy_from_slice(message)).await?;
@@ -63,7 +63,7 @@ async fn a_large_blob_of_a_session_goes_into_the_store_and_not_through_the_spool
     let of_data = |entry: &std::fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "data");
     assert_eq!(spool.map(Result::unwrap).filter(of_data).map(|entry| entry.metadata().unwrap().len()).sum::<u64>(), 0);
 
-    // What the client begins anew, it begins anew.
+    // When the client starts again, so does the upload.
     ingest.restart().await.unwrap();
     fixture.store.wait_for_no_upload().await;
     write_all(&mut ingest, &bytes).await.unwrap();
@@ -120,7 +120,7 @@ async fn an_ingest_that_is_not_what_was_announced_leaves_nothing() {
     fixture.cache.abort_ingest(&fixture.grant, "ref").await.unwrap();
     assert_eq!(fixture.spool_files(), 0);
 
-    // Unannounced, small, or like a document of a session: nothing is sent ahead.
+    // Of an ingest that is not announced, or is small, no part is sent early.
     let session = operator();
     for (name, len, expected) in [("unannounced", OWN_PART * 3, None), ("small", OWN_PART * 2, Some(Digest::of(&bytes[..OWN_PART * 2])))] {
         let mut ingest = fixture.cache.open_ingest(&session, name, 0, expected).await.unwrap();

@@ -1,4 +1,4 @@
-//! What is known of blobs without asking the store, and how many calls the rest costs.
+//! What is known of blobs without asking the store, and how many calls it takes to learn what is not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::support::documents::document;
 use crate::support::fault_store::FaultStore;
 use crate::support::memory_store::{Calls, MemoryStore};
 
-/// For so long a blob that was seen is taken to be there.
+/// For this long a blob that was seen in the store is taken to be there.
 const AGE: Duration = Duration::from_secs(600);
 
 fn blobs(count: usize) -> Vec<Digest> {
@@ -26,7 +26,7 @@ fn export() -> Grant {
     build(Rights::EXPORT).build()
 }
 
-/// What the publish check of a manifest says that names `wanted`, and what it costs.
+/// Publishes a manifest that names `wanted`. Returns whether that is allowed, and which calls the check took.
 async fn checked(cache: &Cache, store: &MemoryStore, wanted: &[Digest]) -> (Result<(), Error>, Calls) {
     store.calls();
     let put = cache.put_manifest(&operator(), &name(), document(wanted, &[]), Condition::Absent).await;
@@ -68,7 +68,7 @@ async fn lookups_one_by_one_are_many_at_once_and_not_too_many() {
     let memory = MemoryStore::default();
     let slow = FaultStore::new(memory.clone());
     let fixture = Setup::through(Arc::new(slow.clone()), memory).start_merging(AGE).await;
-    // So many that no page of a listing has enough of those that are wanted.
+    // There are so many blobs that no page of a listing has enough of the wanted ones.
     let all = blobs(40_000);
     all.iter().for_each(|digest| fixture.plant_stand_in(digest));
     let (put, calls) = checked(&fixture.cache, &fixture.store, &all[..200]).await;
@@ -121,7 +121,7 @@ async fn a_build_is_answered_from_memory_and_nobody_else() {
     assert_eq!(store.calls(), Calls::default());
     cache.stat_blob(&operator, &digest).await.unwrap();
     assert_eq!(store.calls().heads, 1);
-    // In another scope nothing is known of it.
+    // Nothing is known of the blob in another scope.
     let elsewhere = Grant::builder(scope_below("x/"), Rights::EXPORT).names(&[name()]).build();
     assert!(matches!(cache.stat_blob(&elsewhere, &digest).await, Err(Error::NotFound(_))));
 
@@ -157,7 +157,7 @@ async fn the_first_question_of_an_exporter_looks_up_the_last_export() {
         fixture.cache.stat_blob(&export(), digest).await.unwrap();
     }
     assert_eq!(fixture.store.calls(), Calls { gets: 1, lists: 1, ..Calls::default() });
-    // What is new is asked for, and nothing else again.
+    // Only a blob that is new to the name is looked up.
     assert!(fixture.cache.stat_blob(&export(), &Digest::of(b"new")).await.is_err());
     assert_eq!(fixture.store.calls(), Calls { heads: 1, ..Calls::default() });
 }

@@ -1,4 +1,4 @@
-//! Builds' sessions while the store or the spool fails: dropped exports, layers that are waited for, and
+//! Builds' sessions while the store or the spool fails: which exports are dropped, which layers are waited for, and
 //! what ingests may take of the spool.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use crate::support::fault_store::{Fault, FaultStore};
 use crate::support::memory_store::MemoryStore;
 
 const MIB: usize = 1 << 20;
-/// What the spool may hold.
+/// The most that the spool may hold.
 const SPOOL: usize = 4 * MIB;
 
 /// A cache over a bucket with faults, and its spool.
@@ -88,7 +88,7 @@ async fn an_export_that_is_larger_than_the_spool_may_be_is_dropped() {
     let written = write(&fixture.cache, &grant, &layer(9, 1)).await;
     assert!(matches!(written, Err(Error::AlreadyExists(_))), "{written:?}");
     assert_dropped(&fixture, &grant, dir.path()).await;
-    // The next build has the room.
+    // The next build has room again.
     write(&fixture.cache, &export(true), &layer(4, 2)).await.unwrap();
     assert_eq!(fixture.store.keys(), [blob_key(&Digest::of(&layer(4, 2)))]);
 }
@@ -152,7 +152,7 @@ async fn what_ingests_have_in_the_spool_counts_until_it_is_gone() {
     drop(left);
     let refused = write(&fixture.cache, &operator, &layer(2, 2)).await;
     assert!(matches!(&refused, Err(Error::Exhausted(why)) if why.contains("limits.max_spool_bytes")), "{refused:?}");
-    // What had room is there still, and can be taken up when there is more.
+    // The bytes that fitted are still there, and the ingest goes on when there is more room.
     let reference = Digest::of(&layer(2, 2)).to_string();
     assert_eq!(fixture.cache.ingest_status(&operator, &reference).unwrap().offset as usize, MIB);
     fixture.cache.abort_ingest(&operator, "left").await.unwrap();
@@ -162,7 +162,7 @@ async fn what_ingests_have_in_the_spool_counts_until_it_is_gone() {
     more.write(0, layer(1, 3)).await.unwrap();
     drop(more);
 
-    // A restart does not forget it, and keeps no more than may be now.
+    // A restart remembers what the spool holds, and drops what is over the new bound.
     drop(fixture.cache);
     let cache = open(dir.path(), &fixture.faults, SPOOL).await;
     assert!(matches!(write(&cache, &operator, &layer(4, 4)).await, Err(Error::Exhausted(_))));
@@ -193,7 +193,7 @@ async fn a_promised_layer_is_asked_for_again_for_a_minute() {
     let tolerant = import().losses(Arc::default()).build();
     let (failed, took) = read(&tolerant).await;
     assert!(matches!(failed.map(drop), Err(Error::Unavailable(_))) && took == Duration::from_secs(60), "{took:?}");
-    // The build fails by that: nothing more is waited for.
+    // The build has failed by now, so nothing is waited for any more.
     let (failed, took) = read(&tolerant).await;
     assert!(failed.is_err() && took < Duration::from_secs(1), "{took:?}");
 

@@ -15,7 +15,7 @@ use crate::support::sidecar::Sidecar;
 
 const READS: usize = 500;
 const AT_ONCE: usize = 16;
-/// Of all requests to the store.
+/// The share of requests to the store that are harmed.
 const RATE: f64 = 0.3;
 const SMALL: usize = 40;
 /// MiB; every so many reads one of these is read.
@@ -37,7 +37,7 @@ async fn blobs_are_read_byte_for_byte_or_not_at_all() {
     read_through(&FAULTS, &sizes, chosen).await;
 }
 
-/// What no checksum of HTTP tells: one byte is another. Each read is the first of its blob: what remora has
+/// A changed byte, which no checksum of HTTP reveals. Each read is the first of its blob: what remora has
 /// verified once, it takes to be the same while the store says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flipped_byte_is_never_read() {
@@ -49,7 +49,7 @@ async fn a_flipped_byte_is_never_read() {
         let digest = Digest::of(blob);
         let clients = &remora.clients;
         match clients.read(Through::Content, &digest).await {
-            // It had only ended early.
+            // The process had only ended early.
             Ok(bytes) => assert!(bytes == *blob, "wrong bytes for {digest}"),
             Err(end) => {
                 assert_eq!(end, End::Missing, "{digest}");
@@ -62,7 +62,7 @@ async fn a_flipped_byte_is_never_read() {
     assert!(missing > 0, "nothing was found to be corrupt");
 }
 
-/// A remora whose store fails no more.
+/// A remora whose store has stopped failing.
 struct Mended {
     clients: Clients,
     _sidecar: Sidecar,

@@ -1,4 +1,5 @@
-//! The disk cache of a process that is killed while it fetches: right bytes after it, and nothing of the half.
+//! The disk cache of a process that is killed while it fetches: afterwards every byte is right, and no half file is
+//! served.
 
 use std::path::Path;
 use std::time::Duration;
@@ -43,7 +44,7 @@ async fn after_a_kill_in_the_middle_of_a_fetch_every_byte_is_right() {
     let proxy = FaultProxy::start(minio.endpoint(), seed);
     let (mut sidecar, clients) = start(&Store::Minio { url: proxy.url(), bucket: &bucket, disk_cache: true });
     for kill in 0..KILLS {
-        // Each answer stops at a random byte: the kill finds the file at another one each time.
+        // Each answer stops at a random byte, so the kill comes at another point of the file each time.
         proxy.set_rules(vec![Rule::on("GET", "/blobs/", 0.7, Fault::Stall(FOR_EVER))]);
         let through = if kill % 2 == 0 { Through::S3 } else { Through::Content };
         let begun = async {
@@ -62,7 +63,7 @@ async fn after_a_kill_in_the_middle_of_a_fetch_every_byte_is_right() {
         let read = tokio::time::timeout(PATIENCE, clients.read(through, &digest)).await.expect("a read hangs");
         assert!(read.is_ok_and(|bytes| bytes == *blob), "kill {kill}");
         if kill + 1 < KILLS {
-            // Begin anew without it.
+            // The next round begins without what this one has kept.
             let name = digest.to_string().split_off(7);
             let _ = std::fs::remove_dir_all(sidecar.dir().join("data/disk-cache").join(&name[..2]));
         }

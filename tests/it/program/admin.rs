@@ -206,7 +206,7 @@ fn no_filter_lets_the_credentials_of_the_store_into_the_log() {
         .start();
     let (status, _, body) = sidecar.admin("GET", "/readyz");
     assert!(status == 503 && body.contains("store s3://build-cache"), "{status} {body}");
-    // Answered from memory, which is said at that level: the filter is in force.
+    // The answer came from memory, which is logged at that level only: the filter is in force.
     assert_eq!(sidecar.admin("GET", "/readyz").0, 503);
     sidecar.wait_for("\"TRACE\"");
     let deep = |line: &&str| line.contains("\"TRACE\"") || line.contains("\"DEBUG\"");

@@ -14,10 +14,10 @@ use tonic::{Code, Status};
 
 use crate::support::sidecar::{PATIENCE, Sidecar};
 
-/// What a client of HTTP/2 begins with; the server answers with its settings.
+/// An HTTP/2 client begins with this; the server answers with its settings.
 const HTTP2: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const HTTP1: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
-/// A request that the server goes on reading: it answers at first that it does.
+/// A request whose body the server waits for: it says so with a first answer.
 const UNFINISHED: &str = "PUT / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n";
 
 fn start(configuration: &str) -> Sidecar {
@@ -67,7 +67,7 @@ fn idle_connections_make_room_the_longest_idle_first() {
         client
     };
     let clients = [connect(), connect(), connect(), connect()];
-    // Two places, and one of them is kept free for who comes next.
+    // There are two places, and one of them is kept free for the next connection.
     assert!(clients[..2].iter().all(|client| closes(client, Duration::from_secs(1))));
     assert!(!closes(&clients[3], Duration::from_millis(200)));
 }

@@ -138,7 +138,7 @@ fn a_flag_beats_a_variable_and_that_the_file() {
     let mut command = configured.command("check-config");
     command.env("REMORA_DATA_DIR", "/from/variable").env("REMORA_S3", "tcp://127.0.0.1:2,tcp://[::1]:2").env("REMORA_CONTROL", "");
     command.args(["--data-dir", "/from/flag", "--admin", "none"]);
-    // As Kubernetes would, for a service of that name.
+    // Kubernetes sets such variables for a service of that name.
     command.env("REMORA_PORT", "tcp://10.0.0.1:9190").env("REMORA_SERVICE_HOST", "10.0.0.1");
     let ended: Ended = command.output().unwrap().into();
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -218,7 +218,7 @@ fn help_and_version_go_to_stdout() {
         assert_eq!(help.code, Some(0));
         assert!(help.stdout.contains("Example") && help.stdout.contains("REMORA_STORE"), "{}", help.stdout);
     }
-    // Values of variables may be nobody's business.
+    // The value of a variable may be a secret.
     let help: Ended = remora(&["serve", "--help"]).env("REMORA_STORE", "s3://canary").output().unwrap().into();
     assert!(!help.stdout.contains("canary"));
 }

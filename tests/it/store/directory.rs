@@ -177,7 +177,7 @@ async fn what_dead_processes_left_is_swept() {
     let store = bucket(root.path());
     put(&store, &Key::new("", "x")).await.unwrap();
     assert_eq!([&old, &young, &part].map(|path| path.exists()), [false, true, false]);
-    // Once an hour is enough.
+    // An hour has not passed, so nothing is swept again.
     aged(young.clone(), 25);
     put(&store, &Key::new("", "x")).await.unwrap();
     assert!(young.exists());

@@ -57,7 +57,7 @@ fn key() -> Key {
     Key::new("", "key")
 }
 
-/// What it comes to, and how long it took.
+/// Waits for a call. Returns its result, and how long it took.
 async fn timed<T>(call: impl Future<Output = T>) -> (T, Duration) {
     let begun = Instant::now();
     let outcome = call.await;
@@ -97,7 +97,7 @@ async fn a_write_may_take_its_time_while_the_store_answers() {
     setting.faults.fails_with(Fault::SilentWrites);
     let body = Body::Bytes(Bytes::from(vec![0; 16 << 20]));
     let (put, took) = timed(setting.store.put(&key(), body, Condition::None)).await;
-    // 16 MiB at 256 KiB/s, and the total on top.
+    // 16 MiB take this long at 256 KiB/s, and the limit for a whole call comes on top.
     assert!(matches!(put, Err(Error::Unavailable(_))) && took > Duration::from_secs(64), "{took:?}");
     setting.store.head(&key()).await.unwrap();
 }
@@ -113,7 +113,7 @@ async fn the_breaker_closes_by_itself_when_the_store_is_back() {
     sleep(Duration::from_secs(60)).await;
     let probes = setting.faults.calls() - calls;
     assert!((8..30).contains(&probes), "{probes} probes in a minute");
-    // However long it was away.
+    // It does not matter how long the store was away.
     sleep(Duration::from_secs(24 * 3600)).await;
     setting.faults.fails_with(Fault::None);
     let (_, took) = timed(setting.store.answering()).await;
@@ -130,7 +130,7 @@ async fn each_state_of_the_breaker_is_told() {
     setting.faults.fails_with(Fault::Silence);
     setting.store.head(&key()).await.unwrap_err();
     setting.assert_metric(&format!("{breaker} 2"));
-    // The first probe is out by now, and waits.
+    // The first probe has been sent by now, and waits.
     sleep(Duration::from_secs(1)).await;
     setting.assert_metric(&format!("{breaker} 1"));
     let refused = setting.store.head(&key()).await;
@@ -192,7 +192,7 @@ async fn a_call_ends_in_time_while_the_store_only_throttles() {
     assert!(matches!(&put, Err(Error::Exhausted(why)) if why.contains("SlowDown")), "{put:?}");
     assert!(took < Policy::default().deadlines.total && setting.faults.calls() == 8, "{took:?}, {} tries", setting.faults.calls());
 
-    // Another has the only slot for more than a minute.
+    // Another call has the only slot for more than a minute.
     let key = key();
     setting.faults.fails_with(Fault::SilentWrites);
     let body = Body::Bytes(Bytes::from(vec![0; 16 << 20]));

@@ -80,7 +80,7 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
     }
 }
 
-/// A peer in buildkitd's place. Dropped, it is gone as if killed.
+/// A peer in buildkitd's place. Dropping it is like killing it.
 pub(crate) struct FakeBuildkitd {
     shutdown: Shutdown,
 }
@@ -150,7 +150,7 @@ pub(crate) fn call(path: &str, body: Body) -> Request<Body> {
         .unwrap()
 }
 
-/// What a call ended with.
+/// How a call ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) headers: HeaderMap,
@@ -165,7 +165,7 @@ impl Ended {
         Ok(Self { headers: head.headers, trailers: body.trailers().cloned(), body: body.to_bytes() })
     }
 
-    /// The status, wherever it stands; an own one where there is none.
+    /// The status, from the headers or the trailers; one of our own where there is none.
     pub(crate) fn status(&self) -> tonic::Status {
         let trailers = self.trailers.as_ref().and_then(tonic::Status::from_header_map);
         trailers.or_else(|| tonic::Status::from_header_map(&self.headers)).unwrap_or_else(|| tonic::Status::internal("no status"))
@@ -204,7 +204,7 @@ impl Buildkitd {
         panic!("buildkitd did not start: {}", std::fs::read_to_string(started.root.join("buildkitd.log")).unwrap());
     }
 
-    /// Runs buildctl against it; its output, or both outputs where it failed.
+    /// Runs buildctl against it. Returns its standard output, or both outputs where it failed.
     pub(crate) fn buildctl(&self, args: &[&str]) -> Result<String, String> {
         buildctl(&self.address, args)
     }

@@ -12,23 +12,23 @@ use time::OffsetDateTime;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     None,
-    /// No answer, ever.
+    /// There is never an answer.
     Silence,
     /// Only lookups are answered.
     SilentWrites,
-    /// An error at once.
+    /// Every call fails at once.
     Unavailable,
-    /// The same, of all but lookups.
+    /// Every call but a lookup fails at once.
     UnavailableWrites,
-    /// Objects can be read, and nothing else is told of them.
+    /// Objects can be read, but not looked up.
     UnavailableLookups,
-    /// Every one of so many calls is told to slow down.
+    /// One of this many calls is told to slow down.
     Throttle(usize),
-    /// Refused while signed with what is no longer valid.
+    /// Calls are refused as long as they are signed with credentials that are no longer valid.
     Expired,
-    /// Refused however it is signed.
+    /// Calls are refused however they are signed.
     Denied,
-    /// Multipart uploads are begun, and nobody is told.
+    /// Multipart uploads are begun, but their IDs never arrive.
     SilentBegin,
     /// Bodies stop after their first chunk.
     Stall,
@@ -47,7 +47,7 @@ struct Inner {
     most: AtomicUsize,
 }
 
-/// A call that is out.
+/// A call that has not ended.
 struct Out<'store>(&'store Inner);
 
 impl Drop for Out<'_> {
@@ -72,7 +72,7 @@ impl FaultStore {
         self.0.calls.load(Ordering::SeqCst)
     }
 
-    /// The most calls that were out at once since this was asked last.
+    /// The most calls that ran at once since this was last called.
     pub(crate) fn most_at_once(&self) -> usize {
         self.0.most.swap(0, Ordering::SeqCst)
     }

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 /// Bodies are read in chunks of this size.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// A bucket in memory. Clones are one and the same.
+/// A bucket in memory. All clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct MemoryStore(Arc<Inner>);
 
@@ -29,7 +29,7 @@ struct Inner {
     touched: Mutex<Option<String>>,
     /// Objects whose bodies never come.
     stalled: Mutex<BTreeSet<String>>,
-    /// How far the bodies of an object go for now.
+    /// The offset beyond which the bodies of an object do not go for now.
     limits: Mutex<BTreeMap<String, watch::Sender<usize>>>,
     /// A part was stored, or an upload ended.
     changed: Notify,
@@ -39,13 +39,13 @@ struct Inner {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Conditions {
     Heeded,
-    /// With an error, as some S3-compatible ones do.
+    /// They are refused with an error, as by some S3-compatible stores.
     Refused,
-    /// In silence, as others do.
+    /// The condition is ignored in silence, as by other stores.
     Ignored,
 }
 
-/// Calls by their kind, ever.
+/// Calls by their kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Calls {
     pub(crate) heads: usize,
@@ -58,7 +58,7 @@ pub(crate) struct Calls {
 /// Objects that arrive in parts.
 #[derive(Debug, Default)]
 struct Parts {
-    /// By upload and number.
+    /// Stored parts, by upload and number.
     open: BTreeMap<String, BTreeMap<u16, (Bytes, ETag)>>,
     begun: usize,
     stored: usize,
@@ -121,14 +121,14 @@ impl MemoryStore {
         self.plant_version(key, bytes, modified, &etag[7..39]);
     }
 
-    /// The same, as the version `etag`.
+    /// As [`Self::plant`], with `etag` as the object's version.
     pub(crate) fn plant_version(&self, key: &str, bytes: Bytes, modified: OffsetDateTime, etag: &str) {
         let etag = ETag::new(etag);
         let meta = Meta { size: bytes.len() as u64, etag, modified };
         self.0.objects.lock().unwrap().insert(key.to_owned(), (bytes, meta));
     }
 
-    /// A touch makes an object this version from now on, as a copy in S3 does with what came in parts.
+    /// From now on a touch gives an object this version, as a copy in S3 does to an object that was uploaded in parts.
     pub(crate) fn rename_when_touched(&self, etag: &str) {
         *self.0.touched.lock().unwrap() = Some(etag.to_owned());
     }
@@ -138,7 +138,7 @@ impl MemoryStore {
         self.0.stalled.lock().unwrap().insert(key.to_owned());
     }
 
-    /// The bodies of an object, those that are being read too, go no further than to `end` from now on.
+    /// From now on the bodies of an object stop at `end`, those included that are being read.
     pub(crate) fn limit(&self, key: &str, end: usize) {
         self.0.limits.lock().unwrap().entry(key.to_owned()).or_insert_with(|| watch::Sender::new(end)).send_replace(end);
     }

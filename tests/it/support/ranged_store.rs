@@ -1,4 +1,4 @@
-//! One object in memory, in a store that gains by ranges and breaks off as it is told.
+//! One object in memory, in a store that is read in ranges and breaks off as it is told.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,24 +13,24 @@ use tokio::sync::watch;
 /// Bodies come in chunks of this size.
 pub(crate) const CHUNK_BYTES: u64 = 64 << 10;
 
-/// What becomes of one GET.
+/// How one GET is answered.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
     Good,
     Refused(fn() -> Error),
-    /// An error after so many bytes.
+    /// With an error after so many bytes.
     BreaksAfter(u64),
-    /// The end after so many bytes.
+    /// With an early end after so many bytes.
     EndsAfter(u64),
-    /// Nothing more after so many bytes.
+    /// With nothing more after so many bytes, and no end.
     StopsAfter(u64),
-    /// So long a wait before each chunk.
+    /// With a pause before each chunk.
     Trickles(Duration),
-    /// No answer until the gate is open.
+    /// Not before the gate is open.
     Waits(Gate),
 }
 
-/// Opens when a test says so.
+/// Something that calls wait at until a test opens it.
 #[derive(Debug, Clone)]
 pub(crate) struct Gate(watch::Sender<bool>);
 
@@ -46,7 +46,7 @@ impl Gate {
 
 type Answers = Box<dyn FnMut(ByteRange) -> Answer + Send>;
 
-/// The store. Clones are one and the same.
+/// The store. All clones share the object.
 #[derive(Clone)]
 pub(crate) struct RangedStore(Arc<Mutex<Inner>>);
 
@@ -54,9 +54,9 @@ struct Inner {
     bytes: Bytes,
     version: ETag,
     answers: Answers,
-    /// Before each answer.
+    /// How long each answer takes to begin.
     latency: Duration,
-    /// Before each chunk.
+    /// The pause before each chunk.
     pause: Duration,
     headroom: bool,
     seen: Seen,
@@ -90,7 +90,7 @@ impl RangedStore {
         Self(Arc::new(Mutex::new(Inner { bytes, version, answers, latency, pause, headroom: true, seen })))
     }
 
-    /// Asks `answers` what becomes of each GET.
+    /// Answers each GET as `answers` says.
     pub(crate) fn with_answers(self, answers: impl FnMut(ByteRange) -> Answer + Send + 'static) -> Self {
         self.0.lock().unwrap().answers = Box::new(answers);
         self
@@ -105,7 +105,7 @@ impl RangedStore {
         self
     }
 
-    /// Has no room for calls that could be done without.
+    /// Has no capacity for calls that are not needed, such as second requests.
     pub(crate) fn without_headroom(self) -> Self {
         self.0.lock().unwrap().headroom = false;
         self

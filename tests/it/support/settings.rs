@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use remora::cache::Settings;
 
-/// Small ones, without merging and without a disk cache; a test that is about one of them sets it.
+/// Small bounds, without merging and without a disk cache. A test that is about one of them sets it.
 pub(crate) fn settings(spool_dir: impl Into<PathBuf>) -> Settings {
     Settings {
         spool_dir: spool_dir.into(),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// Far longer than anything takes; only a hang gets there.
+/// Far longer than anything takes that does not hang.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program with an environment of nothing but what it needs.
@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &[&str]) -> Ended {
     remora(arguments).output().unwrap().into()
 }
 
-/// What a run left.
+/// How a run ended, and what it printed.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
@@ -112,7 +112,7 @@ impl Sidecar {
         SidecarBuilder { dir, flags, variables: Vec::new() }
     }
 
-    /// With a directory store and no buildkitd.
+    /// Starts one with a directory store and no buildkitd.
     pub(crate) fn start() -> Self {
         Self::builder().start()
     }

@@ -96,14 +96,14 @@ async fn what_breaks_off_goes_on_where_it_broke() {
         let bytes = bytes.clone();
         async move {
             let mut random = StdRng::seed_from_u64(seed);
-            // Nothing is asked for twice but what broke.
+            // Only what broke is asked for a second time.
             let store = RangedStore::new(bytes.clone()).without_headroom().slow(Duration::from_millis(20), Duration::ZERO);
             let store = store.with_answers(move |range| {
                 let offset = random.random_range(0..range.len());
                 match random.random_range(0..10) {
                     0 => Answer::BreaksAfter(offset),
                     1 => Answer::EndsAfter(offset),
-                    // The first request has no version to go on with; the store tries that one itself.
+                    // Before the first answer no version is known to go on with. The store itself repeats that request.
                     2 if range.start() > 0 => Answer::Refused(|| Error::Exhausted("503 SlowDown".to_owned())),
                     3 if range.start() > 0 => Answer::Refused(|| Error::Unavailable("500".to_owned())),
                     _ => Answer::Good,
@@ -195,12 +195,12 @@ async fn versions_are_never_mixed() {
 #[tokio::test]
 async fn the_window_follows_the_reader() {
     let downloads = Downloads::new(MEMORY, Metrics::default());
-    // Slower than its reader.
+    // This store is slower than its reader.
     let store = RangedStore::new(content(12 * RANGE_BYTES, 8)).slow(Duration::from_millis(20), Duration::from_millis(1));
     read(&downloads, &store, None).await.unwrap();
     assert!(store.seen().most_open >= 8, "{}", store.seen().most_open);
 
-    // Faster than its reader: one range, or two at first.
+    // This store is faster than its reader: one range is enough, or two at first.
     let store = RangedStore::new(content(12 * RANGE_BYTES, 8));
     let mut body = get(&downloads, &store, None).await.unwrap().body;
     let mut received = 0;
@@ -254,7 +254,7 @@ async fn many_readers_stay_within_the_budget_and_all_of_them_end() {
                     let all = received.fetch_add(chunk.len() as u64, std::sync::atomic::Ordering::Relaxed) + chunk.len() as u64;
                     let held = store.seen().sent - all;
                     assert!(held <= memory + READERS * CHUNK_BYTES, "{held} bytes held of {memory}");
-                    // Some are slower than others.
+                    // Some readers are slower than others.
                     if index.is_multiple_of(3) {
                         tokio::time::sleep(Duration::from_millis(2)).await;
                     }

@@ -16,12 +16,12 @@ use tokio::time::{sleep, timeout};
 use crate::support::ranged_store::{Answer, CHUNK_BYTES, Gate, RangedStore};
 use crate::transfer::download::content;
 
-/// Far more than anything takes but what never comes.
+/// Far longer than anything takes that comes at all.
 const LONG: Duration = Duration::from_secs(3600);
-/// As fast as a connection to S3.
+/// The pause between chunks at which a range is as fast as a connection to S3.
 const LATENCY: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_millis(1);
-/// What the process may ask for twice in a row.
+/// How many ranges the process may ask for twice in a row.
 const IN_A_ROW: usize = 4;
 
 /// Reads of one object.
@@ -181,7 +181,7 @@ async fn a_second_request_for_another_version_brings_nothing() {
     while received.len() as u64 != 7 * RANGE_BYTES {
         received.extend_from_slice(&body.next().await.unwrap().unwrap());
     }
-    // The last range alone is under way, and asked for.
+    // Only the last range is under way, and its reader waits for it.
     timeout(2 * LATENCY, body.next()).await.unwrap_err();
     setting.store.replace(content(8 * RANGE_BYTES, 9));
     timeout(LONG, body.next()).await.unwrap_err();
@@ -224,7 +224,7 @@ async fn a_reader_that_leaves_while_it_waits_makes_no_range_slow() {
     while received.len() as u64 != 3 * RANGE_BYTES {
         received.extend_from_slice(&body.next().await.unwrap().unwrap());
     }
-    // The others come to their end.
+    // The other ranges end as they should.
     while setting.store.seen().open > 1 {
         timeout(PAUSE, body.next()).await.unwrap_err();
     }

@@ -17,7 +17,7 @@ use super::tools::tool;
 
 /// The region that MinIO answers to.
 pub const REGION: &str = "us-east-1";
-/// MinIO's credentials: easily searched for.
+/// The key of MinIO's credentials, which are easily searched for.
 pub const ACCESS_KEY_ID: &str = "CANARYMINIOKEY";
 /// The secret of [`ACCESS_KEY_ID`].
 pub const SECRET_ACCESS_KEY: &str = "canary-secret-of-the-store";
@@ -66,7 +66,7 @@ impl Minio {
         minio
     }
 
-    /// The one of this process: started once, and gone with the process.
+    /// The one MinIO of this process: started once, and gone with the process.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Minio> = OnceLock::new();
         SHARED.get_or_init(|| {
@@ -80,7 +80,7 @@ impl Minio {
                 let mut keeper = keeper.spawn().expect("a shell");
                 let held = keeper.stdin.take();
                 let _ = sender.send(minio);
-                // Until this process ends, and `held` with it.
+                // This returns when this process ends, as `held` ends with it.
                 let _ = keeper.wait();
                 drop(held);
             });
@@ -161,7 +161,7 @@ impl Minio {
         manifests(&self.data, bucket)
     }
 
-    /// Past everything under test.
+    /// A client that goes past everything under test.
     pub fn client(&self) -> aws_sdk_s3::Client {
         client(&self.endpoint, ACCESS_KEY_ID, SECRET_ACCESS_KEY)
     }

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::tools::tool;
 
-/// Between two looks at something that is waited for.
+/// The pause between two looks at something that is waited for.
 const TICK: Duration = Duration::from_millis(10);
 
 /// How long a command may take before the test fails: far more than any needs.
@@ -121,7 +121,7 @@ impl Running {
         self.end_within(limit).unwrap_or_else(|said| panic!("{what} hangs\n{said}"))
     }
 
-    /// Waits for its end, but kills it after `limit`: an error with what it said until then.
+    /// Waits for its end, but kills it after `limit`. The error has what it printed until then.
     pub fn end_within(mut self, limit: Duration) -> Result<Finished, String> {
         let started = Instant::now();
         let status = loop {
@@ -182,7 +182,7 @@ pub fn eventually<T>(what: &str, limit: Duration, ask: impl FnMut() -> Option<T>
     within(limit, ask).unwrap_or_else(|| panic!("{what}: not within {limit:?}"))
 }
 
-/// As [`eventually`], where it may be that there is no answer.
+/// As [`eventually`], where there may be no answer.
 pub fn within<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let started = Instant::now();
     loop {
@@ -205,7 +205,7 @@ pub fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut todo = vec![dir.to_path_buf()];
     while let Some(next) = todo.pop() {
-        // What a daemon deletes meanwhile is no file of its any more.
+        // A daemon may delete files and folders meanwhile: they do not count.
         for entry in std::fs::read_dir(&next).into_iter().flatten().flatten() {
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => todo.push(entry.path()),

@@ -21,7 +21,7 @@ async fn a_restart_keeps_what_is_whole_and_clears_what_is_not() {
     let bytes = rig.metric("disk_cache_bytes");
     std::fs::write(rig.dir.join("drafts/left"), b"by a kill").unwrap();
     std::fs::write(rig.dir.join("stray"), b"no blob").unwrap();
-    // As of a kill between the new file and the end of the old one.
+    // This is what a kill leaves that comes after the new file is written and before the old one is deleted.
     let file = rig.file(&digests[0]).unwrap();
     std::fs::write(file.with_extension("0123456789abcdef"), std::fs::read(&file).unwrap()).unwrap();
 
@@ -36,7 +36,7 @@ async fn a_restart_keeps_what_is_whole_and_clears_what_is_not() {
 
 type Damage = fn(Vec<u8>) -> Vec<u8>;
 
-/// What a power loss leaves of files that were never flushed, and what a disk makes of them in time. Every
+/// A power loss leaves files like these where they were never flushed, and a disk damages files over time. Every
 /// block carries its checksum, so the first wrong one sends the reader to the bucket, before a byte of it is out.
 #[tokio::test]
 async fn bytes_that_are_not_what_was_written_are_read_from_the_bucket() {
@@ -131,7 +131,7 @@ async fn what_the_disk_must_have_free_is_left_free() {
     let store = rig.store.clone();
     let Rig { fixture, folder, .. } = rig;
     drop(fixture);
-    // More than any disk has.
+    // No disk has this much free.
     let rig = Rig::over(store, &dir, |disk| disk.min_free = 1 << 60).await;
     assert_eq!((rig.kept(&digests), rig.metric("disk_cache_evictions_total")), (vec![false, false], 1), "also at the start");
     for (digest, blob) in digests.iter().zip(&blobs) {
@@ -142,7 +142,7 @@ async fn what_the_disk_must_have_free_is_left_free() {
     drop(folder);
 }
 
-/// A file of it may still be on its way to be closed: it is busy until then.
+/// Remounts the disk, which is busy until the last file on it is closed.
 async fn make_read_only(disk: &Tmpfs) {
     let mut tries = 50;
     while !disk.try_make_read_only() {
@@ -160,7 +160,7 @@ async fn a_disk_that_runs_full_in_the_middle_is_passed_by() {
     let digest = rig.plant(&good);
     rig.store.limit(&blob_key(&digest), 3 * MIB);
     let reads = [rig.open(&rig.grant, &digest, None).await.unwrap(), rig.open(&rig.grant, &digest, None).await.unwrap()];
-    // All that is left.
+    // This takes all that is left of the disk.
     let mut ballast = std::fs::File::create(small.path().join("ballast")).unwrap();
     while ballast.write_all(&vec![1; MIB / 4]).is_ok() {}
     rig.store.limit(&blob_key(&digest), usize::MAX);
@@ -168,7 +168,7 @@ async fn a_disk_that_runs_full_in_the_middle_is_passed_by() {
         assert!(collect(read).await.unwrap() == good);
     }
     assert_eq!((rig.metric("disk_cache_faults_total"), rig.drafts()), (1, 0));
-    // It is left alone for a while, and everything is read from the bucket.
+    // The disk is left alone for a while, and every read goes to the bucket.
     let other = rig.plant(&blob(41, MIB));
     rig.read(&other).await.unwrap();
     assert_eq!((rig.metric("disk_cache_faults_total"), rig.metric("disk_cache_fills_total")), (1, 0));

@@ -1,4 +1,5 @@
-//! Blobs that are kept on this machine's disk: fetched once, right or not at all, and no more than may be.
+//! Blobs that are kept on this machine's disk: each is fetched once, served whole or not at all, and kept within
+//! bounds.
 
 mod files;
 mod read_ahead;
@@ -83,7 +84,7 @@ impl Rig {
         self.fixture.read(digest, ByteRange::new(start as u64, end as u64)).await
     }
 
-    /// Of the bucket, since this was last asked.
+    /// How many GETs the bucket has had since this was last called.
     fn gets(&self) -> usize {
         self.store.calls().gets
     }

@@ -38,7 +38,7 @@ async fn read(rig: &Rig, grant: &Grant, digest: &Digest) -> Bytes {
     collect(rig.open(grant, digest, None).await.unwrap()).await.unwrap()
 }
 
-/// How many layers have come ahead, and are done with.
+/// How many layers were read ahead and are complete.
 fn came_ahead(rig: &Rig) -> u64 {
     rig.metric("read_ahead_bytes_total") / (3 * MIB as u64)
 }
@@ -67,7 +67,7 @@ async fn the_lowest_layer_comes_first_and_nothing_before_what_is_asked_for() {
         rig.store.limit(&blob_key(digest), MIB);
     }
     let grant = import(&rig).await;
-    // Two who read, which is as many as there may be before any begins ahead.
+    // There are two readers. That is as many fetches as there may be, so nothing is read ahead yet.
     let mut reads = vec![rig.open(&grant, &digests[4], None).await.unwrap()];
     assert_eq!(rig.store.reads().borrow().begun, 1 + 2, "the manifest, the layer and the lowest of the others");
     reads.push(rig.open(&grant, &digests[3], None).await.unwrap());
@@ -163,13 +163,13 @@ async fn the_end_does_not_wait_for_what_nobody_reads() {
     rig.eventually("the first is kept", |rig| rig.kept(&digests) == [true, false]).await;
     rig.end().await;
     assert_eq!(rig.kept(&digests), [true, false]);
-    // A write under way takes its file with it.
+    // A write that was under way deletes its draft when it ends.
     rig.eventually("no draft is left", |rig| rig.drafts() == 0).await;
     let wasted = rig.metric("read_ahead_wasted_bytes_total");
     assert!(wasted <= 2 * MIB as u64 && wasted == rig.metric("read_ahead_bytes_total"), "{wasted}");
 }
 
-/// The disk makes no promise, and keeps one.
+/// What is only on the disk is not promised to a build, but what was promised is served from there.
 #[tokio::test]
 async fn a_layer_that_is_gone_from_the_bucket_is_not_promised_but_a_promise_is_kept() {
     let rig = Rig::new().await;

@@ -7,7 +7,7 @@ use remora::types::{ByteRange, Digest, Grant};
 use super::{MIB, Rig, blob};
 use crate::support::cache::{blob_key, collect, scope_below};
 
-/// Reads on until so much has come.
+/// Reads on until `wanted` bytes have come.
 async fn take(read: &mut BlobRead, wanted: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while bytes.len() < wanted {
@@ -139,7 +139,7 @@ async fn a_blob_that_becomes_another_version_is_read_on() {
     rig.store.limit(&blob_key(&digest), 3 * MIB);
     let mut read = rig.open(&rig.grant, &digest, None).await.unwrap();
     let begun = take(&mut read, 2 * MIB).await;
-    // As a copy onto itself does, in S3, with what came in parts.
+    // In S3, a copy onto itself does this to an object that was uploaded in parts.
     rig.store.plant_version(&blob_key(&digest), blob.clone(), time::OffsetDateTime::now_utc(), "copied");
     rig.store.limit(&blob_key(&digest), usize::MAX);
     let rest = collect(read).await.unwrap();

@@ -1,4 +1,4 @@
-//! Any cache config that BuildKit could write, and more.
+//! Random cache configs: all that BuildKit could write, and some that it would not.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ prop_compose! {
             }).collect();
             json!({ "digest": Digest::of(&[*digest]).to_string(), "inputs": inputs, "layers": results, "chains": chains, "x-unknown": index })
         }).collect();
-        // Nothing demands that what is needed comes first.
+        // Nothing demands that a record comes after those that it needs.
         if order {
             let last = records.len().saturating_sub(1);
             records.reverse();

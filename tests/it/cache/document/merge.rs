@@ -13,7 +13,7 @@ use super::no_limits;
 use crate::support::cache::HOUR;
 use crate::support::documents::{chain, digest, meaning, newest};
 
-/// What is stored since `at`, and nobody has read.
+/// A config that was stored at `at`, and of which no build has read anything since.
 fn unread(config: &CacheConfig, at: OffsetDateTime) -> StoredConfig<'_> {
     static NOTHING: BTreeSet<Digest> = BTreeSet::new();
     StoredConfig { config, at, hits: &NOTHING }

@@ -16,7 +16,7 @@ use crate::support::documents::{chain, chain_of, digest, meaning};
 
 const START: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 
-/// A name that exports go to, as a remora keeps it.
+/// A cache name that exports go to, as remora keeps it.
 #[derive(Debug, Default)]
 struct Name {
     stored: Option<CacheConfig>,
@@ -24,7 +24,7 @@ struct Name {
 }
 
 impl Name {
-    /// An export of steps on top of each other, each with a layer; returns how many results were dropped.
+    /// Exports a chain of steps, each with a layer. Returns how many results were dropped.
     fn export(&mut self, steps: &[String], hits: &BTreeSet<Digest>, limits: &MergeLimits) -> usize {
         self.exports += 1;
         let sent = build(steps);
@@ -32,11 +32,11 @@ impl Name {
             self.stored = Some(sent);
             return 0;
         };
-        // Several exports a second, and the time of an object is one of whole seconds.
+        // There are several exports in a second, and S3 keeps the time of an object in whole seconds.
         let at = START + Duration::from_secs(u64::from(self.exports) / 3);
         let merged = sent.merged(&StoredConfig { config: stored, at, hits }, limits);
         merged.config.validate().unwrap();
-        // As it is read back.
+        // The next export reads it back from its JSON.
         let config = if merged.inherited == 0 { sent } else { merged.config };
         self.stored = Some(CacheConfig::parse(&config.to_json()).unwrap());
         merged.dropped
@@ -46,7 +46,7 @@ impl Name {
         self.stored.as_ref().unwrap()
     }
 
-    /// The steps that an import of this build finds.
+    /// How many steps of this build an import finds.
     fn found(&self, steps: &[String]) -> usize {
         let stored = meaning(self.stored());
         meaning(&build(steps)).keys().filter(|key| stored.contains_key(*key)).count()
@@ -68,7 +68,7 @@ fn generations(max_generations: usize) -> MergeLimits {
     MergeLimits { max_generations, ..no_limits() }
 }
 
-/// The rule, told in another way: what each export left, the newest first.
+/// A model of the rule: what is left of each export, the newest first.
 #[derive(Debug, Default)]
 struct Model {
     exports: Vec<BTreeSet<String>>,
@@ -76,7 +76,7 @@ struct Model {
 
 impl Model {
     fn export(&mut self, steps: &[String], hits: &BTreeSet<String>, max_generations: usize) {
-        // Of a chain, the first steps say which key a step has.
+        // In a chain, the steps below a step are part of its key.
         let mut newest: BTreeSet<String> = (1..=steps.len()).map(|length| steps[..length].join(" > ")).collect();
         let is_hit = |key: &String| hits.contains(key.rsplit(" > ").next().unwrap());
         newest.extend(self.exports.iter().flatten().filter(|key| is_hit(key)).cloned());
@@ -135,7 +135,7 @@ fn a_name_of_eight_branches_keeps_the_last_export_of_each_and_stays_small() {
     let mut name = Name::default();
     let mut last = vec![0; 8];
     for number in 0..1000 {
-        // In turn, but four at once: they end in any order.
+        // The branches take turns, but four export at once and end in any order.
         let branch = ((number / 4 * 4 + [2, 0, 3, 1][number as usize % 4]) % 8) as usize;
         last[branch] = number;
         name.export(&commit(branch, number), &BTreeSet::new(), &generations(24));
@@ -153,7 +153,7 @@ fn a_matrix_of_platforms_and_branches_keeps_the_last_export_of_each() {
         commit(branch, round).iter().map(|step| format!("{step} for {platform}")).collect()
     };
     for round in 0..30_u32 {
-        // Each round in another order.
+        // Every round has another order.
         for job in 0..12 {
             let job = (job * 5 + round as usize * 7) % 12;
             name.export(&build(job / 3, job % 3, round), &BTreeSet::new(), &generations(24));
@@ -195,7 +195,7 @@ fn what_imports_read_stays_and_the_rest_goes() {
     assert_eq!(name.found(&release), 2);
 }
 
-/// As an earlier remora merged: every result with the time of its export, and no count of exports.
+/// An earlier remora merged like this: every result had the time of its export, and exports were not counted.
 #[test]
 fn what_was_merged_before_exports_were_counted_is_thinned_at_the_next_export() {
     let mut stored = build(&commit(0, 0));
@@ -230,7 +230,7 @@ fn what_clients_write_in_the_fields_of_remora_is_dropped() {
     assert_eq!(merged.extra["remoraGeneration"], 1);
     let own = merged.records().iter().find(|record| record.digest == digest("a").to_string()).unwrap();
     assert!(own.results.as_ref().unwrap()[0].extra.is_empty());
-    // Stored by somebody else, it is no younger than the export that it came with.
+    // A result that somebody else stored is no younger than the export that it came with.
     let merged = other.merged(&StoredConfig { config: &forged, at: START, hits: &BTreeSet::new() }, &no_limits()).config;
     let own = merged.records().iter().find(|record| record.digest == digest("a").to_string()).unwrap();
     assert_eq!(own.results.as_ref().unwrap()[0].extra["remoraExportedAt"], "1970-01-01T00:00:00Z");
@@ -244,7 +244,7 @@ async fn a_read_by_an_import_is_written_down_by_the_next_export() {
     fixture.publish(&chain_of(&[(digests[0], 8)])).await.unwrap();
     let names = |fixture: &Fixture| fixture.published().blobs().into_keys().collect::<BTreeSet<_>>();
     for (export, digest) in digests[1..].iter().enumerate() {
-        // Each writes all reads of its time down, and no more than once.
+        // Each export writes down the reads since the one before it, once.
         if export % 5 == 0 {
             let import = build_grant(Rights::IMPORT).disclosed_blobs_only().build();
             fixture.cache.import_manifest(&import, &name()).await.unwrap();

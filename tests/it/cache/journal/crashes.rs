@@ -15,10 +15,10 @@ async fn the_next_start_goes_on_where_a_killed_process_was() {
     let process = machine.start().await;
     assert_eq!((process.status().entries, process.cache.status().spool.bytes >= 7000), (3, true));
     process.kill();
-    // Between a blob and its manifest: the first blob was stored, and its entry half removed.
+    // The next kill came between a blob and its manifest: the first blob was stored, and its entry half removed.
     machine.store.plant(&key(&one), one.clone().into(), time::OffsetDateTime::now_utc());
     std::fs::remove_file(&machine.files(".json")[0]).unwrap();
-    // In the midst of another entry.
+    // It also came in the middle of writing another entry.
     for half in ["00000000000000000009.data", "00000000000000000009.tmp"] {
         std::fs::write(machine.journal().join(half), "half").unwrap();
     }
@@ -29,7 +29,7 @@ async fn the_next_start_goes_on_where_a_killed_process_was() {
     assert!(machine.has(&one) && machine.has(&two));
     assert_eq!(machine.published(), sorted(&[&one, &two]));
     assert_eq!(machine.files(""), Vec::<PathBuf>::new());
-    // What comes now does not meet what was.
+    // New entries do not collide with what was there before.
     process.put(&local(), &content(5, 3)).await.unwrap();
     process.until_empty().await;
     assert!(machine.has(&content(5, 3)));

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Three quarters of it are for the journal.
+/// The size of the spool. The journal may have three quarters of it.
 const SPOOL: usize = 16 * MIB;
 
 fn machine() -> Machine {

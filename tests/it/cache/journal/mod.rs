@@ -30,7 +30,7 @@ struct Machine {
     max_spool_bytes: u64,
 }
 
-/// One process.
+/// One process on a [`Machine`].
 struct Process {
     cache: Cache,
     metrics: Metrics,
@@ -38,7 +38,7 @@ struct Process {
 }
 
 impl Machine {
-    /// The bucket is away.
+    /// A machine whose bucket does not answer yet.
     fn new() -> Self {
         let store = MemoryStore::default();
         let faults = FaultStore::new(store.clone());
@@ -50,7 +50,7 @@ impl Machine {
         self.start_on(&self.setup).await
     }
 
-    /// Past the faults.
+    /// Starts a process whose calls go to the bucket past the faults.
     async fn start_unharmed(&self) -> Process {
         self.start_on(&Setup::over(self.store.clone()).on_folders_of(&self.setup)).await
     }
@@ -70,7 +70,7 @@ impl Machine {
         self.setup.dir.path().join("journal")
     }
 
-    /// The paths of its files that end so, the oldest first.
+    /// The journal's files whose names end with `ending`, the oldest first.
     fn files(&self, ending: &str) -> Vec<PathBuf> {
         let paths = std::fs::read_dir(self.journal()).unwrap().map(|file| file.unwrap().path());
         let mut paths: Vec<_> = paths.filter(|path| path.to_str().unwrap().ends_with(ending)).collect();

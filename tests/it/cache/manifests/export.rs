@@ -14,7 +14,7 @@ use crate::support::fault_store::FaultStore;
 use crate::support::log::Log;
 use crate::support::memory_store::{Conditions, MemoryStore};
 
-/// Over a store whose every call takes its time, so that those of several exporters meet.
+/// A cache over a store in which every call takes a while, so that calls of several exporters overlap.
 async fn over_slow(store: &MemoryStore) -> Fixture {
     Setup::through(Arc::new(FaultStore::new(store.clone())), store.clone()).start_merging(HOUR).await
 }
@@ -40,7 +40,7 @@ async fn exporters_to_one_name_keep_each_others_results() {
         let own = newest(&CacheConfig::parse(document).unwrap());
         assert!(own.keys().all(|key| stored.contains_key(key)));
     }
-    // Whose blobs are gone is not inherited, nor what does not fit.
+    // Results whose blobs are gone are not inherited, nor are those that do not fit.
     fixture.store.remove(&key("3b"));
     tokio::time::sleep(PAST_LOOKUP).await;
     fixture.publish(&documents[0]).await.unwrap();
@@ -54,7 +54,7 @@ async fn exporters_to_one_name_keep_each_others_results() {
 #[tokio::test]
 async fn exporters_that_meet_in_the_store_lose_nothing_and_the_log_says_so() {
     let ((log, _guard), store) = (Log::capture(), MemoryStore::default());
-    // As two remoras on one bucket.
+    // Two processes share one bucket.
     let [left, right] = [over_slow(&store).await, over_slow(&store).await];
     let steps: Vec<String> = (0..8).map(|step| format!("step {step}")).collect();
     steps.iter().for_each(|step| plant(&left, step));

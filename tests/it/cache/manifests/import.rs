@@ -31,7 +31,7 @@ async fn an_import_is_served_what_can_be_had() {
     assert_eq!((pruned.config.records().len(), pruned.etag), (1, whole.etag));
     assert_eq!(import.usage().pruned_layers(), 2);
     assert_eq!(fixture.cache.get_manifest(&import, &name()).await.unwrap().bytes, sent, "what is stored stays");
-    // Half a blob is none.
+    // A blob that is cut short counts as lost.
     fixture.store.plant(&key("a"), Bytes::from_static(b"by"), OffsetDateTime::now_utc());
     tokio::time::sleep(PAST_LOOKUP).await;
     assert!(fixture.cache.import_manifest(&import, &name()).await.unwrap().config.records().is_empty());
@@ -69,7 +69,7 @@ async fn a_blob_that_vanished_behind_an_exporters_back_is_not_promised() {
     fixture.publish(&chain(&["a", "b"], OffsetDateTime::UNIX_EPOCH)).await.unwrap();
     assert_eq!(fixture.published().blobs().into_keys().collect::<Vec<_>>(), [digest("a")]);
     assert!(fixture.cache.stat_blob(&build(Rights::EXPORT).build(), &digest("b")).await.is_err(), "the next export sends it");
-    // What was never there is the exporter's mistake.
+    // Naming a blob that was never there is the exporter's mistake.
     let error = fixture.publish(&chain(&["a", "c"], OffsetDateTime::UNIX_EPOCH)).await.unwrap_err();
     assert!(matches!(error, Error::Precondition(_)), "{error}");
 }

@@ -7,7 +7,7 @@ mod promises;
 use crate::support::cache::{Fixture, blob_key};
 use crate::support::documents::digest;
 
-/// Puts something into the place of a blob that is called so.
+/// Puts a stand-in for the blob that has this name into the bucket.
 fn plant(fixture: &Fixture, blob: &str) {
     fixture.plant_stand_in(&digest(blob));
 }

@@ -34,7 +34,7 @@ impl Import {
         Self { fixture, store, promises, grant }
     }
 
-    /// How a read of the layer ends, and after how many seconds.
+    /// Reads a layer. Returns how that ends, and after how many seconds.
     async fn read(&self, layer: &[u8]) -> (Result<(), Error>, u64) {
         let begun = Instant::now();
         let read = self.fixture.cache.read_promised_blob(&self.grant, &Digest::of(layer), None).await;

@@ -1,4 +1,4 @@
-//! The next layers of an import over a session: asked for ahead, and what becomes of those that nobody reads.
+//! Read-ahead of the next layers of an import over a session, and what becomes of layers that nobody reads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::support::documents::chain_of;
 const SMALL: usize = 1000;
 const LARGE: usize = 300 << 10;
 
-/// A bucket with a manifest of one chain, whose layers have these sizes, and a build that was served it.
+/// A bucket with a manifest of one chain of layers, and a build that was served it.
 struct Chain {
     fixture: Fixture,
     digests: Vec<Digest>,

@@ -1,4 +1,4 @@
-//! Blobs whose stored bytes are not those of their digest: never read whole, and not promised to a build.
+//! Blobs whose stored bytes do not have their digest are never served whole, and are not promised to a build.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::memory_store::MemoryStore;
 
 const AGE: Duration = Duration::from_secs(600);
 
-/// Some chunks of the store, the last of them short.
+/// A blob of a few of the store's chunks, the last of them short.
 fn bytes(seed: u8) -> Bytes {
     (0..200_000_u32).map(|index| index as u8 ^ seed).collect()
 }
@@ -26,7 +26,7 @@ fn flipped(bytes: &Bytes) -> Bytes {
     flipped.into()
 }
 
-/// What comes of a blob, and how it ends.
+/// Reads a blob. Returns the bytes that came, and how the read ended.
 async fn read(fixture: &Fixture, digest: &Digest, range: Option<ByteRange>) -> (Vec<u8>, Result<(), Error>) {
     let BlobRead { mut body, .. } = match fixture.cache.read_blob(&operator(), digest, range).await {
         Ok(read) => read,
@@ -42,7 +42,7 @@ async fn read(fixture: &Fixture, digest: &Digest, range: Option<ByteRange>) -> (
     }
 }
 
-/// The names of a manifest's layers, as a build is served it by a process that knows nothing yet.
+/// Serves the manifest to a build in a process that knows nothing yet. Returns that process and what was served.
 async fn imported(store: &MemoryStore) -> (Fixture, CacheConfig) {
     let fixture = Setup::over(store.clone()).start_merging(AGE).await;
     let grant = build(Rights::IMPORT).build();
@@ -59,7 +59,7 @@ fn versions(config: &CacheConfig) -> Vec<Option<String>> {
     said(config, "remoraETag")
 }
 
-/// The checksums of its `N` layers.
+/// The checksums that a manifest has for its `N` layers.
 fn checksums<const N: usize>(config: &CacheConfig) -> [Option<String>; N] {
     said(config, "remoraCRC64NVME").try_into().unwrap()
 }
@@ -73,7 +73,7 @@ fn stored(store: &MemoryStore) -> CacheConfig {
     CacheConfig::parse(&store.bytes("manifests/app").unwrap()).unwrap()
 }
 
-/// A manifest whose every layer is the result of a record of its own, of the size that the blobs have.
+/// A manifest in which every layer is the result of a record of its own, and has the size of the blobs here.
 fn manifest(digests: &[Digest]) -> Bytes {
     let records = (0..).zip(digests).map(|(layer, digest)| {
         serde_json::json!({ "layers": [{ "layer": layer, "createdAt": "2026-01-01T00:00:00Z" }], "digest": digest.to_string() })
@@ -120,7 +120,7 @@ async fn a_corrupt_blob_is_not_read_to_its_end_and_is_missing_until_it_is_writte
     let (came, end) = read(&fixture, &digest, None).await;
     assert!(end.is_ok() && came == good, "{end:?}");
     publish(&fixture, &[digest]).await;
-    // Corrupt again, otherwise.
+    // The blob is corrupt once more, in another way.
     fixture.store.plant(&blob_key(&digest), bytes(1), OffsetDateTime::now_utc());
     assert!(matches!(read(&fixture, &digest, None).await.1, Err(Error::Corrupt(_))));
     assert_eq!(corrupt(&fixture), 2);
@@ -128,7 +128,7 @@ async fn a_corrupt_blob_is_not_read_to_its_end_and_is_missing_until_it_is_writte
     assert_eq!(fixture.store.bytes(&blob_key(&digest)), None, "also one in quarantine can be deleted");
 }
 
-/// Reads a blob that came otherwise than it was verified, and not to its end.
+/// Reads a blob whose bytes are not those that were verified. The read breaks off before its end.
 async fn doubt(fixture: &Fixture, digest: &Digest) {
     let (came, end) = read(fixture, digest, None).await;
     assert!(matches!(&end, Err(Error::Corrupt(text)) if text.contains("CRC-64/NVME")), "{end:?}");
@@ -145,12 +145,12 @@ async fn what_was_verified_is_checked_each_time_it_is_read() {
     let (other, _) = imported(&fixture.store).await;
     for process in [&fixture, &other] {
         let comes = |bytes: Bytes| fixture.store.plant_version(&blob_key(&digest), bytes, OffsetDateTime::now_utc(), &version);
-        // Another byte on the way: the digest decides, and knows nothing bad of the blob.
+        // The byte was changed on the way: the digest decides later, and the blob is not held to be corrupt.
         comes(flipped(&good));
         doubt(process, &digest).await;
         comes(good.clone());
         assert!(read(process, &digest, None).await.1.is_ok());
-        // In the store.
+        // The byte is changed in the store itself.
         comes(flipped(&good));
         doubt(process, &digest).await;
         assert_eq!(corrupt(process), 0);
@@ -171,7 +171,7 @@ async fn a_blob_in_doubt_is_hashed_before_it_is_promised_again() {
     let digests = [first.put(&a).await, first.put(&b).await];
     publish(&first, &digests).await;
     let version = versions(&stored(&store))[1].clone().unwrap();
-    // The manifest says another checksum of the first than it has; the second is rotten.
+    // The manifest has a wrong checksum for the first blob; the second blob is damaged.
     let [crc, other] = checksums(&stored(&store)).map(Option::unwrap);
     let lie = String::from_utf8(store.bytes("manifests/app").unwrap().to_vec()).unwrap().replace(&crc, &other);
     store.plant("manifests/app", lie.into(), OffsetDateTime::now_utc());
@@ -250,7 +250,7 @@ async fn an_import_leaves_out_a_blob_that_was_changed_into_something_else() {
     assert_eq!(fixture.store.calls().gets, 3, "the manifest, and the two that were changed");
     assert!(matches!(other.cache.stat_blob(&operator(), &digests[1]).await, Err(Error::NotFound(_))));
 
-    // What was found out is remembered, and the next export says so.
+    // What was found out is remembered, and is written into the manifest by the next export.
     let grant = build(Rights::IMPORT).build();
     other.cache.import_manifest(&grant, &name()).await.unwrap();
     assert_eq!(fixture.store.calls().gets, 1);
@@ -296,7 +296,7 @@ async fn a_native_manifest_is_trusted_until_its_blobs_are_read() {
     let grant = build(Rights::IMPORT).build();
     let served = fixture.cache.import_manifest(&grant, &name()).await.unwrap();
     assert_eq!(blobs(&served.config), digests[..1]);
-    // Stored as it was sent where nothing was verified.
+    // Where nothing was verified, the manifest is stored as it was sent.
     let fresh = Fixture::merging(AGE).await;
     fresh.store.plant(&blob_key(&digests[0]), a, OffsetDateTime::now_utc());
     publish(&fresh, &digests[..1]).await;
@@ -308,7 +308,7 @@ async fn a_touch_does_not_cost_a_blob_its_good_name() {
     let fixture = Fixture::merging(AGE).await;
     let digest = fixture.put(&bytes(1)).await;
     let before = fixture.cache.stat_blob(&operator(), &digest).await.unwrap();
-    // As the store's own copy of an object that came in parts.
+    // The store's own copy of an object that was uploaded in parts has another version.
     fixture.store.rename_when_touched("touched");
     fixture.cache.touch_later(&operator(), before.clone()).unwrap();
     publish(&fixture, &[digest]).await;

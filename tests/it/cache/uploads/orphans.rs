@@ -40,7 +40,7 @@ async fn what_a_killed_process_left_in_the_store_goes_at_the_next_start() {
     assert_eq!(store.bytes(&blob_key(&Digest::of(&bytes))).unwrap(), bytes);
 }
 
-/// What a process leaves that is killed when S3 has begun its upload and it has not been told so.
+/// What a process leaves that is killed after S3 began its upload and before it learned the upload's ID.
 struct Unnamed {
     setup: Setup,
     store: Arc<dyn Store>,
@@ -77,7 +77,7 @@ impl Unnamed {
         files.filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect()
     }
 
-    /// Lets the note be of another time.
+    /// Changes the time in the record of the upload.
     fn date(&self, asked: OffsetDateTime) {
         let [path] = &self.notes()[..] else { panic!("want one note: {:?}", self.notes()) };
         let mut note: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
@@ -86,7 +86,7 @@ impl Unnamed {
         std::fs::write(path, note.to_string()).unwrap();
     }
 
-    /// Starts again, until the note is gone.
+    /// Starts a new process, and waits until it has deleted the record.
     async fn restart(&self) -> Cache {
         let reopened = self.setup.start(for_large_blobs).await.cache;
         while !self.notes().is_empty() {

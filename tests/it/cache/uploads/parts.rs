@@ -12,7 +12,7 @@ use crate::cache::{content, for_large_blobs, roomy};
 use crate::support::cache::{Setup, incoming};
 use crate::support::memory_store::MemoryStore;
 
-/// Parts that the memory holds.
+/// How many parts the memory holds.
 const IN_MEMORY: usize = (64 << 20) / PART;
 #[tokio::test]
 async fn parts_in_any_order_and_repeated_reach_the_store_while_others_arrive() {
@@ -34,7 +34,7 @@ async fn parts_in_any_order_and_repeated_reach_the_store_while_others_arrive() {
 #[tokio::test(start_paused = true)]
 async fn a_part_that_had_its_turn_gives_its_memory_back_at_once() {
     let fixture = roomy().await;
-    // Twice what the memory holds, each pair in the wrong order.
+    // The parts are twice what the memory holds, and each pair comes in the wrong order.
     let bytes = content(PART * 28);
     let mut sender = begin(&fixture, Digest::of(&bytes));
     let begun = tokio::time::Instant::now();
@@ -51,7 +51,7 @@ async fn a_part_that_had_its_turn_gives_its_memory_back_at_once() {
 #[tokio::test(start_paused = true)]
 async fn the_part_that_all_others_wait_for_does_not_wait_for_them() {
     let fixture = roomy().await;
-    // The first comes last, when the others have taken all memory.
+    // The first part comes last, when the others have taken all memory.
     let bytes = content(PART * (1 + IN_MEMORY));
     let mut sender = begin(&fixture, Digest::of(&bytes));
     let begun = tokio::time::Instant::now();
@@ -76,7 +76,7 @@ async fn a_part_may_be_sent_again_after_it_was_hashed() {
     sender.complete().await.unwrap();
     assert!(fixture.has(&bytes));
 
-    // Other bytes at first: what was hashed behind them must come again, and no less.
+    // A part has other bytes at first: everything that was hashed after it must come again.
     let other = content(PART + 1).split_off(1);
     let mut sender = begin(&fixture, Digest::of(&bytes));
     for (number, part) in [(1_u16, parts[0]), (2, &other), (3, parts[2]), (4, parts[3]), (2, parts[1])] {

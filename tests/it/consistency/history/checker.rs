@@ -11,7 +11,7 @@ use remora::types::Digest;
 
 use super::record::{Event, What};
 
-/// Everything that is wrong with a history, in words.
+/// Describes everything that is wrong with a history.
 pub(super) fn violations(history: &[Event]) -> Vec<String> {
     history.iter().filter_map(|event| violation(history, event)).collect()
 }
@@ -138,17 +138,17 @@ mod tests {
     fn good_histories_are_accepted() {
         for (index, history) in [
             vec![read(0, 1, None), wrote(2, 3), read(4, 5, Some(1)), deleted(6, 7), read(8, 9, None)],
-            // Concurrent: either answer is right.
+            // These are concurrent: either answer is right.
             vec![wrote(0, 10), read(1, 2, None), read(3, 4, Some(1))],
             vec![wrote(0, 1), deleted(2, 10), read(3, 4, None), read(5, 6, Some(1))],
             // The delete and the write overlapped: nobody knows which was last.
             vec![wrote(0, 5), deleted(1, 4), read(6, 7, None)],
-            // Not acknowledged: it may be there, now or later, or not.
+            // This was not acknowledged: it may be there, now or later, or not.
             vec![wrote(0, NEVER), read(1, 2, None), read(3, 4, Some(1)), wrote(5, 6), deleted(7, NEVER), read(8, 9, None)],
             vec![put(0, 1, &[1]), got(2, 3, Some(&[1])), put(4, 5, &[2]), got(6, 7, Some(&[2])), got(6, 7, Some(&[1, 2]))],
             vec![put(0, 10, &[1]), put(1, 9, &[2]), got(11, 12, Some(&[1])), got(13, 14, Some(&[2]))],
             vec![put(0, 1, &[1]), removed(2, 3), got(4, 5, None)],
-            // Left out by whoever found the blob deleted.
+            // An export that found the blob deleted has left the layer out.
             vec![wrote(0, 1), put(2, 3, &[1, 2]), deleted(4, 5), got(6, 7, Some(&[2])), got(6, 7, Some(&[1, 2])), read(8, 9, None)],
         ]
         .iter()
@@ -161,12 +161,13 @@ mod tests {
     #[test]
     fn bad_histories_are_rejected() {
         for (index, history) in [
-            // Other bytes; bytes of nobody; bytes from the future.
+            // A read of other bytes, of bytes that nobody wrote, and of bytes that were written later.
             vec![wrote(0, 1), read(2, 3, Some(2))],
             vec![read(2, 3, Some(1))],
             vec![read(0, 1, Some(1)), wrote(2, 3)],
             vec![at(0, 1, What::AcceptedWrongBytes { blob: blob(1) })],
-            // Acknowledged and gone; deleted before it was written again.
+            // A blob that was acknowledged and is gone, and one that is gone although it was written again after the
+            // delete.
             vec![wrote(0, 1), read(2, 3, None)],
             vec![wrote(0, 1), deleted(2, 3), wrote(4, 5), read(6, 7, None)],
             vec![wrote(0, 1), read(2, 3, None), deleted(4, 5)],

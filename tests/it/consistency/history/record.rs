@@ -8,17 +8,17 @@ use remora::types::Digest;
 #[derive(Debug, Clone)]
 pub(super) struct Event {
     pub(super) begun: u64,
-    /// When the answer was there; [`NEVER`] where it is not known whether and when a change happens.
+    /// When the answer came. [`NEVER`] where it is not known whether and when the change happens.
     pub(super) ended: u64,
     pub(super) what: What,
 }
 
-/// Later than all else.
+/// A time later than any other.
 pub(super) const NEVER: u64 = u64::MAX;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum What {
-    /// `acknowledged`, or not known to be.
+    /// Whether it was `acknowledged`; if not, it may have happened or not.
     Wrote {
         blob: Digest,
         acknowledged: bool,

@@ -22,7 +22,7 @@ use crate::support::sidecar::Sidecar;
 const NAMES: [&str; 3] = ["app", "base", "team/tools"];
 const WORKERS: u64 = 8;
 const KILLS: usize = 4;
-/// Calls whose end is known, after which the work is done.
+/// The work is done after this many calls whose end is known.
 const EVENTS: usize = 500;
 /// What a worker waits where nobody answers.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const HANGS: Duration = Duration::from_secs(300);
 /// Bytes of the blobs; the last goes to the s3 endpoint in parts.
 const SIZES: [usize; 12] = [1, 100, 1000, 5000, 20_000, 50_000, 70_000, 100_000, 200_000, 400_000, 900_000, 6 << 20];
-/// Of all requests to MinIO.
+/// The share of requests to MinIO that are harmed.
 const RATE: f64 = 0.05;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -50,7 +50,7 @@ async fn on_minio_all_promises_are_kept() {
     keep_promises(sidecar, clients, seed, || proxy.set_rules(Vec::new())).await;
 }
 
-/// One of those who work at once.
+/// One of the workers that run at the same time.
 struct Worker {
     clients: Clients,
     dice: StdRng,
@@ -139,7 +139,7 @@ impl Worker {
         }
     }
 
-    /// When all is quiet: every manifest, then every blob.
+    /// Reads every manifest and then every blob, when nobody writes any more.
     async fn look_at_everything(mut self) {
         for name in NAMES {
             self.get(name).await;
@@ -181,7 +181,7 @@ impl Worker {
         }
     }
 
-    /// Sends other bytes in a blob's name, or half of it; both must leave nothing.
+    /// Sends wrong bytes under a blob's digest, or half of the blob. Neither may leave anything behind.
     async fn write_wrongly(&mut self, through: Through, index: usize) {
         let (blob, bytes) = &self.blobs[index];
         let begun = self.now();

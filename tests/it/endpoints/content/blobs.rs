@@ -27,7 +27,7 @@ async fn a_blob_is_written_in_chunks_and_read_in_parts() {
             offset += i64::try_from(chunk.len()).unwrap();
             assert_eq!(answer.offset, offset);
             assert_eq!(answer.digest, Digest::of(&blob[..usize::try_from(offset).unwrap()]).to_string());
-            // What is answered for is in the spool.
+            // The spool has every byte that was acknowledged.
             let data = sidecar.spool().into_iter().find(|name| name.ends_with(".data")).unwrap();
             assert_eq!(std::fs::metadata(sidecar.data.path().join("spool").join(data)).unwrap().len(), offset.cast_unsigned());
         }
@@ -65,7 +65,7 @@ async fn calls_that_follow_one_another_are_one_read_of_the_store() {
     }
     assert!(whole == blob);
     assert_eq!(store.reads().borrow().begun, 1);
-    // One that goes back is another.
+    // A call that goes back in the blob is a new read of the store.
     assert!(read_all(&sidecar, read(&digest, 10, 700_000)).await.unwrap().0 == blob[10..700_010]);
     assert_eq!(store.reads().borrow().begun, 2);
 }
@@ -148,7 +148,7 @@ async fn labels_change_as_the_mask_says() {
     }
     assert_eq!(update(labels(&[("k", &"v".repeat(4096))]), &[]).await.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(info(&sidecar, &digest).await.unwrap().labels, changed);
-    // Changes at the same time: none is lost.
+    // Of changes at the same time none is lost.
     let changes = (0..5).map(|index| update(labels(&[(&format!("k{index}"), "v")]), &[&format!("labels.k{index}")]));
     for change in futures_util::future::join_all(changes).await {
         change.unwrap();

@@ -1,4 +1,4 @@
-//! `remora.cache.v1.Manifests`.
+//! `remora.cache.v1.Manifests`, call by call.
 
 use remora::proto::cache as api;
 use remora::types::Digest;
@@ -130,7 +130,7 @@ async fn of_racing_conditional_puts_one_wins() {
             };
             let racers = (0..8).map(|racer| {
                 let mut request = request.clone();
-                // Another document each: equal ones may have equal etags.
+                // The documents differ: equal ones may have equal ETags.
                 request.document = [&document[..], " ".repeat(1 + round * 8 + racer).as_bytes()].concat().into();
                 let mut client = sidecar.manifests();
                 async move { client.put(request).await }

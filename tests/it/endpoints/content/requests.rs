@@ -9,7 +9,7 @@ use tonic::Code;
 
 use super::sidecar::{Sidecar, Write};
 
-/// Asks for a part of a blob; to its end where `size` is 0.
+/// Asks for a part of a blob. It goes to the blob's end where `size` is 0.
 pub(super) fn read(digest: &dyn Display, offset: i64, size: i64) -> api::ReadContentRequest {
     api::ReadContentRequest { digest: digest.to_string(), offset, size }
 }

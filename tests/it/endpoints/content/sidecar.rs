@@ -24,7 +24,7 @@ use crate::support::memory_store::MemoryStore;
 use crate::support::s3_config::minio_config;
 use crate::support::settings::settings;
 
-/// Above it, a manifest is refused.
+/// A larger manifest is refused.
 pub(crate) const MAX_MANIFEST_BYTES: u64 = 32 << 20;
 /// Calls that may be under way on a connection.
 pub(crate) const MAX_STREAMS: u32 = 64;

@@ -22,11 +22,11 @@ async fn a_ref_has_one_writer_and_is_free_when_its_stream_ends() {
     let mut elsewhere = Write::open(sidecar.content(), &[("remora-prefix", "other/")]).await;
     assert_eq!(elsewhere.exchange(stat("layer", 0, "")).await.unwrap().offset, 0);
 
-    // Half-closed: free before the client can know of it. No retry is needed here and below.
+    // After a half-close the ref is free before the client can know of it. No retry is needed here and below.
     first.close().await;
     let mut second = sidecar.write().await;
     assert_eq!(second.exchange(stat("layer", 0, "")).await.unwrap().offset, 3);
-    // Refused: free before the status is sent.
+    // After a refusal the ref is free before the status is sent.
     assert_eq!(second.exchange(write(2, b"x")).await.unwrap_err().code(), Code::OutOfRange);
     let mut third = sidecar.write().await;
     assert_eq!(third.exchange(stat("layer", 0, "")).await.unwrap().offset, 3);
@@ -66,7 +66,7 @@ async fn wrong_offsets_sizes_and_digests_are_told_apart() {
         }
         let refused = stream.exchange(request.clone()).await.unwrap_err();
         assert_eq!(refused.code(), code, "{request:?}: {refused}");
-        // Nothing is lost, nothing is seen.
+        // Nothing of the ingest is lost, and no blob is visible.
         assert_eq!(status(&sidecar, "layer").await.unwrap().offset, 6, "{request:?}");
         assert_eq!(info(&sidecar, &Digest::of(b"abcdef")).await.unwrap_err().code(), Code::NotFound);
     }
@@ -93,11 +93,11 @@ async fn a_write_at_offset_zero_begins_anew() {
 async fn what_exists_is_not_written_again() {
     let sidecar = Sidecar::on_directory().await;
     let digest = sidecar.store(b"layer").await.to_string();
-    // Told with the first message, before a byte is sent.
+    // The client learns it with the first message, before it sends a byte.
     let told = sidecar.write().await.exchange(stat("new", 5, &digest)).await.unwrap_err();
     assert_eq!(told.code(), Code::AlreadyExists);
     assert_eq!(status(&sidecar, "new").await.unwrap_err().code(), Code::NotFound);
-    // Told later, or found at the commit: the ingest is gone.
+    // It learns it later, or at the commit: the ingest is gone.
     for request in [stat("", 0, &digest), write_expecting(&digest), commit("", 3, &digest), commit("", 3, "")] {
         let mut stream = sidecar.write().await;
         stream.exchange(stat("late", 0, "")).await.unwrap();
@@ -155,7 +155,7 @@ async fn a_file_that_became_a_blob_just_before_the_process_ended_is_not_written_
         stream.exchange(stat("layer", 0, "")).await.unwrap();
         stream.exchange(write(0, b"blob")).await.unwrap();
         stream.close().await;
-        // As a directory store does.
+        // A directory store leaves this when it is killed at that moment.
         let name = sidecar.spool().into_iter().find(|name| name.ends_with(".data")).unwrap();
         std::fs::hard_link(data.path().join("spool").join(name), data.path().join("blob")).unwrap();
     }
@@ -175,7 +175,7 @@ async fn an_ingest_of_another_blob_begins_anew() {
         let expected = if expected.is_empty() { String::new() } else { Digest::of(expected.as_bytes()).to_string() };
         let mut stream = sidecar.write().await;
         let opened = stream.exchange(stat("layer", total, &expected)).await.unwrap();
-        // What is not said is no other; (0, "b") only adds the digest.
+        // A field that is not set contradicts nothing: (0, "b") only adds the digest.
         let kept = (total, expected.is_empty()) == (0, true) || total == 0;
         assert_eq!(opened.offset, if kept { 4 } else { 0 }, "{total} {expected}");
         stream.exchange(write(0, b"four")).await.unwrap();

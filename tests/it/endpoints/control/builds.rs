@@ -31,7 +31,7 @@ async fn a_build_gets_grants_in_place_of_its_credentials_and_they_end_with_it() 
     let json: serde_json::Value = serde_json::from_str(&received.frontend_attrs["cache-imports"]).unwrap();
     assert_eq!(json[0]["Attrs"]["access_key_id"], import["access_key_id"]);
 
-    // What the keys open.
+    // This is what the keys give access to.
     let app = "app".parse().unwrap();
     let main = "main".parse().unwrap();
     let reader = sidecar.keyring.lookup(&import["access_key_id"]).unwrap().grant;
@@ -41,7 +41,7 @@ async fn a_build_gets_grants_in_place_of_its_credentials_and_they_end_with_it() 
     assert_eq!(writer.durability(), Durability::Local);
     assert!(writer.check_manifest(Right::Write, &main).is_ok() && writer.check_manifest(Right::Read, &main).is_err());
 
-    // A gateway call of the build has the same import grant; one of no build has none.
+    // A gateway call of the build has the same import grant. A call that belongs to no build has none.
     for (id, wanted) in [("the-ref", 1), ("another", 0)] {
         let mut request = unary(GATEWAY_SOLVE, &GatewayRequest { imports: vec![s3_entry("app;main")] });
         request.headers_mut().extend(headers(&[("buildkit-controlapi-buildid", id)]));

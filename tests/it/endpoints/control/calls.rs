@@ -1,4 +1,4 @@
-//! Calls pass unchanged, both ways.
+//! Calls pass through unchanged, in both directions.
 
 use super::*;
 
@@ -80,7 +80,7 @@ async fn both_sides_stream_and_half_close() {
     assert_eq!(response.frame().await.unwrap().unwrap().into_trailers().unwrap()["grpc-status"], "0");
 }
 
-/// Tells when it is dropped.
+/// Notifies when it is dropped.
 struct OnDrop(Arc<Notify>);
 
 impl Drop for OnDrop {
@@ -113,13 +113,13 @@ async fn cancellation_reaches_buildkitd_before_and_after_the_response_began() {
     })
     .await;
     let mut client = sidecar.client().await;
-    // A unary call without an answer yet.
+    // This is a unary call that has no answer yet.
     tokio::select! {
         _ = client.send_request(unary(SOLVE, &solve_request("ref", CacheOptions::default()))) => panic!("answered"),
         () = arrived.notified() => {}
     }
     gone.notified().await;
-    // A stream in both directions.
+    // This is a stream in both directions.
     let (_frames, request) = body();
     let mut response = client.send_request(call(SESSION, request)).await.unwrap().into_body();
     response.frame().await.unwrap().unwrap();

@@ -46,7 +46,7 @@ async fn a_buildkitd_that_dies_ends_its_calls_and_the_next_one_finds_its_success
     let end = streaming.frame().await.unwrap().unwrap().into_trailers().unwrap();
     assert_eq!(end["grpc-status"], "14");
     assert!(end["grpc-message"].to_str().unwrap().contains(&sidecar.buildkitd.to_string()), "{end:?}");
-    // The client may still have something to say before it ends: it does not wait for the successor.
+    // The client does not wait for the new buildkitd: it may still have something to send before its call ends.
     let lost = tokio::time::timeout(Duration::from_secs(10), client.send_request(call(ANY, whole([])))).await;
     assert_eq!(Ended::of(lost.expect("at once").unwrap()).await.unwrap().status().code(), Code::Unavailable);
     let _second = recording(&sidecar.buildkitd).await;

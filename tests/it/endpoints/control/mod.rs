@@ -173,7 +173,7 @@ impl Sidecar {
         connect(&self.address, &self.shutdown).await
     }
 
-    /// A session of this id, for as long as what comes back is kept.
+    /// Opens a session of this ID. It stays open for as long as the returned value is kept.
     async fn session(&self, id: &str) -> impl Sized + use<> {
         let (frames, from_client) = body();
         let mut session = call(SESSION, from_client);
@@ -257,7 +257,7 @@ impl Building {
     }
 }
 
-/// Polls until it is true; a test that waits in vain is ended by its runner.
+/// Polls until `reached` is true. A test that waits in vain is ended by its runner.
 async fn until(mut met: impl FnMut() -> bool) {
     while !met() {
         tokio::time::sleep(Duration::from_millis(5)).await;

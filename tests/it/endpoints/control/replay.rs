@@ -139,7 +139,7 @@ impl Peer {
         Self { _buildkitd: buildkitd, received }
     }
 
-    /// The next call, which must be this one of this build.
+    /// Takes the next call, which must be this one of this build.
     async fn next<M: prost::Message + Default>(&mut self, path: &str, build: &str) -> M {
         let (got, of, body) = self.received.recv().await.unwrap();
         assert_eq!((got.as_str(), of.as_str()), (path, build));
@@ -241,7 +241,7 @@ async fn a_build_that_lost_a_promised_layer_is_run_again_without_its_imports() {
                 let again = GatewayRequest::decode(body).unwrap();
                 assert_eq!(again.imports.iter().map(|import| import.kind.as_str()).collect::<Vec<_>>(), ["registry"]);
             }
-            // Its own results, with what the client made of the first ones.
+            // The second run returns its own results, with what the client made of the first ones.
             RETURN => assert_eq!(Returned::decode(body).unwrap().result.unwrap(), results('B')),
             other => assert_eq!(other, STATUS),
         }
@@ -250,7 +250,7 @@ async fn a_build_that_lost_a_promised_layer_is_run_again_without_its_imports() {
     let asked: BTreeSet<&str> = seen.iter().map(String::as_str).collect();
     assert_eq!(asked, [SOLVE, GATEWAY_SOLVE, RETURN, STATUS].into());
 
-    // One stream of progress, with a word between the two runs.
+    // The client sees one stream of progress, with a message between the two runs.
     let progress = Ended::of(status).await.unwrap();
     assert_eq!(progress.status().code(), Code::Ok);
     let mut rest = &progress.body[..];

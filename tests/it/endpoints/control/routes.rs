@@ -110,7 +110,7 @@ async fn probed(shutdown: &Shutdown, truthful: bool) -> (String, Arc<AtomicUsize
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_buildkitd_is_asked_and_nothing_is_left_behind() {
-    // In memory: a disk that other tests keep busy can hold up the probe beyond its limit.
+    // The files are in memory: a disk that other tests keep busy can hold up the probe beyond its limit.
     let root = tempfile::tempdir_in("/dev/shm").unwrap();
     std::fs::write(root.path().join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
     let buildkitd = tokio::task::block_in_place(|| Buildkitd::start(root.path()));
@@ -135,7 +135,7 @@ async fn a_real_buildkitd_is_asked_and_nothing_is_left_behind() {
         assert!(asked.load(Ordering::SeqCst) >= 1);
     }
     let histories = tokio::task::block_in_place(|| buildkitd.buildctl(&["debug", "histories"])).unwrap();
-    // The two builds, below the heading, and no probe.
+    // The list has the two builds below its heading, and no probe.
     assert_eq!(histories.trim_end().lines().count(), 3, "{histories}");
     assert!(!histories.contains("remora"), "{histories}");
     shutdown.stop();

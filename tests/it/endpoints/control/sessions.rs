@@ -29,8 +29,8 @@ enum OnUnavailable {
     Fail,
 }
 
-/// A build whose layer is stored and whose documents have come through its session. `then` happens before it ends.
-/// Returns how that was, the manifests in the store, and how many were not published.
+/// Runs a build whose layer is stored and whose documents come through its session. Calls `then` before it ends.
+/// Returns what `then` returned, the manifests in the store, and how many were not published.
 async fn exported(on_unavailable: OnUnavailable, ignore_error: bool, then: impl FnOnce(&Sidecar, &Grant)) -> (Ended, Vec<String>, u64) {
     let keyring = match on_unavailable {
         OnUnavailable::Miss => Keyring::tolerant(Vec::new(), Duration::ZERO),

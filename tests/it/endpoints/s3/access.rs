@@ -74,7 +74,7 @@ async fn a_refused_upload_is_answered_even_while_its_body_is_on_the_way() {
     let body = content(8 << 20, 4);
     let head = format!("PUT /{BUCKET}/manifests/app HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
     let mut stream = TcpStream::connect(&endpoint.address).await.unwrap();
-    // As Go's client: a failed write hides the answer.
+    // Go's client does this: a failed write hides the answer.
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.write_all(&body).await.unwrap();
     let mut answer = String::new();

@@ -18,7 +18,7 @@ async fn the_connections_of_a_build_are_closed_when_it_is_over() {
     }
     assert_eq!(endpoint.shutdown.tasks(), kept + 2);
     let [(one, first), (_two, second)] = builds;
-    // The one outlives its build while the other runs: they may share a layer.
+    // The first connection outlives its build while the other build runs: they may share a layer.
     drop(first);
     one.head_object().bucket(BUCKET).key(&key).send().await.unwrap();
     assert_eq!(endpoint.shutdown.tasks(), kept + 2);

@@ -126,7 +126,7 @@ impl Endpoint {
 
     /// Waits until no connection is open.
     async fn returns_to_rest(&self) {
-        // The accept loop, and what there is of the cache.
+        // What stays are the tasks of the accept loop and of the cache.
         while self.shutdown.tasks() > self.at_rest {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -19,7 +19,7 @@ async fn parts_arrive_in_any_order_and_are_joined_in_the_right_one() {
     assert!(endpoint.store.keys().is_empty());
     let listed = client.list_parts().bucket(BUCKET).key(&key).upload_id(&id).send().await.unwrap();
     assert_eq!(listed.parts().iter().map(|part| part.size().unwrap()).collect::<Vec<_>>(), [5 << 20, 5 << 20, 1000]);
-    // Wrong joins are refused, and the upload is there still.
+    // A wrong list of parts is refused, and the upload is still there.
     let short = refusal(complete(&client, &key, &id, parts[..2].to_vec()).await);
     assert!(short.contains("have the digest"), "{short}");
     let turned = parts.iter().rev().cloned().collect();
@@ -57,7 +57,7 @@ async fn a_build_does_not_wait_for_a_copy_in_parts() {
     endpoint.store.plant(&key, Bytes::from_static(b"large"), OffsetDateTime::UNIX_EPOCH);
     let (build, _guard) = endpoint.build_client("build", Purpose::Export);
     touch_in_parts(&build, &key).await.unwrap();
-    // Nobody works on what is done later here.
+    // In this test nobody runs the background tasks.
     assert_eq!(endpoint.store.calls().touches, 0);
     let head = build.head_object().bucket(BUCKET).key(&key).send().await.unwrap();
     assert!(head.last_modified().unwrap().secs() > 0);

@@ -1,4 +1,4 @@
-//! Blobs and manifests: put, looked up, read, listed, deleted.
+//! Blobs and manifests as they are put, looked up, read, listed and deleted.
 
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
@@ -119,7 +119,7 @@ async fn checksums_in_trailers_and_headers_are_held_against_manifests() {
     assert!(refusal.contains("x-amz-checksum-crc32 of what arrived is"), "{refusal}");
 }
 
-/// Sends other bytes than were signed.
+/// Sends bytes that are not the ones that were signed.
 #[derive(Debug)]
 struct Swapped(Bytes);
 
@@ -197,7 +197,7 @@ async fn a_manifest_of_50_mb_is_refused_by_name_of_the_limit() {
     let whole = refusal(put);
     assert!(whole.starts_with("EntityTooLarge") && whole.contains("limits.max_manifest_bytes"), "{whole}");
 
-    // In parts, each small enough, as BuildKit would send it.
+    // It comes in parts that are each small enough, as BuildKit would send it.
     let upload = client.create_multipart_upload().bucket(BUCKET).key("manifests/app").send().await.unwrap();
     let id = upload.upload_id().unwrap();
     let chunks: Vec<Bytes> = (0..5).map(|part| huge.slice(part * 10_000_000..(part + 1) * 10_000_000)).collect();

@@ -42,7 +42,7 @@ async fn head(client: &Client, key: &str) -> Result<(), String> {
     if head.is_ok() { Ok(()) } else { Err(refusal(head)) }
 }
 
-/// A blob in two parts, to its end.
+/// Uploads a blob in two parts, and completes the upload.
 async fn put_in_parts(client: &Client, chunks: &[Bytes]) -> Result<(), String> {
     let key = blob_key(&chunks.concat());
     let upload = client.create_multipart_upload().bucket(BUCKET).key(&key).send().await;
@@ -92,7 +92,7 @@ async fn a_promised_layer_is_waited_for_or_gets_the_error() {
             while faults.calls() == before {
                 tokio::task::yield_now().await;
             }
-            // Whatever is out fails.
+            // Whatever the store does not answer fails.
             tokio::time::sleep(Duration::from_millis(100)).await;
             faults.fails_with(Fault::None);
         };
@@ -109,7 +109,7 @@ async fn an_export_is_dropped_as_a_whole_where_builds_may_miss() {
     let (endpoint, faults) = failing(Miss).await;
     let layer = Bytes::from_static(b"layer");
     let chunks = [content(5 << 20, 1), content(9, 2)];
-    // The lookup is what the store does not answer, or the layer what it does not take, or its parts.
+    // The store fails the lookup, or the write of the layer, or the writes of its parts.
     for (number, fault) in (1..).zip([Fault::Unavailable, Fault::UnavailableWrites, Fault::UnavailableWrites]) {
         let (build, _guard) = endpoint.exporter(&format!("build {number}"));
         faults.fails_with(fault);
@@ -127,7 +127,7 @@ async fn an_export_is_dropped_as_a_whole_where_builds_may_miss() {
         assert_eq!(endpoint.store.keys(), Vec::<String>::new());
         assert_eq!(endpoint.dropped(), number);
     }
-    // The next one is not.
+    // The next export is not dropped.
     let (build, _guard) = endpoint.exporter("build 4");
     put(&build, &blob_key(&layer), &layer).await.unwrap();
     put(&build, MANIFEST, &manifest(&[&layer])).await.unwrap();
@@ -181,7 +181,7 @@ async fn a_blob_that_cannot_be_made_young_is_left_alone_or_gets_the_error() {
 async fn without_room_in_the_spool_an_export_is_dropped_or_gets_the_error() {
     for on_unavailable in [Miss, Fail] {
         let store = MemoryStore::default();
-        // No memory for uploads: all of them go through the spool.
+        // There is no memory for uploads, so all of them go through the spool.
         let small = |settings: &mut Settings| (settings.upload_memory, settings.max_spool_bytes) = (1 << 10, 1 << 20);
         let endpoint = Endpoint::over(store.clone(), Arc::new(store), on_unavailable, small).await;
         let (fits, too_large) = (content(1 << 20, 1), content((1 << 20) + 1, 2));

@@ -39,7 +39,7 @@ pub(super) async fn no_conditional_update_is_lost(store: Shared) {
     const WRITERS: usize = 6;
     const EACH: usize = 8;
     let counter = key("counter");
-    // Of one length, so that only the version can tell two of them apart.
+    // All have one length, so that only the version tells two of them apart.
     put(&store, &counter, "0000").await;
     let writer = || async {
         for _ in 0..EACH {

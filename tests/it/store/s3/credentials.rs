@@ -132,9 +132,10 @@ async fn serve(router: axum::Router) -> String {
     endpoint
 }
 
-/// Between checks of a process that makes several.
+/// The pause between checks in a process that makes several.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Longer than refusals are thought to be about something else than what was just fetched; less than 40 checks take.
+/// After this long the store revokes the first credentials. By then a refusal is not put down to credentials that were
+/// only just fetched, and 40 checks are not over.
 const REVOKED_AFTER: Duration = Duration::from_millis(6500);
 
 #[tokio::test]
@@ -163,7 +164,7 @@ async fn credentials_that_expire_are_renewed_in_time() {
     assert!((4..40).contains(&asked.load(Ordering::SeqCst)), "{asked:?}");
 }
 
-/// A store that takes credentials no more before they say that they expire.
+/// The store stops accepting credentials before the time at which they say that they expire.
 #[tokio::test]
 async fn credentials_that_the_store_refuses_are_fetched_anew() {
     let asked = Arc::new(AtomicUsize::new(0));

@@ -9,7 +9,7 @@ use super::{body, key};
 use crate::support::minio::{ACCESS_KEY_ID, Minio};
 use crate::support::s3_config::{minio_config, static_config};
 
-/// For so long a connection may take to open.
+/// A connection may take this long to open.
 const CONNECT: Duration = Duration::from_millis(200);
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn a_server_that_does_not_listen_is_unavailable() {
     assert!(matches!(outcome, Err(Error::Unavailable(_))), "{outcome:?}");
 }
 
-/// As behind a firewall that drops packets: a server whose queue of connections is full.
+/// A server whose queue of connections is full behaves like one behind a firewall that drops packets.
 #[tokio::test]
 async fn a_connection_that_does_not_open_is_given_up() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();

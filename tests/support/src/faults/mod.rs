@@ -23,7 +23,7 @@ pub use seed::seed;
 /// The line between the client and the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
-    /// It works, but for what the rules do.
+    /// It works, apart from what the rules do.
     Up,
     /// Nobody listens, and what was connected is cut.
     Refused,
@@ -78,7 +78,7 @@ impl FaultProxy {
         format!("http://{}", self.address)
     }
 
-    /// Replaces the rules. The first that a request matches, and whose dice fall, is the one.
+    /// Replaces the rules. To a request applies the first rule that matches it and whose dice say so.
     pub fn set_rules(&self, rules: Vec<Rule>) {
         *self.shared.rules.lock().expect("lock") = rules;
     }

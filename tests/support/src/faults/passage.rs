@@ -33,7 +33,7 @@ struct Passage {
 
 /// Passes a body on as the line allows, with the harm that it is to come to.
 pub(super) fn pass(body: Incoming, harm: Option<Harm>, link: watch::Receiver<Link>, cut: Cut) -> Body {
-    // hyper adds a chunked body to requests that have none, if it cannot see that.
+    // Where hyper cannot see that a request has no body, it adds an empty chunked one.
     if body.is_end_stream() && harm.is_none() {
         return Empty::new().map_err(|never| match never {}).boxed_unsync();
     }
@@ -90,7 +90,7 @@ impl Passage {
                 tokio::time::sleep(duration).await;
                 self.take(self.held.len())
             }
-            // The others are not a body's.
+            // The other faults do not concern a body.
             Some(Fault::SlowDown | Fault::Gone | Fault::WrongETag | Fault::Dark | Fault::DarkAnswer) | None => self.take(self.held.len()),
         }
     }

@@ -48,11 +48,11 @@ impl Fault {
 /// A fault for some of the requests.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
-    /// `None`: any.
+    /// `None` for any method.
     pub method: Option<&'static str>,
-    /// A part of the path; empty: any path.
+    /// A part of the path. Empty for any path.
     pub path: &'static str,
-    /// How many of them, from 0 to 1.
+    /// The share of these requests that is harmed, from 0 to 1.
     pub rate: f64,
     /// What befalls them.
     pub fault: Fault,
