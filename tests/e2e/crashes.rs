@@ -15,7 +15,7 @@ const RECEIVED: &str = "remora_received_bytes_total";
 const SENT: &str = "remora_sent_bytes_total";
 
 #[test]
-fn who_disappears_in_a_transfer_leaves_an_error_and_no_half_of_a_cache() {
+fn an_end_that_disappears_in_a_transfer_leaves_an_error_and_no_half_of_a_cache() {
     let mut host = Host::start(Setting { via: Via::Buildctl, store: Kind::Directory, transport: Transport::Session }, &[BUCKET]);
     let (context, images) =
         (Context::after_base("RUN busybox dd if=/dev/zero of=/large bs=1M count=256\n"), tempfile::tempdir().expect("temp dir"));

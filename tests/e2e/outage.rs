@@ -54,7 +54,7 @@ fn a_store_that_goes_silent_while_large_layers_are_exported_fails_no_build() {
 }
 
 #[test]
-fn where_builds_are_to_fail_they_do_unless_they_ignore_it() {
+fn builds_that_are_to_fail_without_the_store_do_so_unless_they_ignore_errors() {
     for transport in Transport::BOTH {
         let buildkitd = Buildkitd::start();
         let storage = Storage::new(Kind::Minio, &BUCKETS);

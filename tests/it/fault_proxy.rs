@@ -104,7 +104,7 @@ async fn each_fault_is_what_its_name_says() {
 }
 
 #[tokio::test]
-async fn a_rate_harms_about_so_many_of_the_requests_and_the_same_ones_for_a_seed() {
+async fn a_rate_harms_about_that_share_of_requests_and_a_seed_always_the_same_ones() {
     let harmed = async || {
         let bench = Bench::start().await;
         bench.proxy.set_rules(Rule::mix(0.3, &[Fault::SlowDown, Fault::Reset]));
@@ -122,7 +122,7 @@ async fn a_rate_harms_about_so_many_of_the_requests_and_the_same_ones_for_a_seed
 }
 
 #[tokio::test]
-async fn a_refused_line_comes_back() {
+async fn a_line_that_refuses_connections_takes_them_again_when_it_is_up() {
     let bench = Bench::start().await;
     bench.proxy.set_link(Link::Refused);
     assert_eq!(bench.get().await.unwrap_err(), "broken");

@@ -94,7 +94,7 @@ async fn imports_that_come_together_share_one_check() {
 }
 
 #[tokio::test]
-async fn foreign_objects_among_the_blobs_are_not_taken_for_them() {
+async fn foreign_objects_among_the_blobs_are_not_taken_for_blobs() {
     let fixture = Fixture::merging(AGE).await;
     for index in 0..3000 {
         fixture.store.plant(&format!("blobs/sha256:{index:064x}.old"), Bytes::new(), OffsetDateTime::now_utc());
@@ -137,7 +137,7 @@ async fn a_build_is_answered_from_memory_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn what_was_seen_too_long_ago_is_asked_for_again() {
+async fn a_blob_that_was_seen_too_long_ago_is_looked_up_again() {
     let fixture = Fixture::merging(Duration::ZERO).await;
     let digest = Digest::of(b"layer");
     fixture.plant_stand_in(&digest);
@@ -163,7 +163,7 @@ async fn the_first_question_of_an_exporter_looks_up_the_last_export() {
 }
 
 #[tokio::test]
-async fn an_old_blob_is_made_young_once_and_off_the_builds_path() {
+async fn an_old_blob_is_touched_once_and_in_the_background() {
     let fixture = Fixture::merging(AGE).await;
     let digest = Digest::of(b"old");
     let key = blob_key(&digest);
@@ -202,7 +202,7 @@ async fn touches_that_find_no_room_are_dropped_and_counted() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_blob_that_was_read_is_known_to_those_who_may_read_it() {
+async fn the_size_of_a_blob_that_was_read_is_known_to_those_who_may_read_it() {
     let fixture = Fixture::merging(AGE).await;
     let digest = blobs(1)[0];
     fixture.plant_stand_in(&digest);
@@ -218,7 +218,7 @@ async fn the_end_of_a_blob_that_was_read_is_known_to_those_who_may_read_it() {
 }
 
 #[tokio::test]
-async fn a_session_looks_a_layer_up_once_that_it_announces_and_sends() {
+async fn a_session_looks_up_a_layer_once_that_it_announces_and_sends() {
     let fixture = Fixture::merging(AGE).await;
     let documents = Arc::new(Documents::new(1 << 20));
     let grant = build(Rights::EXPORT).documents(documents).build();

@@ -143,7 +143,7 @@ async fn a_store_that_takes_nothing_drops_an_export_or_fails_it() {
 }
 
 #[tokio::test]
-async fn what_ingests_have_in_the_spool_counts_until_it_is_gone() {
+async fn bytes_of_ingests_in_the_spool_count_until_they_are_gone() {
     let dir = tempfile::tempdir().unwrap();
     let fixture = Outage::new(dir.path()).await;
     let operator = operator();
@@ -174,7 +174,7 @@ async fn what_ingests_have_in_the_spool_counts_until_it_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_promised_layer_is_asked_for_again_for_a_minute() {
+async fn a_promised_layer_is_asked_for_again_and_again_for_a_minute() {
     let dir = tempfile::tempdir().unwrap();
     let fixture = Outage::new(dir.path()).await;
     let blob = layer(1, 1);

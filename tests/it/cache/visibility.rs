@@ -49,7 +49,7 @@ async fn blobs_of_every_size_come_back_whole_and_in_parts() {
 }
 
 #[tokio::test]
-async fn what_is_not_its_digest_is_never_visible() {
+async fn bytes_that_do_not_have_their_digest_are_never_visible() {
     let fixture = on_directory().await;
     for len in [10_usize, 3 << 20] {
         let bytes = content(len);

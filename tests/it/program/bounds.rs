@@ -96,7 +96,7 @@ fn assert_refused(outcome: Result<(), Status>, key: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_too_much_is_refused_by_the_name_of_its_key() {
+async fn a_request_over_a_bound_is_refused_with_the_name_of_its_key() {
     let sidecar = start("[limits]\nmax_open_ingests = 1\nmax_spool_bytes = '64KiB'\nmax_manifest_bytes = '1KiB'\n");
     let channel = Endpoint::from_shared(format!("http://{}", sidecar.host_port("content"))).unwrap().connect_lazy();
     let mut content = ContentClient::new(channel.clone());

@@ -41,7 +41,7 @@ impl Configured {
 }
 
 #[test]
-fn a_bad_file_is_one_line_and_64() {
+fn a_bad_file_is_reported_in_one_line_with_exit_code_64() {
     let secret = "secret_access_key_env = 'SECRET'";
     for (toml, wanted) in [
         ("[s3]\nadvertize = 'x'", "remora.toml:2: unknown key s3.advertize; did you mean s3.advertise?"),
@@ -157,7 +157,7 @@ fn a_flag_beats_a_variable_and_that_the_file() {
 }
 
 #[test]
-fn a_local_durability_is_taken_and_pointless_for_a_directory() {
+fn local_durability_is_accepted_and_warned_of_where_the_store_is_a_directory() {
     let bucket = "store = 's3://build-cache'\n[[buckets]]\nname = 'build-cache'\nendpoint = 'http://127.0.0.1:1'\nregion = 'x'";
     for (toml, warned) in [("", true), (bucket, false)] {
         let ended: Ended = Configured::new(toml).command("check-config").env("REMORA_DURABILITY", "local").output().unwrap().into();
@@ -231,7 +231,7 @@ fn serve_in(dir: &std::path::Path) -> Command {
 }
 
 #[test]
-fn a_port_in_use_is_one_line_and_1() {
+fn a_port_in_use_is_reported_in_one_line_with_exit_code_1() {
     let dir = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("tcp://{}", taken.local_addr().unwrap());
@@ -262,7 +262,7 @@ fn a_live_socket_is_refused_and_a_stale_one_taken_over() {
 }
 
 #[test]
-fn a_data_directory_that_cannot_be_written_or_is_in_use_is_one_line_and_1() {
+fn a_data_directory_that_cannot_be_written_or_is_in_use_is_reported_in_one_line_with_exit_code_1() {
     let first = Sidecar::start();
     let shared = first.dir().join("data");
     let mut command = remora(&["serve", "--s3=tcp://127.0.0.1:0", "--admin=none", "--log-filter=off", "--control=none"]);

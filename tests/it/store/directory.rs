@@ -157,7 +157,7 @@ async fn foreign_files_are_not_listed() {
 }
 
 #[tokio::test]
-async fn what_dead_processes_left_is_swept() {
+async fn files_that_dead_processes_left_are_swept() {
     let root = TempDir::new().unwrap();
     let state = root.path().join(".remora");
     let aged = |path: PathBuf, hours: u64| {

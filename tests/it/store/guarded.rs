@@ -160,7 +160,7 @@ async fn single_faults_are_tried_again_unseen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_store_refuses_is_not_tried_again() {
+async fn a_call_that_the_store_refuses_is_not_tried_again() {
     let setting = Setting::new();
     let missing = setting.store.head(&Key::new("", "missing")).await;
     assert!(matches!(missing, Err(Error::NotFound(_))));
@@ -168,7 +168,7 @@ async fn what_the_store_refuses_is_not_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_is_signed_anew_once() {
+async fn a_refused_call_is_signed_again_once() {
     let setting = Setting::new();
     setting.faults.fails_with(Fault::Expired);
     setting.put().await.unwrap();

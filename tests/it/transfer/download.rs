@@ -88,7 +88,7 @@ async fn a_small_object_is_one_request_and_a_large_one_is_aligned_and_pinned() {
 }
 
 #[tokio::test]
-async fn what_breaks_off_goes_on_where_it_broke() {
+async fn a_read_that_breaks_off_goes_on_where_it_broke() {
     let downloads = Downloads::new(MEMORY, Metrics::default());
     let bytes = content(6 * RANGE_BYTES + 77, 3);
     let read_with_faults = |seed: u64| {
@@ -134,7 +134,7 @@ async fn a_small_read_goes_on_too() {
 }
 
 #[tokio::test]
-async fn what_never_comes_is_given_up() {
+async fn a_range_that_never_comes_is_given_up() {
     let downloads = Downloads::new(MEMORY, Metrics::default());
     let bytes = content(4 * RANGE_BYTES, 5);
     let answers = [

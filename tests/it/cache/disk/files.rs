@@ -71,7 +71,7 @@ async fn bytes_that_are_not_what_was_written_are_read_from_the_bucket() {
 }
 
 #[tokio::test]
-async fn a_part_that_is_not_what_was_written_is_read_from_the_bucket() {
+async fn a_range_that_is_not_what_was_written_is_read_from_the_bucket() {
     let rig = Rig::new().await;
     let good = blob(4, 4 * MIB);
     let digest = rig.plant(&good);
@@ -86,7 +86,7 @@ async fn a_part_that_is_not_what_was_written_is_read_from_the_bucket() {
 }
 
 #[tokio::test]
-async fn what_was_read_the_longest_ago_goes_and_never_what_is_being_read() {
+async fn the_least_recently_read_blob_is_evicted_and_never_one_that_is_being_read() {
     let rig = Rig::with(|disk| disk.max_size = 10 * MIB as u64).await;
     let blobs = [0, 1, 2, 3, 4].map(|seed| blob(10 + seed, 3 * MIB));
     let digests = blobs.clone().map(|blob| rig.plant(&blob));
@@ -120,7 +120,7 @@ async fn what_was_read_the_longest_ago_goes_and_never_what_is_being_read() {
 }
 
 #[tokio::test]
-async fn what_the_disk_must_have_free_is_left_free() {
+async fn the_space_that_must_stay_free_on_the_disk_stays_free() {
     let rig = Rig::new().await;
     let blobs = [blob(30, MIB), blob(31, MIB)];
     let digests = blobs.clone().map(|blob| rig.plant(&blob));
@@ -153,7 +153,7 @@ async fn make_read_only(disk: &Tmpfs) {
 }
 
 #[tokio::test]
-async fn a_disk_that_runs_full_in_the_middle_is_passed_by() {
+async fn a_disk_that_runs_full_in_the_middle_is_bypassed() {
     let small = Tmpfs::mount("16m");
     let rig = Rig::over(MemoryStore::default(), small.path(), |_| ()).await;
     let good = blob(40, 8 * MIB);
@@ -176,7 +176,7 @@ async fn a_disk_that_runs_full_in_the_middle_is_passed_by() {
 }
 
 #[tokio::test]
-async fn what_others_take_of_the_disk_is_made_room_for() {
+async fn blobs_are_evicted_when_others_fill_the_disk() {
     let small = Tmpfs::mount("16m");
     let rig = Rig::over(MemoryStore::default(), small.path(), |disk| disk.min_free = 4 * MIB as u64).await;
     let digests = [45, 46].map(|seed| rig.plant(&blob(seed, 3 * MIB)));
@@ -194,7 +194,7 @@ async fn what_others_take_of_the_disk_is_made_room_for() {
 }
 
 #[tokio::test]
-async fn a_disk_that_has_become_read_only_is_passed_by() {
+async fn a_disk_that_has_become_read_only_is_bypassed() {
     let small = Tmpfs::mount("16m");
     let rig = Rig::over(MemoryStore::default(), small.path(), |_| ()).await;
     let blobs = [blob(42, MIB), blob(43, MIB)];

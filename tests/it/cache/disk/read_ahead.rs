@@ -39,7 +39,7 @@ async fn read(rig: &Rig, grant: &Grant, digest: &Digest) -> Bytes {
 }
 
 /// How many layers were read ahead and are complete.
-fn came_ahead(rig: &Rig) -> u64 {
+fn read_ahead_layers(rig: &Rig) -> u64 {
     rig.metric("read_ahead_bytes_total") / (3 * MIB as u64)
 }
 
@@ -49,7 +49,7 @@ async fn a_chain_is_fetched_when_one_of_it_is_read() {
     let (blobs, digests) = chain(&rig, 6);
     let grant = import(&rig).await;
     assert!(read(&rig, &grant, &digests[2]).await == blobs[2]);
-    rig.eventually("all are there", |rig| rig.metric("disk_cache_fills_total") == 6 && came_ahead(rig) == 5).await;
+    rig.eventually("all are there", |rig| rig.metric("disk_cache_fills_total") == 6 && read_ahead_layers(rig) == 5).await;
     assert_eq!(rig.gets(), 6, "one request each");
     for (digest, blob) in digests.iter().zip(&blobs) {
         assert!(read(&rig, &grant, digest).await == *blob);
@@ -86,7 +86,7 @@ async fn the_lowest_layer_comes_first_and_nothing_before_what_is_asked_for() {
 }
 
 #[tokio::test]
-async fn no_more_is_fetched_ahead_than_the_budget_has_until_it_is_read() {
+async fn no_more_is_read_ahead_than_the_budget_allows_until_a_reader_takes_it() {
     let rig = Rig::with(|disk| disk.read_ahead = 7 * MIB as u64).await;
     let (blobs, digests) = chain(&rig, 5);
     let grant = import(&rig).await;
@@ -94,14 +94,14 @@ async fn no_more_is_fetched_ahead_than_the_budget_has_until_it_is_read() {
     rig.eventually("two are there", |rig| rig.metric("disk_cache_fills_total") == 3).await;
     assert_eq!(rig.kept(&digests), [true, true, false, false, true]);
     assert!(read(&rig, &grant, &digests[0]).await == blobs[0]);
-    rig.eventually("one more", |rig| rig.metric("disk_cache_fills_total") == 4 && came_ahead(rig) == 3).await;
+    rig.eventually("one more", |rig| rig.metric("disk_cache_fills_total") == 4 && read_ahead_layers(rig) == 3).await;
     assert_eq!(rig.kept(&digests), [true, true, true, false, true]);
     rig.end().await;
     assert_eq!(rig.metric("read_ahead_wasted_bytes_total") / (3 * MIB as u64), 2, "the second and the third");
 }
 
 #[tokio::test]
-async fn without_a_budget_nothing_is_fetched_ahead_of_unknown_sizes_either() {
+async fn without_a_budget_nothing_is_read_ahead_not_even_of_unknown_size() {
     let rig = Rig::with(|disk| disk.read_ahead = 0).await;
     let (blobs, digests) = chain(&rig, 3);
     plant_chain(&rig, &digests, 0);
@@ -112,7 +112,7 @@ async fn without_a_budget_nothing_is_fetched_ahead_of_unknown_sizes_either() {
 }
 
 #[tokio::test]
-async fn what_was_evicted_unread_is_counted() {
+async fn bytes_that_were_read_ahead_and_evicted_unread_are_counted() {
     let rig = Rig::with(|disk| disk.max_size = 7 * MIB as u64).await;
     let (_, digests) = chain(&rig, 2);
     let grant = import(&rig).await;
@@ -128,7 +128,7 @@ async fn what_was_evicted_unread_is_counted() {
 }
 
 #[tokio::test]
-async fn a_blob_that_is_fetched_ahead_is_hurried_for_who_asks() {
+async fn a_blob_that_is_being_read_ahead_is_hurried_for_a_reader() {
     let rig = Rig::new().await;
     let blobs = [blob(1, MIB), blob(2, 40 * MIB)];
     let digests = blobs.clone().map(|blob| rig.plant(&blob));

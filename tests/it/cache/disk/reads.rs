@@ -74,7 +74,7 @@ async fn the_last_chunk_waits_for_the_digest() {
 }
 
 #[tokio::test]
-async fn parts_come_from_disk_and_alone_bring_nothing_there() {
+async fn ranges_are_served_from_disk_and_alone_store_nothing_there() {
     let rig = Rig::new().await;
     let blob = blob(2, 3 * MIB + 5);
     let digest = rig.plant(&blob);
@@ -97,7 +97,7 @@ async fn parts_come_from_disk_and_alone_bring_nothing_there() {
 }
 
 #[tokio::test]
-async fn a_part_follows_a_fetch_that_is_near() {
+async fn a_range_follows_a_fetch_that_is_near() {
     let rig = Rig::new().await;
     let blob = blob(3, 40 * MIB);
     let digest = rig.plant(&blob);
@@ -147,7 +147,7 @@ async fn a_blob_that_becomes_another_version_is_read_on() {
 }
 
 #[tokio::test]
-async fn who_cannot_read_the_object_cannot_read_it_from_disk() {
+async fn a_client_that_cannot_read_the_object_cannot_read_it_from_disk() {
     let rig = Rig::new().await;
     let blob = blob(5, MIB);
     let digest = rig.plant(&blob);

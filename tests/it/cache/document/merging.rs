@@ -165,7 +165,7 @@ fn a_matrix_of_platforms_and_branches_keeps_the_last_export_of_each() {
 }
 
 #[test]
-fn exports_that_bring_nothing_new_age_nobody() {
+fn exports_that_bring_nothing_new_push_out_no_results() {
     let mut name = Name::default();
     for branch in 0..3 {
         name.export(&commit(branch, 0), &BTreeSet::new(), &generations(3));
@@ -177,7 +177,7 @@ fn exports_that_bring_nothing_new_age_nobody() {
 }
 
 #[test]
-fn what_imports_read_stays_and_the_rest_goes() {
+fn results_that_imports_read_stay_and_the_others_go() {
     let mut name = Name::default();
     let release = commit(0, 0);
     name.export(&release, &BTreeSet::new(), &generations(3));
@@ -197,7 +197,7 @@ fn what_imports_read_stays_and_the_rest_goes() {
 
 /// An earlier remora merged like this: every result had the time of its export, and exports were not counted.
 #[test]
-fn what_was_merged_before_exports_were_counted_is_thinned_at_the_next_export() {
+fn a_manifest_merged_before_exports_were_counted_is_thinned_at_the_next_export() {
     let mut stored = build(&commit(0, 0));
     for number in 1..300 {
         let sent = build(&commit(0, number));
@@ -218,7 +218,7 @@ fn what_was_merged_before_exports_were_counted_is_thinned_at_the_next_export() {
 }
 
 #[test]
-fn what_clients_write_in_the_fields_of_remora_is_dropped() {
+fn fields_of_remora_that_clients_write_are_dropped() {
     let sent = chain(&["a"], START);
     let mut forged: serde_json::Value = serde_json::from_slice(&sent).unwrap();
     forged["remoraGeneration"] = json!(u64::MAX);

@@ -12,7 +12,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn pruning_drops_what_needs_a_lost_blob_and_nothing_else(config in any_config(), lost in prop::collection::btree_set(0..BLOBS.len(), 0..3)) {
+    fn stripping_drops_what_needs_a_lost_blob_and_nothing_else(config in any_config(), lost in prop::collection::btree_set(0..BLOBS.len(), 0..3)) {
         let lost: BTreeSet<Digest> = lost.into_iter().map(|blob| digest(BLOBS[blob])).collect();
         let Some(pruned) = config.without(&lost) else {
             prop_assert!(config.blobs().keys().all(|blob| !lost.contains(blob)));

@@ -61,7 +61,7 @@ async fn manifests_of_one_name_are_published_in_their_order_and_all_of_them() {
 }
 
 #[tokio::test]
-async fn what_a_manifest_names_and_nobody_has_is_left_out() {
+async fn a_blob_that_a_manifest_names_and_nobody_has_is_left_out() {
     let machine = Machine::new();
     let process = machine.start().await;
     let (there, nowhere) = (content(3000, 1), content(3000, 2));

@@ -87,7 +87,7 @@ async fn a_put_with_a_condition_replaces_or_fails() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_replaced() {
+async fn a_manifest_that_cannot_be_read_is_replaced() {
     let fixture = Fixture::merging(HOUR).await;
     plant(&fixture, "a");
     fixture.store.plant("manifests/app", Bytes::from_static(b"not json"), OffsetDateTime::now_utc());

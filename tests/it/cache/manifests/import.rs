@@ -14,7 +14,7 @@ use crate::support::fault_store::{Fault, FaultStore};
 use crate::support::memory_store::MemoryStore;
 
 #[tokio::test]
-async fn an_import_is_served_what_can_be_had() {
+async fn an_import_is_served_only_results_whose_blobs_are_there() {
     let fixture = Fixture::merging(HOUR).await;
     ["a", "b", "c", "x", "y"].iter().for_each(|blob| plant(&fixture, blob));
     let sent = chain(&["a", "b", "c"], OffsetDateTime::UNIX_EPOCH);
@@ -42,7 +42,7 @@ async fn an_import_is_served_what_can_be_had() {
 }
 
 #[tokio::test]
-async fn what_the_store_says_nothing_of_is_not_promised() {
+async fn a_blob_that_the_store_does_not_answer_for_is_not_promised() {
     let memory = MemoryStore::default();
     let faults = FaultStore::new(memory.clone());
     let fixture = Setup::through(Arc::new(faults.clone()), memory).start_merging(HOUR).await;

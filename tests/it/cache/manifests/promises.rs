@@ -43,7 +43,7 @@ impl Import {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_layer_is_waited_for_a_minute_once_or_7_s_where_the_build_passes_without() {
+async fn a_layer_is_waited_for_once_for_a_minute_or_7_s_where_the_build_passes_without_it() {
     for fault in [Fault::Unavailable, Fault::Silence] {
         let import = Import::start(false).await;
         import.store.fails_with(fault);

@@ -79,7 +79,7 @@ async fn nothing_is_taken_of_a_large_layer_before_it_is_read() {
 }
 
 #[tokio::test]
-async fn a_layer_that_is_lost_is_the_loss_of_who_reads_it_alone() {
+async fn a_lost_layer_fails_only_the_read_of_that_layer() {
     let chain = Chain::over_session(&[SMALL; 3]).await;
     chain.fixture.store.remove(&blob_key(&chain.digests[2]));
     chain.read(0).await.unwrap();
@@ -90,7 +90,7 @@ async fn a_layer_that_is_lost_is_the_loss_of_who_reads_it_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_asks_for_ends_and_is_counted() {
+async fn a_read_ahead_that_nobody_asks_for_ends_and_is_counted() {
     let chain = Chain::over_session(&[SMALL, SMALL, LARGE]).await;
     chain.read(0).await.unwrap();
     chain.eventually(|chain| chain.metric("read_ahead_bytes") == SMALL && chain.fixture.store.reads().borrow().open == 1).await;
@@ -99,7 +99,7 @@ async fn what_nobody_asks_for_ends_and_is_counted() {
 }
 
 #[tokio::test]
-async fn nothing_is_asked_for_ahead_over_http() {
+async fn nothing_is_read_ahead_over_http() {
     let chain = Chain::new(&[SMALL; 3], build(Rights::IMPORT).disclosed_blobs_only().build()).await;
     chain.read(0).await.unwrap();
     assert_eq!((chain.fixture.store.calls().gets, chain.fixture.store.reads().borrow().open), (1, 0));

@@ -129,14 +129,14 @@ async fn a_corrupt_blob_is_not_read_to_its_end_and_is_missing_until_it_is_writte
 }
 
 /// Reads a blob whose bytes are not those that were verified. The read breaks off before its end.
-async fn doubt(fixture: &Fixture, digest: &Digest) {
+async fn suspect(fixture: &Fixture, digest: &Digest) {
     let (came, end) = read(fixture, digest, None).await;
     assert!(matches!(&end, Err(Error::Corrupt(text)) if text.contains("CRC-64/NVME")), "{end:?}");
     assert!(came.len() < 200_000, "the last chunk is held back");
 }
 
 #[tokio::test]
-async fn what_was_verified_is_checked_each_time_it_is_read() {
+async fn a_verified_blob_is_checked_each_time_it_is_read() {
     let fixture = Fixture::merging(AGE).await;
     let good = bytes(0);
     let digest = fixture.put(&good).await;
@@ -147,12 +147,12 @@ async fn what_was_verified_is_checked_each_time_it_is_read() {
         let comes = |bytes: Bytes| fixture.store.plant_version(&blob_key(&digest), bytes, OffsetDateTime::now_utc(), &version);
         // The byte was changed on the way: the digest decides later, and the blob is not held to be corrupt.
         comes(flipped(&good));
-        doubt(process, &digest).await;
+        suspect(process, &digest).await;
         comes(good.clone());
         assert!(read(process, &digest, None).await.1.is_ok());
         // The byte is changed in the store itself.
         comes(flipped(&good));
-        doubt(process, &digest).await;
+        suspect(process, &digest).await;
         assert_eq!(corrupt(process), 0);
         let (came, end) = read(process, &digest, None).await;
         assert!(matches!(&end, Err(Error::Corrupt(text)) if text.contains("digest")), "{end:?}");
@@ -164,7 +164,7 @@ async fn what_was_verified_is_checked_each_time_it_is_read() {
 }
 
 #[tokio::test]
-async fn a_blob_in_doubt_is_hashed_before_it_is_promised_again() {
+async fn a_suspect_blob_is_hashed_before_it_is_promised_again() {
     let store = MemoryStore::default();
     let first = Setup::over(store.clone()).start_merging(AGE).await;
     let (a, b) = (bytes(1), bytes(2));
@@ -178,8 +178,8 @@ async fn a_blob_in_doubt_is_hashed_before_it_is_promised_again() {
     let (fixture, served) = imported(&store).await;
     assert_eq!(blobs(&served), digests, "nobody knows yet");
     store.plant_version(&blob_key(&digests[1]), flipped(&b), OffsetDateTime::now_utc(), &version);
-    doubt(&fixture, &digests[0]).await;
-    doubt(&fixture, &digests[1]).await;
+    suspect(&fixture, &digests[0]).await;
+    suspect(&fixture, &digests[1]).await;
 
     tokio::time::sleep(PAST_LOOKUP).await;
     let grant = build(Rights::IMPORT).build();
@@ -304,7 +304,7 @@ async fn a_native_manifest_is_trusted_until_its_blobs_are_read() {
 }
 
 #[tokio::test]
-async fn a_touch_does_not_cost_a_blob_its_good_name() {
+async fn a_touched_blob_is_still_verified() {
     let fixture = Fixture::merging(AGE).await;
     let digest = fixture.put(&bytes(1)).await;
     let before = fixture.cache.stat_blob(&operator(), &digest).await.unwrap();

@@ -17,7 +17,7 @@ use crate::support::memory_store::MemoryStore;
 use crate::support::s3_config::minio_config;
 
 #[tokio::test]
-async fn what_a_killed_process_left_in_the_store_goes_at_the_next_start() {
+async fn uploads_that_a_killed_process_left_are_aborted_at_the_next_start() {
     let setup = Setup::over(MemoryStore::default());
     let fixture = setup.start(for_large_blobs).await;
     let bytes = content(PART * 2);
@@ -41,13 +41,13 @@ async fn what_a_killed_process_left_in_the_store_goes_at_the_next_start() {
 }
 
 /// What a process leaves that is killed after S3 began its upload and before it learned the upload's ID.
-struct Unnamed {
+struct Orphan {
     setup: Setup,
     store: Arc<dyn Store>,
     key: Key,
 }
 
-impl Unnamed {
+impl Orphan {
     async fn new() -> Self {
         let config = minio_config();
         let store: Arc<dyn Store> = Arc::new(S3::connect(config.clone()).await.unwrap());
@@ -72,24 +72,24 @@ impl Unnamed {
         self.store.list_multipart(&self.key).await.unwrap().into_iter().map(|(id, _)| id.0).collect()
     }
 
-    fn notes(&self) -> Vec<std::path::PathBuf> {
+    fn records(&self) -> Vec<std::path::PathBuf> {
         let files = std::fs::read_dir(self.setup.dir.path().join("spool")).unwrap().map(|file| file.unwrap().path());
         files.filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect()
     }
 
     /// Changes the time in the record of the upload.
     fn date(&self, asked: OffsetDateTime) {
-        let [path] = &self.notes()[..] else { panic!("want one note: {:?}", self.notes()) };
-        let mut note: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-        assert!(note["id"].is_null(), "{note}");
-        note["asked"] = asked.format(&Rfc3339).unwrap().into();
-        std::fs::write(path, note.to_string()).unwrap();
+        let [path] = &self.records()[..] else { panic!("want one record: {:?}", self.records()) };
+        let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        assert!(record["id"].is_null(), "{record}");
+        record["asked"] = asked.format(&Rfc3339).unwrap().into();
+        std::fs::write(path, record.to_string()).unwrap();
     }
 
     /// Starts a new process, and waits until it has deleted the record.
     async fn restart(&self) -> Cache {
         let reopened = self.setup.start(for_large_blobs).await.cache;
-        while !self.notes().is_empty() {
+        while !self.records().is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         reopened
@@ -98,7 +98,7 @@ impl Unnamed {
 
 #[tokio::test]
 async fn an_upload_whose_id_a_killed_process_never_heard_goes_at_the_next_start() {
-    let left = Unnamed::new().await;
+    let left = Orphan::new().await;
     left.restart().await;
     assert_eq!(left.uploads().await, Vec::<String>::new());
 }
@@ -106,7 +106,7 @@ async fn an_upload_whose_id_a_killed_process_never_heard_goes_at_the_next_start(
 #[tokio::test]
 async fn an_upload_of_the_same_key_from_another_time_stays() {
     for minutes in [-60, 60] {
-        let left = Unnamed::new().await;
+        let left = Orphan::new().await;
         let uploads = left.uploads().await;
         left.date(OffsetDateTime::now_utc() + time::Duration::minutes(minutes));
         left.restart().await;
@@ -115,7 +115,7 @@ async fn an_upload_of_the_same_key_from_another_time_stays() {
 }
 
 #[tokio::test]
-async fn an_upload_that_the_store_refuses_to_begin_leaves_no_note() {
+async fn an_upload_that_the_store_refuses_to_begin_leaves_no_record() {
     let memory = MemoryStore::default();
     let faults = FaultStore::new(memory.clone());
     let fixture = Setup::through(Arc::new(faults.clone()), memory).start(for_large_blobs).await;

@@ -32,7 +32,7 @@ async fn parts_in_any_order_and_repeated_reach_the_store_while_others_arrive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_part_that_had_its_turn_gives_its_memory_back_at_once() {
+async fn a_part_gives_its_memory_back_as_soon_as_those_before_it_have_come() {
     let fixture = roomy().await;
     // The parts are twice what the memory holds, and each pair comes in the wrong order.
     let bytes = content(PART * 28);
@@ -121,7 +121,7 @@ async fn bytes_with_another_digest_leave_nothing_in_the_store() {
 }
 
 #[tokio::test]
-async fn an_abort_is_one_in_the_store_too() {
+async fn an_abort_also_aborts_the_upload_in_the_store() {
     let fixture = roomy().await;
     let bytes = content(PART);
     let mut sender = begin(&fixture, Digest::of(&bytes));

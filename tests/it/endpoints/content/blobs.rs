@@ -82,7 +82,7 @@ async fn an_empty_blob_is_a_blob() {
 }
 
 #[tokio::test]
-async fn what_is_no_digest_is_refused_everywhere() {
+async fn text_that_is_no_digest_is_refused_everywhere() {
     let sidecar = Sidecar::on_directory().await;
     let upper = Digest::of(b"").to_string().to_uppercase();
     for digest in ["", "sha256:", "sha256:../../../etc/passwd", "../x", "sha256:zz", "sha512:00", "sha256:%2e%2e", &upper] {

@@ -90,7 +90,7 @@ async fn a_write_at_offset_zero_begins_anew() {
 }
 
 #[tokio::test]
-async fn what_exists_is_not_written_again() {
+async fn a_blob_that_exists_is_not_written_again() {
     let sidecar = Sidecar::on_directory().await;
     let digest = sidecar.store(b"layer").await.to_string();
     // The client learns it with the first message, before it sends a byte.

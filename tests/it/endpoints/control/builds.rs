@@ -119,7 +119,7 @@ async fn a_compressed_build_is_patched_and_sent_plain() {
 }
 
 #[tokio::test]
-async fn what_is_not_served_fails_the_build_with_what_is() {
+async fn a_cache_that_is_not_served_fails_the_build_with_what_is_served() {
     let sidecar = Sidecar::start(|_| {}).await;
     let (_peer, mut received) = recording(&sidecar.buildkitd).await;
     for (attribute, value) in [("bucket", "other-bucket"), ("bucket", "../x"), ("region", "mars-1"), ("prefix", "../"), ("name", "a;..")] {

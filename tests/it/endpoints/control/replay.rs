@@ -289,7 +289,7 @@ async fn more_than_4_mib_are_not_kept() {
 }
 
 #[tokio::test]
-async fn what_a_client_does_beside_building_is_not_repeated() {
+async fn calls_that_a_client_makes_beside_its_build_are_not_repeated() {
     for path in [NEW_CONTAINER, RETURN] {
         let mut building = Building::start(&[]).await;
         building.lose_a_layer();

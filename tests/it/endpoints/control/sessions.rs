@@ -62,7 +62,7 @@ async fn exported(on_unavailable: OnUnavailable, ignore_error: bool, then: impl 
 }
 
 #[tokio::test]
-async fn what_came_whole_is_published_under_every_name() {
+async fn an_export_that_came_whole_is_published_under_every_name() {
     let (ended, manifests, dropped) = exported(OnUnavailable::Miss, false, |_, _| ()).await;
     assert_eq!((ended.status().code(), manifests, dropped), (Code::Ok, vec!["app".to_owned(), "main".to_owned()], 0));
 }

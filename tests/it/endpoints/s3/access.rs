@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn who_may_not_is_told_why() {
+async fn a_client_without_the_right_is_told_why() {
     let endpoint = Endpoint::start().await;
     let app = |client: Client| async move { client.get_object().bucket(BUCKET).key("manifests/app").send().await };
     let wrong = Client::from_conf(endpoint.config("OPERATOR", "guess").build());
@@ -83,7 +83,7 @@ async fn a_refused_upload_is_answered_even_while_its_body_is_on_the_way() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_off_is_named() {
+async fn a_clock_that_is_wrong_is_named_in_the_refusal() {
     let endpoint = Endpoint::start().await;
     for (off, allowed) in [(-16 * 60_i64, false), (-14 * 60, true), (14 * 60, true), (16 * 60, false)] {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
@@ -156,7 +156,7 @@ async fn the_probe_answers_anybody_with_the_nonce() {
 
 /// buildkitd asks, and sends its body all the same: a connection that is closed under it is a broken pipe.
 #[tokio::test]
-async fn a_body_that_nobody_wants_is_read_also_when_its_client_asked_first() {
+async fn an_unwanted_body_is_read_even_when_its_client_asked_first() {
     let endpoint = Endpoint::start().await;
     let body = "x".repeat(5 << 20);
     let put = format!("PUT /{BUCKET}/blobs/x HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n{body}", body.len());

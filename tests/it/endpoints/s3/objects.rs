@@ -140,7 +140,7 @@ impl Intercept for Swapped {
 }
 
 #[tokio::test]
-async fn what_is_not_what_was_signed_is_never_stored() {
+async fn bytes_that_were_not_signed_are_never_stored() {
     let endpoint = Endpoint::start().await;
     let client = endpoint.client("OPERATOR");
     let with = |end: &str| Bytes::from([&manifest(&[])[..], end.as_bytes()].concat());
@@ -207,7 +207,7 @@ async fn a_manifest_of_50_mb_is_refused_by_name_of_the_limit() {
 }
 
 #[tokio::test]
-async fn asking_for_an_old_blob_before_an_export_makes_it_young() {
+async fn asking_for_an_old_blob_before_an_export_touches_it() {
     let endpoint = Endpoint::start().await;
     let blob = Bytes::from_static(b"old");
     let key = blob_key(&blob);

@@ -60,7 +60,7 @@ async fn touch(client: &Client, key: &str) -> Result<(), String> {
 }
 
 #[tokio::test]
-async fn an_import_finds_nothing_or_gets_the_error() {
+async fn an_import_finds_nothing_or_fails() {
     for (on_unavailable, wanted) in [(Miss, "NoSuchKey"), (Fail, "ServiceUnavailable: unavailable: broken")] {
         let (endpoint, faults) = failing(on_unavailable).await;
         endpoint.store.plant(MANIFEST, manifest(&[]), OffsetDateTime::now_utc());
@@ -76,7 +76,7 @@ async fn an_import_finds_nothing_or_gets_the_error() {
 }
 
 #[tokio::test]
-async fn a_promised_layer_is_waited_for_or_gets_the_error() {
+async fn a_promised_layer_is_waited_for_or_its_read_fails() {
     for on_unavailable in [Miss, Fail] {
         let (endpoint, faults) = failing(on_unavailable).await;
         let layer = Bytes::from_static(b"layer");
@@ -105,7 +105,7 @@ async fn a_promised_layer_is_waited_for_or_gets_the_error() {
 }
 
 #[tokio::test]
-async fn an_export_is_dropped_as_a_whole_where_builds_may_miss() {
+async fn an_export_is_dropped_as_a_whole_where_builds_may_miss_the_cache() {
     let (endpoint, faults) = failing(Miss).await;
     let layer = Bytes::from_static(b"layer");
     let chunks = [content(5 << 20, 1), content(9, 2)];
@@ -135,7 +135,7 @@ async fn an_export_is_dropped_as_a_whole_where_builds_may_miss() {
 }
 
 #[tokio::test]
-async fn an_export_gets_the_error_where_builds_may_not_miss_and_operators_always_do() {
+async fn an_export_fails_where_builds_may_not_miss_the_cache_and_always_for_operators() {
     for on_unavailable in [Miss, Fail] {
         let (endpoint, faults) = failing(on_unavailable).await;
         let layer = Bytes::from_static(b"layer");
@@ -158,7 +158,7 @@ async fn an_export_gets_the_error_where_builds_may_not_miss_and_operators_always
 }
 
 #[tokio::test]
-async fn a_blob_that_cannot_be_made_young_is_left_alone_or_gets_the_error() {
+async fn a_blob_that_cannot_be_touched_is_left_alone_or_its_touch_fails() {
     for on_unavailable in [Miss, Fail] {
         let (endpoint, faults) = failing(on_unavailable).await;
         let (layer, other) = (Bytes::from_static(b"layer"), Bytes::from_static(b"other"));
@@ -178,7 +178,7 @@ async fn a_blob_that_cannot_be_made_young_is_left_alone_or_gets_the_error() {
 }
 
 #[tokio::test]
-async fn without_room_in_the_spool_an_export_is_dropped_or_gets_the_error() {
+async fn without_room_in_the_spool_an_export_is_dropped_or_fails() {
     for on_unavailable in [Miss, Fail] {
         let store = MemoryStore::default();
         // There is no memory for uploads, so all of them go through the spool.

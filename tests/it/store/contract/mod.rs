@@ -74,7 +74,7 @@ macro_rules! suite {
 suite!(everywhere on directory, minio, s3s_fs: {
     an_object_reads_back_as_it_was_stored,
     an_empty_object_has_no_range,
-    what_is_missing_is_not_found,
+    a_missing_object_is_not_found,
     ranges_are_cut_and_checked,
     a_put_replaces_the_whole_object,
     readers_see_the_old_object_or_the_new_one,

@@ -28,7 +28,7 @@ pub(super) async fn an_empty_object_has_no_range(store: Shared) {
     assert_invalid(store.get(&key("empty"), ByteRange::new(0, 1), None).await);
 }
 
-pub(super) async fn what_is_missing_is_not_found(store: Shared) {
+pub(super) async fn a_missing_object_is_not_found(store: Shared) {
     put(&store, &key("there"), "x").await;
     for missing in [key("missing"), Key::new("no/folder/", "missing")] {
         assert_not_found(store.head(&missing).await);

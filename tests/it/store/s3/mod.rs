@@ -20,7 +20,7 @@ fn body() -> Body {
 }
 
 #[tokio::test]
-async fn knows_itself() {
+async fn the_store_knows_its_url_and_its_region() {
     let config = minio_config();
     let name = config.bucket.clone();
     let store = S3::connect(config.clone()).await.unwrap();
