@@ -22,6 +22,7 @@ fn for_large_blobs(settings: &mut Settings) {
     settings.transfer_memory = 128 << 20;
 }
 
+/// A cache with such room.
 async fn roomy() -> Fixture {
     Fixture::new(for_large_blobs).await
 }

@@ -3,4 +3,4 @@
 mod contract;
 mod directory;
 mod guarded;
-pub(crate) mod s3;
+mod s3;

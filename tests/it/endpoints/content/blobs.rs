@@ -6,8 +6,8 @@ use remora::proto::content as api;
 use remora::types::Digest;
 use tonic::Code;
 
+use super::endpoint::{Sidecar, Write, commit, files, stat, with, write};
 use super::requests::{info, pattern, read, read_all};
-use super::sidecar::{Sidecar, Write, commit, files, stat, with, write};
 
 #[tokio::test]
 async fn a_blob_is_written_in_chunks_and_read_in_parts() {

@@ -5,7 +5,7 @@ use remora::types::Digest;
 use serde_json::json;
 use tonic::Code;
 
-use super::sidecar::{MAX_MANIFEST_BYTES, Sidecar, with};
+use super::endpoint::{MAX_MANIFEST_BYTES, Sidecar, with};
 
 fn config(blob: &Digest) -> Vec<u8> {
     let annotations = json!({ "mediaType": "m", "diffID": blob.to_string(), "size": 5, "createdAt": "2024-01-01T00:00:00Z", "new": [1] });

@@ -7,7 +7,7 @@ use remora::proto::content as api;
 use remora::types::Digest;
 use tonic::Code;
 
-use super::sidecar::{Sidecar, Write};
+use super::endpoint::{Sidecar, Write};
 
 /// Asks for a part of a blob. It goes to the blob's end where `size` is 0.
 pub(super) fn read(digest: &dyn Display, offset: i64, size: i64) -> api::ReadContentRequest {

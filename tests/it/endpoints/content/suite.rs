@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::sidecar::Sidecar;
+use super::endpoint::Sidecar;
 use crate::support::tools::tool;
 
 /// The tests of `testsuite.ContentSuite`, containerd v2.4.2.

@@ -11,7 +11,7 @@ use tonic::Code;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
-use super::sidecar::{MAX_STREAMS, Sidecar, Write, stat, with, write};
+use super::endpoint::{MAX_STREAMS, Sidecar, Write, stat, with, write};
 use crate::support::tools::tool;
 
 fn info() -> api::InfoRequest {
@@ -79,7 +79,7 @@ async fn health_is_told_and_watched_until_the_drain() {
     sidecar.shutdown.close();
     assert!(watch.message().await.unwrap().is_none());
     stream.exchange(write(0, b"abc")).await.unwrap();
-    stream.exchange(super::sidecar::commit("", 3, "")).await.unwrap();
+    stream.exchange(super::endpoint::commit("", 3, "")).await.unwrap();
     drop(stream);
     drop(watch);
     assert!(sidecar.shutdown.finish(std::time::Duration::from_secs(60)).await, "the drain had to be cut off");

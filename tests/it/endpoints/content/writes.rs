@@ -7,8 +7,8 @@ use remora::proto::content as api;
 use remora::types::Digest;
 use tonic::Code;
 
+use super::endpoint::{MAX_INGESTS, Sidecar, Write, commit, stat, write};
 use super::requests::{info, open_free, pattern, read, read_all, status};
-use super::sidecar::{MAX_INGESTS, Sidecar, Write, commit, stat, write};
 
 #[tokio::test]
 async fn a_ref_has_one_writer_and_is_free_when_its_stream_ends() {
