@@ -32,7 +32,7 @@ pub(crate) const MAX_STREAMS: u32 = 64;
 pub(crate) const MAX_INGESTS: usize = 8;
 
 /// A content endpoint that serves until it is dropped.
-pub(crate) struct Sidecar {
+pub(crate) struct Endpoint {
     /// `host:port`.
     pub(crate) address: String,
     pub(crate) metrics: Metrics,
@@ -41,7 +41,7 @@ pub(crate) struct Sidecar {
     pub(crate) data: Arc<TempDir>,
 }
 
-impl Sidecar {
+impl Endpoint {
     /// Over a directory of its own.
     pub(crate) async fn on_directory() -> Self {
         Self::on(Arc::new(tempfile::tempdir().unwrap()), None).await
@@ -115,7 +115,7 @@ impl Sidecar {
     }
 }
 
-impl Drop for Sidecar {
+impl Drop for Endpoint {
     fn drop(&mut self) {
         self.shutdown.stop();
     }

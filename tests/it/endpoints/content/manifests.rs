@@ -5,7 +5,7 @@ use remora::types::Digest;
 use serde_json::json;
 use tonic::Code;
 
-use super::endpoint::{MAX_MANIFEST_BYTES, Sidecar, with};
+use super::endpoint::{Endpoint, MAX_MANIFEST_BYTES, with};
 
 fn config(blob: &Digest) -> Vec<u8> {
     let annotations = json!({ "mediaType": "m", "diffID": blob.to_string(), "size": 5, "createdAt": "2024-01-01T00:00:00Z", "new": [1] });
@@ -23,8 +23,8 @@ fn get(name: &str) -> api::GetRequest {
     api::GetRequest { name: name.to_owned() }
 }
 
-async fn put_code(sidecar: &Sidecar, request: api::PutRequest) -> Code {
-    sidecar.manifests().put(request).await.map_or_else(|status| status.code(), |_| Code::Ok)
+async fn put_code(endpoint: &Endpoint, request: api::PutRequest) -> Code {
+    endpoint.manifests().put(request).await.map_or_else(|status| status.code(), |_| Code::Ok)
 }
 
 /// A document without the versions of the blobs, which remora adds.
@@ -39,11 +39,11 @@ fn as_sent(document: &[u8]) -> serde_json::Value {
 
 #[tokio::test]
 async fn a_manifest_is_published_read_listed_and_deleted() {
-    let directory = Sidecar::on_directory().await;
-    let (minio, _) = Sidecar::on_minio("ci/").await;
-    for sidecar in [directory, minio] {
-        let document = config(&sidecar.store(b"layer").await);
-        let mut client = sidecar.manifests();
+    let directory = Endpoint::on_directory().await;
+    let (minio, _) = Endpoint::on_minio("ci/").await;
+    for endpoint in [directory, minio] {
+        let document = config(&endpoint.store(b"layer").await);
+        let mut client = endpoint.manifests();
         let etag = client.put(put("team/app", document.clone())).await.unwrap().into_inner().etag;
         let got = client.get(get("team/app")).await.unwrap().into_inner();
         let info = got.info.unwrap();
@@ -68,10 +68,10 @@ async fn a_manifest_is_published_read_listed_and_deleted() {
 
 #[tokio::test]
 async fn bad_documents_and_names_are_told_apart() {
-    let sidecar = Sidecar::on_directory().await;
-    let document = config(&sidecar.store(b"layer").await);
+    let endpoint = Endpoint::on_directory().await;
+    let document = config(&endpoint.store(b"layer").await);
     let missing = config(&Digest::of(b"not stored"));
-    assert_eq!(put_code(&sidecar, put("app", document.clone())).await, Code::Ok);
+    assert_eq!(put_code(&endpoint, put("app", document.clone())).await, Code::Ok);
     let cases = [
         (put("app", ""), Code::InvalidArgument),
         (put("app", "{"), Code::InvalidArgument),
@@ -87,41 +87,41 @@ async fn bad_documents_and_names_are_told_apart() {
         (api::PutRequest { if_match: "x".to_owned(), ..put("none", document.clone()) }, Code::Aborted),
     ];
     for (request, code) in cases {
-        let answer = sidecar.manifests().put(request.clone()).await.unwrap_err();
+        let answer = endpoint.manifests().put(request.clone()).await.unwrap_err();
         assert_eq!(answer.code(), code, "{} {}: {answer}", request.name, String::from_utf8_lossy(&request.document));
-        let stored = sidecar.manifests().get(get("app")).await.unwrap().into_inner().document;
+        let stored = endpoint.manifests().get(get("app")).await.unwrap().into_inner().document;
         assert_eq!(as_sent(&stored), as_sent(&document));
     }
-    assert_eq!(sidecar.manifests().get(get("none")).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(endpoint.manifests().get(get("none")).await.unwrap_err().code(), Code::NotFound);
     let negative = api::ListRequest { limit: -1, ..Default::default() };
-    assert_eq!(sidecar.manifests().list(negative).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(endpoint.manifests().list(negative).await.unwrap_err().code(), Code::InvalidArgument);
     // Somebody else's object under a manifest's name.
-    std::fs::write(sidecar.data.path().join("store/remora/manifests/app"), "not json").unwrap();
-    assert_eq!(sidecar.manifests().get(get("app")).await.unwrap_err().code(), Code::DataLoss);
+    std::fs::write(endpoint.data.path().join("store/remora/manifests/app"), "not json").unwrap();
+    assert_eq!(endpoint.manifests().get(get("app")).await.unwrap_err().code(), Code::DataLoss);
     let denied = with(get("app"), &[("remora-bucket", "no_/such")]);
-    assert_eq!(sidecar.manifests().get(denied).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(endpoint.manifests().get(denied).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
 #[tokio::test]
 async fn a_document_above_the_bound_is_refused_whatever_its_size() {
-    let sidecar = Sidecar::on_directory().await;
+    let endpoint = Endpoint::on_directory().await;
     let padded = |len: usize| format!(r#"{{"x":"{}"}}"#, "x".repeat(len - 8));
     let bound = usize::try_from(MAX_MANIFEST_BYTES).unwrap();
-    assert_eq!(put_code(&sidecar, put("app", padded(bound))).await, Code::Ok);
+    assert_eq!(put_code(&endpoint, put("app", padded(bound))).await, Code::Ok);
     for len in [bound + 1, 50 << 20] {
-        let refused = sidecar.manifests().put(put("big", padded(len))).await.unwrap_err();
+        let refused = endpoint.manifests().put(put("big", padded(len))).await.unwrap_err();
         assert_eq!(refused.code(), Code::ResourceExhausted, "{len}: {refused}");
     }
-    assert_eq!(sidecar.manifests().get(get("big")).await.unwrap_err().code(), Code::NotFound);
-    assert_eq!(sidecar.manifests().get(get("app")).await.unwrap().into_inner().document.len(), bound);
+    assert_eq!(endpoint.manifests().get(get("big")).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(endpoint.manifests().get(get("app")).await.unwrap().into_inner().document.len(), bound);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_racing_conditional_puts_one_wins() {
-    let directory = Sidecar::on_directory().await;
-    let (minio, _) = Sidecar::on_minio("").await;
-    for sidecar in [directory, minio] {
-        let document = config(&sidecar.store(b"layer").await);
+    let directory = Endpoint::on_directory().await;
+    let (minio, _) = Endpoint::on_minio("").await;
+    for endpoint in [directory, minio] {
+        let document = config(&endpoint.store(b"layer").await);
         let mut etag = None;
         for round in 0..3 {
             let request = match &etag {
@@ -132,7 +132,7 @@ async fn of_racing_conditional_puts_one_wins() {
                 let mut request = request.clone();
                 // The documents differ: equal ones may have equal ETags.
                 request.document = [&document[..], " ".repeat(1 + round * 8 + racer).as_bytes()].concat().into();
-                let mut client = sidecar.manifests();
+                let mut client = endpoint.manifests();
                 async move { client.put(request).await }
             });
             let mut won = Vec::new();
@@ -144,7 +144,7 @@ async fn of_racing_conditional_puts_one_wins() {
             }
             assert_eq!(won.len(), 1, "round {round}");
             etag = won.pop();
-            assert_eq!(Some(sidecar.manifests().get(get("app")).await.unwrap().into_inner().info.unwrap().etag), etag);
+            assert_eq!(Some(endpoint.manifests().get(get("app")).await.unwrap().into_inner().info.unwrap().etag), etag);
         }
     }
 }

@@ -7,7 +7,7 @@ use remora::proto::content as api;
 use remora::types::Digest;
 use tonic::Code;
 
-use super::endpoint::{Sidecar, Write};
+use super::endpoint::{Endpoint, Write};
 
 /// Asks for a part of a blob. It goes to the blob's end where `size` is 0.
 pub(super) fn read(digest: &dyn Display, offset: i64, size: i64) -> api::ReadContentRequest {
@@ -15,11 +15,11 @@ pub(super) fn read(digest: &dyn Display, offset: i64, size: i64) -> api::ReadCon
 }
 
 /// The bytes of a read, and how large its messages were.
-pub(super) async fn read_all(sidecar: &Sidecar, request: api::ReadContentRequest) -> Result<(Vec<u8>, Vec<usize>), tonic::Status> {
+pub(super) async fn read_all(endpoint: &Endpoint, request: api::ReadContentRequest) -> Result<(Vec<u8>, Vec<usize>), tonic::Status> {
     let mut offset = request.offset;
     let mut data = Vec::new();
     let mut sizes = Vec::new();
-    let mut stream = sidecar.content().read(request).await?.into_inner();
+    let mut stream = endpoint.content().read(request).await?.into_inner();
     while let Some(message) = stream.message().await? {
         assert_eq!(message.offset, offset);
         offset += i64::try_from(message.data.len()).unwrap();
@@ -34,21 +34,21 @@ pub(super) fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| u8::try_from(at * 31 % 251).unwrap()).collect()
 }
 
-pub(super) async fn info(sidecar: &Sidecar, digest: &Digest) -> Result<api::Info, tonic::Status> {
+pub(super) async fn info(endpoint: &Endpoint, digest: &Digest) -> Result<api::Info, tonic::Status> {
     let request = api::InfoRequest { digest: digest.to_string() };
-    sidecar.content().info(request).await.map(|response| response.into_inner().info.unwrap())
+    endpoint.content().info(request).await.map(|response| response.into_inner().info.unwrap())
 }
 
-pub(super) async fn status(sidecar: &Sidecar, reference: &str) -> Result<api::Status, tonic::Status> {
+pub(super) async fn status(endpoint: &Endpoint, reference: &str) -> Result<api::Status, tonic::Status> {
     let request = api::StatusRequest { r#ref: reference.to_owned() };
-    sidecar.content().status(request).await.map(|response| response.into_inner().status.unwrap())
+    endpoint.content().status(request).await.map(|response| response.into_inner().status.unwrap())
 }
 
 /// Tries until nobody holds the ref: a server learns of a cancelled stream in its own time.
-pub(super) async fn open_free(sidecar: &Sidecar, request: api::WriteContentRequest) -> (Write, api::WriteContentResponse) {
+pub(super) async fn open_free(endpoint: &Endpoint, request: api::WriteContentRequest) -> (Write, api::WriteContentResponse) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     loop {
-        let mut stream = sidecar.write().await;
+        let mut stream = endpoint.write().await;
         match stream.exchange(request.clone()).await {
             Ok(answer) => return (stream, answer),
             Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::endpoint::Sidecar;
+use super::endpoint::Endpoint;
 use crate::support::tools::tool;
 
 /// The tests of `testsuite.ContentSuite`, containerd v2.4.2.
@@ -22,12 +22,12 @@ const TESTS: [&str; 12] = [
     "CommitErrorState",
 ];
 
-async fn passes(sidecar: &Sidecar, bucket: &str) {
+async fn passes(endpoint: &Endpoint, bucket: &str) {
     let mut command = Command::new(tool("go"));
     command
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance"))
         .args(["test", "-count=1", "-v", "-timeout", "300s", "./..."])
-        .env("REMORA_CONTENT_ADDR", &sidecar.address)
+        .env("REMORA_CONTENT_ADDR", &endpoint.address)
         .env("REMORA_BUCKET", bucket);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -41,12 +41,12 @@ async fn passes(sidecar: &Sidecar, bucket: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn containerds_suite_passes_on_a_directory() {
-    let sidecar = Sidecar::on_directory().await;
-    passes(&sidecar, "conformance").await;
+    let endpoint = Endpoint::on_directory().await;
+    passes(&endpoint, "conformance").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn containerds_suite_passes_on_minio() {
-    let (sidecar, bucket) = Sidecar::on_minio("").await;
-    passes(&sidecar, &bucket).await;
+    let (endpoint, bucket) = Endpoint::on_minio("").await;
+    passes(&endpoint, &bucket).await;
 }

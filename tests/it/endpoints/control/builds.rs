@@ -5,10 +5,10 @@ use super::*;
 #[tokio::test]
 async fn a_build_gets_grants_in_place_of_its_credentials_and_they_end_with_it() {
     let (log, _guard) = Log::capture();
-    let sidecar = Sidecar::start(|_| {}).await;
-    let mut peer = Building::start(&sidecar.buildkitd).await;
+    let endpoint = Endpoint::start(|_| {}).await;
+    let mut peer = Building::start(&endpoint.buildkitd).await;
     let sent = cached_build("the-ref");
-    let mut client = sidecar.client().await;
+    let mut client = endpoint.client().await;
     let mut build = std::pin::pin!(client.clone().send_request(unary(SOLVE, &sent)));
     let received: SolveRequest = tokio::select! {
         _ = &mut build => panic!("answered"),
@@ -34,10 +34,10 @@ async fn a_build_gets_grants_in_place_of_its_credentials_and_they_end_with_it() 
     // This is what the keys give access to.
     let app = "app".parse().unwrap();
     let main = "main".parse().unwrap();
-    let reader = sidecar.keyring.lookup(&import["access_key_id"]).unwrap().grant;
+    let reader = endpoint.keyring.lookup(&import["access_key_id"]).unwrap().grant;
     assert!(reader.check_manifest(Right::Read, &app).is_ok() && reader.check_manifest(Right::Read, &main).is_err());
     assert!(reader.check_manifest(Right::Write, &app).is_err());
-    let writer = sidecar.keyring.lookup(&export["access_key_id"]).unwrap().grant;
+    let writer = endpoint.keyring.lookup(&export["access_key_id"]).unwrap().grant;
     assert_eq!(writer.durability(), Durability::Local);
     assert!(writer.check_manifest(Right::Write, &main).is_ok() && writer.check_manifest(Right::Read, &main).is_err());
 
@@ -51,12 +51,12 @@ async fn a_build_gets_grants_in_place_of_its_credentials_and_they_end_with_it() 
         assert!(forwarded.imports.iter().all(|forwarded| forwarded.attrs == *import));
     }
 
-    assert!(sidecar.metrics.encode().contains("remora_builds_running 1"));
+    assert!(endpoint.metrics.encode().contains("remora_builds_running 1"));
     peer.end.notify_one();
     Ended::of(build.await.unwrap()).await.unwrap();
-    until(|| sidecar.keyring.lookup(&import["access_key_id"]).is_err()).await;
-    assert_eq!(sidecar.keyring.lookup(&export["access_key_id"]).unwrap_err(), Refused::Ended);
-    let metrics = sidecar.metrics.encode();
+    until(|| endpoint.keyring.lookup(&import["access_key_id"]).is_err()).await;
+    assert_eq!(endpoint.keyring.lookup(&export["access_key_id"]).unwrap_err(), Refused::Ended);
+    let metrics = endpoint.metrics.encode();
     assert!(metrics.contains("remora_builds_running 0") && metrics.contains(r#"remora_builds_total{transport="relay"} 1"#), "{metrics}");
     let summaries = log.lines("build the-ref: imported app: nothing there, exported app, main: 0 new layers");
     assert!(summaries.len() == 1 && summaries[0].contains("; ok in "), "{summaries:?}");
@@ -68,20 +68,20 @@ async fn a_build_gets_grants_in_place_of_its_credentials_and_they_end_with_it() 
 
 #[tokio::test]
 async fn a_cancelled_build_loses_its_grants() {
-    let sidecar = Sidecar::start(|_| {}).await;
-    let mut peer = Building::start(&sidecar.buildkitd).await;
-    let mut client = sidecar.client().await;
+    let endpoint = Endpoint::start(|_| {}).await;
+    let mut peer = Building::start(&endpoint.buildkitd).await;
+    let mut client = endpoint.client().await;
     tokio::select! {
         _ = client.send_request(unary(SOLVE, &cached_build("ref"))) => panic!("answered"),
-        _ = peer.next::<SolveRequest>(SOLVE) => assert_eq!(sidecar.keyring.live_grants(), 2),
+        _ = peer.next::<SolveRequest>(SOLVE) => assert_eq!(endpoint.keyring.live_grants(), 2),
     }
-    until(|| sidecar.keyring.live_grants() == 0).await;
+    until(|| endpoint.keyring.live_grants() == 0).await;
 }
 
 #[tokio::test]
 async fn a_build_without_s3_entries_is_forwarded_bit_by_bit() {
-    let sidecar = Sidecar::start(|_| {}).await;
-    let (_peer, mut received) = recording(&sidecar.buildkitd).await;
+    let endpoint = Endpoint::start(|_| {}).await;
+    let (_peer, mut received) = recording(&endpoint.buildkitd).await;
     let mut request =
         solve_request("ref", CacheOptions { exports: vec![entry("registry", &[("ref", "x")])], imports: vec![entry("inline", &[])] });
     request.frontend_attrs.insert("cache-imports".to_owned(), r#" [{"Type" : "gha"}]"#.to_owned());
@@ -93,25 +93,25 @@ async fn a_build_without_s3_entries_is_forwarded_bit_by_bit() {
     for (encoding, sent) in [("identity", plain), ("gzip", packed.into())] {
         let mut request = call(SOLVE, whole([data(sent.slice(..7)), data(sent.slice(7..))]));
         request.headers_mut().extend(headers(&[("grpc-encoding", encoding)]));
-        assert_eq!(sidecar.call(request).await.status().code(), Code::Ok);
+        assert_eq!(endpoint.call(request).await.status().code(), Code::Ok);
         let (head, body) = received.recv().await.unwrap();
         assert_eq!(body, sent);
         assert!(head.headers["grpc-encoding"] == encoding && !head.headers.contains_key("content-length"));
     }
-    assert!(!sidecar.metrics.encode().contains("remora_builds_total{"));
+    assert!(!endpoint.metrics.encode().contains("remora_builds_total{"));
 }
 
 #[tokio::test]
 async fn a_compressed_build_is_patched_and_sent_plain() {
-    let sidecar = Sidecar::start(|_| {}).await;
-    let (_peer, mut received) = recording(&sidecar.buildkitd).await;
+    let endpoint = Endpoint::start(|_| {}).await;
+    let (_peer, mut received) = recording(&endpoint.buildkitd).await;
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     packed.write_all(&cached_build("ref").encode_to_vec()).unwrap();
     let mut packed = message(&packed.finish().unwrap()).to_vec();
     packed[0] = 1;
     let mut request = call(SOLVE, whole([data(packed)]));
     request.headers_mut().extend(headers(&[("grpc-encoding", "gzip")]));
-    assert_eq!(sidecar.call(request).await.status().code(), Code::Ok);
+    assert_eq!(endpoint.call(request).await.status().code(), Code::Ok);
     let (_, body) = received.recv().await.unwrap();
     assert_eq!(body[0], 0);
     let forwarded = SolveRequest::decode(&body[5..]).unwrap();
@@ -120,11 +120,11 @@ async fn a_compressed_build_is_patched_and_sent_plain() {
 
 #[tokio::test]
 async fn a_cache_that_is_not_served_fails_the_build_with_what_is_served() {
-    let sidecar = Sidecar::start(|_| {}).await;
-    let (_peer, mut received) = recording(&sidecar.buildkitd).await;
+    let endpoint = Endpoint::start(|_| {}).await;
+    let (_peer, mut received) = recording(&endpoint.buildkitd).await;
     for (attribute, value) in [("bucket", "other-bucket"), ("bucket", "../x"), ("region", "mars-1"), ("prefix", "../"), ("name", "a;..")] {
         let request = solve_request("ref", CacheOptions { exports: vec![], imports: vec![entry("s3", &[(attribute, value)])] });
-        let ended = sidecar.call(unary(SOLVE, &request)).await;
+        let ended = endpoint.call(unary(SOLVE, &request)).await;
         assert_eq!(ended.status().code(), Code::InvalidArgument);
         let status = ended.status();
         let text = status.message();
@@ -135,19 +135,19 @@ async fn a_cache_that_is_not_served_fails_the_build_with_what_is_served() {
 
 #[tokio::test]
 async fn damaged_and_oversized_messages_are_refused() {
-    let sidecar = Sidecar::start(|config| config.max_message_bytes = 1000).await;
-    let (_peer, mut received) = recording(&sidecar.buildkitd).await;
+    let endpoint = Endpoint::start(|config| config.max_message_bytes = 1000).await;
+    let (_peer, mut received) = recording(&endpoint.buildkitd).await;
     for path in [SOLVE, GATEWAY_SOLVE] {
         for sent in [message(&[0x3a, 0x7f]), message(&[0x07]), Bytes::from_static(&[0, 0, 0, 0, 9, 1]), Bytes::new()] {
-            let ended = sidecar.call(call(path, whole([data(sent)]))).await;
+            let ended = endpoint.call(call(path, whole([data(sent)]))).await;
             assert_eq!(ended.status().code(), Code::InvalidArgument, "{}", ended.status().message());
         }
-        let ended = sidecar.call(call(path, whole([data(message(&[0x3a, 0x7f]))]))).await;
+        let ended = endpoint.call(call(path, whole([data(message(&[0x3a, 0x7f]))]))).await;
         assert!(path != SOLVE || ended.status().message().contains(path), "{}", ended.status().message());
         // Refused by its declared length alone.
         let (frames, endless) = body();
         frames.send(Ok(data(message(&[0; 2000]).slice(..20)))).await.unwrap();
-        let ended = sidecar.call(call(path, endless)).await;
+        let ended = endpoint.call(call(path, endless)).await;
         assert!(
             ended.status().code() == Code::ResourceExhausted && ended.status().message().contains("max_message_bytes"),
             "{}",

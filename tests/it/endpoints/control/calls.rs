@@ -4,9 +4,9 @@ use super::*;
 
 #[tokio::test]
 async fn headers_messages_and_trailers_pass_unchanged() {
-    let sidecar = Sidecar::start(|_| {}).await;
+    let endpoint = Endpoint::start(|_| {}).await;
     let (sender, mut received) = mpsc::unbounded_channel();
-    let _peer = FakeBuildkitd::start(&sidecar.buildkitd, move |request: Request<Incoming>| {
+    let _peer = FakeBuildkitd::start(&endpoint.buildkitd, move |request: Request<Incoming>| {
         let sender = sender.clone();
         async move {
             let (head, body) = request.into_parts();
@@ -25,7 +25,7 @@ async fn headers_messages_and_trailers_pass_unchanged() {
     request.headers_mut().extend(headers(&[("grpc-timeout", "29999m"), ("some-bin", "AAEC"), ("some", "1")]));
     request.headers_mut().append("some", "2".parse().unwrap());
     let sent = request.headers().clone();
-    let ended = sidecar.call(request).await;
+    let ended = endpoint.call(request).await;
 
     let (head, body) = received.recv().await.unwrap();
     assert_eq!((head.uri.path(), head.uri.authority().unwrap().as_str(), &body[..]), (ANY, "localhost", &b"not even gRPC"[..]));
@@ -37,8 +37,8 @@ async fn headers_messages_and_trailers_pass_unchanged() {
 
 #[tokio::test]
 async fn a_response_of_headers_alone_stays_one_and_may_come_early() {
-    let sidecar = Sidecar::start(|_| {}).await;
-    let _peer = FakeBuildkitd::start(&sidecar.buildkitd, |_| async {
+    let endpoint = Endpoint::start(|_| {}).await;
+    let _peer = FakeBuildkitd::start(&endpoint.buildkitd, |_| async {
         let mut response = Response::new(whole([]));
         *response.headers_mut() =
             headers(&[("content-type", "application/grpc"), ("grpc-status", "12"), ("grpc-message", "no such method")]);
@@ -46,7 +46,7 @@ async fn a_response_of_headers_alone_stays_one_and_may_come_early() {
     })
     .await;
     let (_never_ends, request) = body();
-    let response = sidecar.client().await.send_request(call(ANY, request)).await.unwrap();
+    let response = endpoint.client().await.send_request(call(ANY, request)).await.unwrap();
     assert_eq!(response.headers()["grpc-status"], "12");
     let ended = Ended::of(response).await.unwrap();
     assert_eq!((ended.status().message(), ended.trailers.as_ref(), ended.body.len()), ("no such method", None, 0));
@@ -54,8 +54,8 @@ async fn a_response_of_headers_alone_stays_one_and_may_come_early() {
 
 #[tokio::test]
 async fn both_sides_stream_and_half_close() {
-    let sidecar = Sidecar::start(|_| {}).await;
-    let _peer = FakeBuildkitd::start(&sidecar.buildkitd, |request: Request<Incoming>| async {
+    let endpoint = Endpoint::start(|_| {}).await;
+    let _peer = FakeBuildkitd::start(&endpoint.buildkitd, |request: Request<Incoming>| async {
         let (frames, response) = body();
         let mut request = request.into_body();
         let shutdown = Shutdown::default();
@@ -70,7 +70,7 @@ async fn both_sides_stream_and_half_close() {
     })
     .await;
     let (frames, request) = body();
-    let mut response = sidecar.client().await.send_request(call(SESSION, request)).await.unwrap().into_body();
+    let mut response = endpoint.client().await.send_request(call(SESSION, request)).await.unwrap().into_body();
     for text in ["one", "two"] {
         frames.send(Ok(data(text))).await.unwrap();
         assert_eq!(response.frame().await.unwrap().unwrap().into_data().unwrap(), text);
@@ -91,10 +91,10 @@ impl Drop for OnDrop {
 
 #[tokio::test]
 async fn cancellation_reaches_buildkitd_before_and_after_the_response_began() {
-    let sidecar = Sidecar::start(|_| {}).await;
+    let endpoint = Endpoint::start(|_| {}).await;
     let (arrived, gone) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (tell_arrived, tell_gone) = (Arc::clone(&arrived), Arc::clone(&gone));
-    let _peer = FakeBuildkitd::start(&sidecar.buildkitd, move |request: Request<Incoming>| {
+    let _peer = FakeBuildkitd::start(&endpoint.buildkitd, move |request: Request<Incoming>| {
         let gone = OnDrop(Arc::clone(&tell_gone));
         tell_arrived.notify_one();
         async move {
@@ -112,7 +112,7 @@ async fn cancellation_reaches_buildkitd_before_and_after_the_response_began() {
         }
     })
     .await;
-    let mut client = sidecar.client().await;
+    let mut client = endpoint.client().await;
     // This is a unary call that has no answer yet.
     tokio::select! {
         _ = client.send_request(unary(SOLVE, &solve_request("ref", CacheOptions::default()))) => panic!("answered"),
@@ -130,8 +130,8 @@ async fn cancellation_reaches_buildkitd_before_and_after_the_response_began() {
 
 #[tokio::test]
 async fn a_reset_by_buildkitd_is_passed_on() {
-    let sidecar = Sidecar::start(|_| {}).await;
-    let _peer = FakeBuildkitd::start(&sidecar.buildkitd, |_| async {
+    let endpoint = Endpoint::start(|_| {}).await;
+    let _peer = FakeBuildkitd::start(&endpoint.buildkitd, |_| async {
         // hyper resets the stream of a body that fails, for its reason.
         let (frames, response) = body();
         frames.send(Ok(data("begun"))).await.unwrap();
@@ -139,7 +139,7 @@ async fn a_reset_by_buildkitd_is_passed_on() {
         grpc(response)
     })
     .await;
-    let error = match sidecar.client().await.send_request(call(ANY, whole([]))).await {
+    let error = match endpoint.client().await.send_request(call(ANY, whole([]))).await {
         Ok(response) => Ended::of(response).await.unwrap_err(),
         Err(error) => error,
     };
@@ -149,8 +149,8 @@ async fn a_reset_by_buildkitd_is_passed_on() {
 
 #[tokio::test]
 async fn a_message_of_32_mib_passes_both_ways() {
-    let sidecar = Sidecar::start(|_| {}).await;
-    let _peer = FakeBuildkitd::start(&sidecar.buildkitd, |request: Request<Incoming>| async {
+    let endpoint = Endpoint::start(|_| {}).await;
+    let _peer = FakeBuildkitd::start(&endpoint.buildkitd, |request: Request<Incoming>| async {
         let body = request.into_body().collect().await.unwrap().to_bytes();
         grpc(whole([data(body), trailers(&[("grpc-status", "0")])]))
     })
@@ -160,16 +160,16 @@ async fn a_message_of_32_mib_passes_both_ways() {
     for request in [call(ANY, whole([data(large)])), unary(SOLVE, &request)] {
         let (head, sent) = request.into_parts();
         let sent = sent.collect().await.unwrap().to_bytes();
-        let ended = sidecar.call(Request::from_parts(head, whole([data(sent.clone())]))).await;
+        let ended = endpoint.call(Request::from_parts(head, whole([data(sent.clone())]))).await;
         assert!(ended.body == sent && ended.status().code() == Code::Ok, "{} of {} bytes", ended.body.len(), sent.len());
     }
 }
 
 #[tokio::test]
 async fn sixty_four_streams_run_at_once_on_one_connection() {
-    let sidecar = Sidecar::start(|_| {}).await;
+    let endpoint = Endpoint::start(|_| {}).await;
     let all_here = Arc::new(tokio::sync::Barrier::new(64));
-    let _peer = FakeBuildkitd::start(&sidecar.buildkitd, move |request: Request<Incoming>| {
+    let _peer = FakeBuildkitd::start(&endpoint.buildkitd, move |request: Request<Incoming>| {
         let all_here = Arc::clone(&all_here);
         async move {
             all_here.wait().await;
@@ -178,7 +178,7 @@ async fn sixty_four_streams_run_at_once_on_one_connection() {
         }
     })
     .await;
-    let client = sidecar.client().await;
+    let client = endpoint.client().await;
     let calls = (0..64u8).map(|number| {
         let mut client = client.clone();
         async move {
@@ -192,9 +192,9 @@ async fn sixty_four_streams_run_at_once_on_one_connection() {
 
 #[tokio::test]
 async fn one_call_too_many_on_a_connection_waits_for_another_to_end() {
-    let sidecar = Sidecar::start(|config| config.max_streams = 2).await;
-    let mut building = Building::start(&sidecar.buildkitd).await;
-    let client = sidecar.client().await;
+    let endpoint = Endpoint::start(|config| config.max_streams = 2).await;
+    let mut building = Building::start(&endpoint.buildkitd).await;
+    let client = endpoint.client().await;
     let make = |request: Request<Body>| {
         let mut client = client.clone();
         async move { Ended::of(client.send_request(request).await.unwrap()).await.unwrap() }

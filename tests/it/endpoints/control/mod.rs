@@ -122,7 +122,7 @@ fn unary(path: &str, request: &impl prost::Message) -> Request<Body> {
 }
 
 /// A control endpoint on a Unix socket, with buildkitd's socket beside it.
-struct Sidecar {
+struct Endpoint {
     address: Address,
     buildkitd: Address,
     control: Arc<Control>,
@@ -133,7 +133,7 @@ struct Sidecar {
     dir: TempDir,
 }
 
-impl Sidecar {
+impl Endpoint {
     async fn start(change: impl FnOnce(&mut Config)) -> Self {
         Self::with(Keyring::new(Vec::new(), Duration::ZERO), change).await
     }
@@ -188,7 +188,7 @@ impl Sidecar {
     }
 }
 
-impl Drop for Sidecar {
+impl Drop for Endpoint {
     fn drop(&mut self) {
         self.shutdown.stop();
     }

@@ -149,7 +149,7 @@ impl Peer {
 
 /// A client of one build.
 struct Building {
-    sidecar: Sidecar,
+    endpoint: Endpoint,
     peer: Peer,
     client: SendRequest<Body>,
     build: tokio::task::JoinHandle<Ended>,
@@ -159,9 +159,9 @@ struct Building {
 impl Building {
     /// Begins a build: `cached_build` with these outputs.
     async fn start(outputs: &[&str]) -> Self {
-        let sidecar = Sidecar::start(|_| {}).await;
-        let mut peer = Peer::start(&sidecar.buildkitd).await;
-        let client = sidecar.client().await;
+        let endpoint = Endpoint::start(|_| {}).await;
+        let mut peer = Peer::start(&endpoint.buildkitd).await;
+        let client = endpoint.client().await;
         let outputs = Exporting { exporters: outputs.iter().map(|kind| entry(kind, &[])).collect() };
         let request = SolveRequest { unknown: Bytes::new(), ..cached_build(REF) };
         let sent = [request.encode_to_vec(), outputs.encode_to_vec()].concat();
@@ -173,8 +173,8 @@ impl Building {
         });
         let begun: SolveRequest = peer.next(SOLVE, REF).await;
         assert_eq!(begun.cache.unwrap().imports.len(), 2);
-        let promises = sidecar.keyring.promises(REF).unwrap();
-        Self { sidecar, peer, client, build, promises }
+        let promises = endpoint.keyring.promises(REF).unwrap();
+        Self { endpoint, peer, client, build, promises }
     }
 
     async fn gateway(&mut self, path: &str, request: &impl prost::Message) -> Ended {
@@ -205,7 +205,7 @@ impl Building {
     async fn fails_once(self) {
         let ended = self.build.await.unwrap();
         assert_eq!((ended.status().code(), ended.status().message()), (Code::Unknown, "lost"));
-        assert!(self.sidecar.metrics.encode().contains("remora_builds_replayed_total 0"));
+        assert!(self.endpoint.metrics.encode().contains("remora_builds_replayed_total 0"));
     }
 }
 
@@ -262,7 +262,7 @@ async fn a_build_that_lost_a_promised_layer_is_run_again_without_its_imports() {
     }
     assert_eq!((names.len(), &names[0][..], &names[2][..]), (3, "of the-ref", "of the-ref-again"));
     assert!(names[1].contains("building again without"), "{names:?}");
-    let metrics = building.sidecar.metrics.encode();
+    let metrics = building.endpoint.metrics.encode();
     assert!(metrics.contains("remora_builds_replayed_total 1") && metrics.contains("remora_builds_running 0"), "{metrics}");
 }
 
@@ -322,24 +322,24 @@ async fn nothing_is_exported_twice() {
 
 #[tokio::test]
 async fn builds_without_an_import_and_cancelled_ones_leave_nothing() {
-    let sidecar = Sidecar::start(|_| {}).await;
-    let mut peer = Peer::start(&sidecar.buildkitd).await;
-    let mut client = sidecar.client().await;
+    let endpoint = Endpoint::start(|_| {}).await;
+    let mut peer = Peer::start(&endpoint.buildkitd).await;
+    let mut client = endpoint.client().await;
     let cache = CacheOptions { exports: vec![s3_entry("app")], imports: vec![] };
     let request = SolveRequest { unknown: Bytes::new(), ..solve_request(REF, cache) };
     tokio::select! {
         _ = client.send_request(unary(SOLVE, &request)) => panic!("answered"),
-        _ = peer.next::<SolveRequest>(SOLVE, REF) => assert!(!sidecar.keyring.promises(REF).unwrap().is_outlived()),
+        _ = peer.next::<SolveRequest>(SOLVE, REF) => assert!(!endpoint.keyring.promises(REF).unwrap().is_outlived()),
     }
-    until(|| sidecar.metrics.encode().contains("remora_builds_running 0")).await;
+    until(|| endpoint.metrics.encode().contains("remora_builds_running 0")).await;
 
     // The second run is cancelled with its client, too.
     let mut building = Building::start(&[]).await;
     building.lose_a_layer();
     building.build.abort();
-    until(|| building.sidecar.metrics.encode().contains("remora_builds_running 0")).await;
-    assert!(building.sidecar.keyring.promises(REF).is_none());
+    until(|| building.endpoint.metrics.encode().contains("remora_builds_running 0")).await;
+    assert!(building.endpoint.keyring.promises(REF).is_none());
     let answered = building.gateway(RETURN, &Returned { result: Some(results('A')), error: Bytes::new() }).await;
     assert_eq!(answered.status().code(), Code::Ok);
-    assert!(building.sidecar.metrics.encode().contains("remora_builds_replayed_total 0"));
+    assert!(building.endpoint.metrics.encode().contains("remora_builds_replayed_total 0"));
 }

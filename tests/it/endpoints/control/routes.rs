@@ -11,9 +11,9 @@ async fn a_builder_without_a_way_to_the_s3_endpoint_is_served_through_its_sessio
         (Transport::Auto, url(), Some("set --s3 and --s3-advertise")),
     ] {
         let (log, _guard) = Log::capture();
-        let sidecar = Sidecar::start(|config| (config.transport, config.advertise) = (transport, advertise)).await;
+        let endpoint = Endpoint::start(|config| (config.transport, config.advertise) = (transport, advertise)).await;
         let (sender, mut received) = mpsc::unbounded_channel();
-        let _peer = FakeBuildkitd::start(&sidecar.buildkitd, move |request: Request<Incoming>| {
+        let _peer = FakeBuildkitd::start(&endpoint.buildkitd, move |request: Request<Incoming>| {
             let sender = sender.clone();
             async move {
                 if request.uri().path() == SESSION {
@@ -28,9 +28,9 @@ async fn a_builder_without_a_way_to_the_s3_endpoint_is_served_through_its_sessio
             }
         })
         .await;
-        let _session = sidecar.session("the-session").await;
+        let _session = endpoint.session("the-session").await;
         let build = SolveRequest { session: "the-session".to_owned(), ..cached_build("the-ref") };
-        assert_eq!(sidecar.call(unary(SOLVE, &build)).await.status().code(), Code::Ok);
+        assert_eq!(endpoint.call(unary(SOLVE, &build)).await.status().code(), Code::Ok);
         let forwarded = SolveRequest::decode(&received.recv().await.unwrap()[5..]).unwrap();
         let cache = forwarded.cache.unwrap();
         let [export] = &cache.exports[..] else { panic!("{cache:?}") };
@@ -46,17 +46,17 @@ async fn a_builder_without_a_way_to_the_s3_endpoint_is_served_through_its_sessio
         assert_eq!(warnings.len(), usize::from(advice.is_some()), "{warnings:?}");
         assert!(warnings.iter().all(|line| line.contains(advice.unwrap()) && line.contains("the-ref")), "{warnings:?}");
         until(|| log.lines("build the-ref: imported").len() == 1).await;
-        assert!(sidecar.metrics.encode().contains(r#"remora_builds_total{transport="session"} 1"#));
+        assert!(endpoint.metrics.encode().contains(r#"remora_builds_total{transport="session"} 1"#));
     }
 }
 
 #[tokio::test]
 async fn buildkitd_is_asked_once_until_it_restarts() {
-    let sidecar = Sidecar::start(|config| config.transport = Transport::Auto).await;
+    let endpoint = Endpoint::start(|config| config.transport = Transport::Auto).await;
     let probes = Arc::new(AtomicUsize::new(0));
     let start = || {
         let probes = Arc::clone(&probes);
-        FakeBuildkitd::start(&sidecar.buildkitd, move |request: Request<Incoming>| {
+        FakeBuildkitd::start(&endpoint.buildkitd, move |request: Request<Incoming>| {
             let probes = Arc::clone(&probes);
             async move {
                 let body = request.into_body().collect().await.unwrap().to_bytes();
@@ -70,13 +70,13 @@ async fn buildkitd_is_asked_once_until_it_restarts() {
             }
         })
     };
-    let build = || async { assert_eq!(sidecar.call(unary(SOLVE, &cached_build("ref"))).await.status().code(), Code::Ok) };
+    let build = || async { assert_eq!(endpoint.call(unary(SOLVE, &cached_build("ref"))).await.status().code(), Code::Ok) };
     let peer = start().await;
     tokio::join!(build(), build(), build());
     build().await;
     assert_eq!(probes.load(Ordering::SeqCst), 1);
     peer.kill().await;
-    assert!(sidecar.control.check_buildkitd().await.is_err());
+    assert!(endpoint.control.check_buildkitd().await.is_err());
     let _peer = start().await;
     build().await;
     assert_eq!(probes.load(Ordering::SeqCst), 2);
@@ -118,19 +118,19 @@ async fn a_real_buildkitd_is_asked_and_nothing_is_left_behind() {
     for (truthful, transport) in [(true, "relay"), (false, "session")] {
         let (url, asked) = probed(&shutdown, truthful).await;
         let address = buildkitd.address.clone();
-        let sidecar = Sidecar::start(move |config| {
+        let endpoint = Endpoint::start(move |config| {
             config.buildkitd = address;
             config.transport = Transport::Auto;
             config.advertise = Some(url);
         })
         .await;
-        assert_eq!(sidecar.control.check_buildkitd().await, Ok(()));
+        assert_eq!(endpoint.control.check_buildkitd().await, Ok(()));
         let context = root.path().display();
         let (context, dockerfile) = (format!("context={context}"), format!("dockerfile={context}"));
         let cache = "type=s3,region=eu-west-1,bucket=build-cache,name=app";
         let args = ["build", "--frontend", "dockerfile.v0", "--local", &context, "--local", &dockerfile, "--import-cache", cache];
-        tokio::task::block_in_place(|| buildctl(&sidecar.address, &args)).unwrap();
-        let metrics = sidecar.metrics.encode();
+        tokio::task::block_in_place(|| buildctl(&endpoint.address, &args)).unwrap();
+        let metrics = endpoint.metrics.encode();
         assert!(metrics.contains(&format!(r#"remora_builds_total{{transport="{transport}"}} 1"#)), "{metrics}");
         assert!(asked.load(Ordering::SeqCst) >= 1);
     }

@@ -31,32 +31,32 @@ enum OnUnavailable {
 
 /// Runs a build whose layer is stored and whose documents come through its session. Calls `then` before it ends.
 /// Returns what `then` returned, the manifests in the store, and how many were not published.
-async fn exported(on_unavailable: OnUnavailable, ignore_error: bool, then: impl FnOnce(&Sidecar, &Grant)) -> (Ended, Vec<String>, u64) {
+async fn exported(on_unavailable: OnUnavailable, ignore_error: bool, then: impl FnOnce(&Endpoint, &Grant)) -> (Ended, Vec<String>, u64) {
     let keyring = match on_unavailable {
         OnUnavailable::Miss => Keyring::tolerant(Vec::new(), Duration::ZERO),
         OnUnavailable::Fail => Keyring::new(Vec::new(), Duration::ZERO),
     };
-    let sidecar = Sidecar::with(keyring, |config| config.transport = Transport::Session).await;
-    let bucket = sidecar.dir.path().join("build-cache");
+    let endpoint = Endpoint::with(keyring, |config| config.transport = Transport::Session).await;
+    let bucket = endpoint.dir.path().join("build-cache");
     std::fs::create_dir_all(bucket.join("blobs")).unwrap();
     std::fs::write(bucket.join("blobs").join(Digest::of(LAYER).to_string()), LAYER).unwrap();
-    let mut building = Building::start(&sidecar.buildkitd).await;
-    let _session = sidecar.session("the-session").await;
+    let mut building = Building::start(&endpoint.buildkitd).await;
+    let _session = endpoint.session("the-session").await;
     let mut build = SolveRequest { session: "the-session".to_owned(), ..cached_build("the-ref") };
     build.cache.as_mut().unwrap().exports[0].attrs.insert("ignore-error".to_owned(), ignore_error.to_string());
     let export = async {
         let forwarded: SolveRequest = building.next(SOLVE).await;
         let id = forwarded.cache.unwrap().exports[0].attrs["dest"].replace("remora-", "");
-        let grant = sidecar.keyring.lookup(&id).unwrap().grant;
+        let grant = endpoint.keyring.lookup(&id).unwrap().grant;
         assert!(documents().into_iter().all(|document| grant.documents().unwrap().insert(document)));
-        then(&sidecar, &grant);
+        then(&endpoint, &grant);
         building.end.notify_one();
     };
-    let (ended, ()) = tokio::join!(sidecar.call(unary(SOLVE, &build)), export);
+    let (ended, ()) = tokio::join!(endpoint.call(unary(SOLVE, &build)), export);
     let manifests = std::fs::read_dir(bucket.join("manifests")).into_iter().flatten().map(|entry| entry.unwrap().file_name());
     let mut manifests: Vec<String> = manifests.map(|name| name.into_string().unwrap()).filter(|name| !name.starts_with('.')).collect();
     manifests.sort();
-    let metrics = sidecar.metrics.encode();
+    let metrics = endpoint.metrics.encode();
     let dropped = metrics.lines().find_map(|line| line.strip_prefix("remora_exports_dropped_total ")).unwrap().parse().unwrap();
     (ended, manifests, dropped)
 }
@@ -69,14 +69,14 @@ async fn an_export_that_came_whole_is_published_under_every_name() {
 
 #[tokio::test]
 async fn an_export_that_was_dropped_is_not_published() {
-    let drop_it = |_: &Sidecar, grant: &Grant| assert!(grant.losses().unwrap().drop_export("a layer was not stored"));
+    let drop_it = |_: &Endpoint, grant: &Grant| assert!(grant.losses().unwrap().drop_export("a layer was not stored"));
     let (ended, manifests, dropped) = exported(OnUnavailable::Miss, false, drop_it).await;
     assert_eq!((ended.status().code(), manifests, dropped), (Code::Ok, Vec::new(), 2));
 }
 
 #[tokio::test]
 async fn a_manifest_that_cannot_be_stored_is_dropped_or_fails_the_build() {
-    let fail = |sidecar: &Sidecar, _: &Grant| sidecar.faults.fails_with(Fault::UnavailableWrites);
+    let fail = |endpoint: &Endpoint, _: &Grant| endpoint.faults.fails_with(Fault::UnavailableWrites);
     for (on_unavailable, ignore_error, code, dropped) in [
         (OnUnavailable::Miss, false, Code::Ok, 2),
         (OnUnavailable::Fail, false, Code::Unknown, 0),
