@@ -1,7 +1,6 @@
 //! Real parts, started in temp folders, and what the cases ask of them.
 
 pub mod admin;
-pub mod buildkitd;
 pub mod cases;
 pub mod chain;
 pub mod client;
@@ -18,4 +17,4 @@ pub mod remora;
 pub mod stages;
 pub mod storage;
 
-pub use remora_test_support::{disk, faults, minio, ports, process, tools};
+pub use remora_test_support::{buildkitd, disk, faults, minio, ports, process, tools};

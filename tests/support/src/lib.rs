@@ -6,6 +6,7 @@
 //! `tests/e2e/support`. Everything here may panic: that is how a test fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "how tests fail")]
 
+pub mod buildkitd;
 pub mod disk;
 pub mod faults;
 pub mod http;
