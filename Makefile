@@ -1,12 +1,13 @@
-# make demo         the main job on real BuildKit: two builds, the second all from remora's cache
-# make test         every test, with real buildkitd, buildctl, buildx, MinIO and Docker Engine
-# make lint         format, clippy, shell and Go checks
-# make bench        whole builds through remora and without it, timed; docs/performance.md has the options of BENCH
-# make bench-quick  the same in two minutes; fails only when remora is far slower than native
-# make bench-hot    the paths that cost CPU for each byte or call, alone; three minutes, needs no tools
-# make chaos        builds under faults, through remora and without it, and the table of docs/faults.md; about an hour
-# make soak         2,000 builds of each transport, and the table of what remora takes up and how long they take; half an hour
-# make tools        fetches and builds the real parts once, into a cache folder outside the tree
+# make demo         runs two builds on real BuildKit, the second one all from remora's cache
+# make test         runs every test, with real buildkitd, buildctl, buildx, MinIO and Docker Engine
+# make lint         checks the format and runs clippy
+# make bench        times whole builds through remora and without it; docs/performance.md has the options of BENCH
+# make bench-quick  does the same in two minutes; fails only when remora is far slower than native
+# make bench-hot    times the paths that cost CPU for each byte or call, alone; takes three minutes, needs no tools
+# make chaos        runs builds under faults, with and without remora; prints the table of docs/faults.md; about an hour
+# make soak         runs 2,000 builds over each transport; prints what remora occupies and the times; half an hour
+# make tools        fetches and builds the real tools once, into a cache folder outside the tree
+# make build        builds a release binary
 
 .PHONY: demo test lint bench bench-quick bench-hot chaos soak tools build
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The main job, on real parts: buildkitd with remora beside it, and a cache in a directory.
+# Shows what remora is for, with real tools: buildkitd with remora beside it, and a cache in a directory.
 #
-# Builds an image through remora, throws the builder's state away, and builds again: every step must
-# come from remora's cache. The last line says how many did; the exit code is 0 when all did.
-# Everything lives in a temp folder that is gone at the end, also after Ctrl-C.
+# The script builds an image through remora, throws the builder's state away, and builds again. Every step must then
+# come from remora's cache. The last line says how many steps did. The exit code is 0 when all did.
+# Everything lives in a temporary folder, which is removed at the end, even after Ctrl-C.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,8 +24,8 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# The daemons are in sessions of their own: Ctrl-C is for the build client, and they end in cleanup.
-# buildkitd has PID and mount namespaces too: nothing that it started or mounted outlives it.
+# The daemons run in sessions of their own, so Ctrl-C reaches the build client, and the daemons end in cleanup.
+# buildkitd also has its own PID and mount namespaces, so nothing that it started or mounted outlives it.
 start_buildkitd() {
     AWS_EC2_METADATA_DISABLED=true setpriv --pdeathsig KILL -- setsid unshare --pid --fork --kill-child --mount-proc -- \
         "$tools/buildkitd" --root "$work/builder" --addr "unix://$work/buildkitd.sock" --containerd-worker=false \
@@ -37,7 +37,7 @@ start_buildkitd() {
 
 stop_buildkitd() {
     [ -n "$buildkitd" ] || return 0
-    # The process in the namespace; unshare ends after all that is in it.
+    # This kills the process in the namespace. unshare ends after everything in it has ended.
     { kill -KILL $(cat "/proc/$buildkitd/task/$buildkitd/children") && wait "$buildkitd"; } 2>/dev/null || true
     buildkitd=
 }
@@ -50,7 +50,7 @@ start_remora() {
     wait_for remora "$remora" "$tools/buildctl" --addr "unix://$work/remora.sock" debug workers
 }
 
-# wait_for NAME PID COMMAND...: until the command succeeds, at most 60 s
+# wait_for NAME PID COMMAND...: waits until the command succeeds, for 60 s at most.
 wait_for() {
     local name=$1 pid=$2 deadline=$((SECONDS + 60))
     shift 2
@@ -63,7 +63,7 @@ wait_for() {
     done
 }
 
-# A TCP port on loopback where nobody listens.
+# Prints a TCP port on loopback where nobody listens.
 free_port() {
     local port
     until port=$((20000 + RANDOM % 10000)) && ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
@@ -89,7 +89,7 @@ RUN busybox cat /program /data | busybox sha256sum > /sums
 DOCKERFILE
 }
 
-# The documented command, through remora, with no credentials anywhere.
+# Runs the documented command through remora, with no credentials anywhere.
 build() {
     local cache=type=s3,region=us-east-1,bucket=build-cache,name=demo
     "$tools/buildctl" --addr "unix://$work/remora.sock" build --progress=plain --trace "$work/trace-$1" \
@@ -97,7 +97,7 @@ build() {
         --export-cache "$cache,mode=max" --import-cache "$cache" --output "type=oci,dest=$work/image-$1.tar" 2>&1
 }
 
-# The Dockerfile's steps in a trace, one a line, that match a pattern.
+# Prints the Dockerfile's steps in a trace that match a pattern, one on each line.
 steps() {
     sed 's/{"digest":"/\n&/g' "$work/trace-$1" | grep '^{"digest"' | grep '"name":"\[' | grep -v '"name":"\[internal\]' |
         grep -e "$2" | sed 's/^{"digest":"\([^"]*\)".*/\1/' | sort -u || true

@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# Fetches and builds, once, the real parts that `make demo` and `make test` run:
-# buildkitd, buildctl, buildx, MinIO and grpcurl from Go's module proxy; runc, busybox, Docker Engine
-# and a few tools from Debian.
+# Fetches and builds, once, the real tools that `make demo` and `make test` run: buildkitd, buildctl, buildx, MinIO and
+# grpcurl from Go's module proxy; runc, busybox, Docker Engine and a few others from Debian.
 #
 #   scripts/tools.sh              builds what is missing, then prints the folder of the binaries
-#   scripts/tools.sh TOOL...      only these
+#   scripts/tools.sh TOOL...      builds only these
 #
 # Everything lands in ${REMORA_TOOLS_DIR:-${XDG_CACHE_HOME:-~/.cache}/remora/tools}, outside the tree.
-# A stamp per tool names its version, so a new version here means a new build. A lock makes two
-# concurrent calls safe: the second waits and finds the work done.
+# A stamp file for each tool names its version, so a new version here means a new build. A lock makes two concurrent
+# calls safe: the second call waits and finds the work done.
 set -euo pipefail
 
 dir=${REMORA_TOOLS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/remora/tools}
@@ -18,8 +17,8 @@ mkdir -p "$bin" "$dir/stamps" "$dir/logs"
 say() { printf 'tools: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-# NAME VERSION HOW MODULE PACKAGES... HOW: `install`, with the versions that the module itself was tested with;
-# `module`, for one whose go.mod has replace lines, which `go install` refuses.
+# Each line is NAME VERSION HOW MODULE PACKAGES... HOW is `install`, which uses the versions that the module itself was
+# tested with, or `module`, for a module whose go.mod has replace lines, which `go install` refuses.
 go_tools() {
     cat <<'LIST'
 buildkit v0.33.1 module github.com/moby/buildkit ./cmd/buildkitd ./cmd/buildctl
@@ -29,7 +28,8 @@ grpcurl v1.9.3 install github.com/fullstorydev/grpcurl ./cmd/grpcurl
 LIST
 }
 
-# COMMAND PACKAGE...: what Debian provides; of several packages, the first that this release has.
+# Each line is COMMAND PACKAGE..., a command that Debian provides. Of several packages, the first one that this release
+# has is installed.
 debian_tools() {
     cat <<'LIST'
 runc runc
@@ -72,14 +72,14 @@ install_debian_packages() {
     fi
 }
 
-# Runs "$@" with its output in a log, and says every 30 s that it is still at it. (The ticker keeps neither
-# the lock nor the caller's pipes open.)
+# Runs "$@" with its output in a log, and says every 30 s that it is still running. (The ticker keeps neither the lock
+# nor the caller's pipes open.)
 with_progress() {
     local name=$1 log=$2 started=$SECONDS status
     shift 2
     while sleep 30 2>/dev/null; do say "$name: still at it ($((SECONDS - started)) s)"; done >/dev/null 9>&- &
     local ticker=$!
-    # Not in a condition, where the shell would go on after errors.
+    # The command must not run in a condition, where the shell would go on after errors.
     set +e
     "$@" >"$log" 2>&1
     status=$?
@@ -92,7 +92,7 @@ with_progress() {
     say "$name: done in $((SECONDS - started)) s"
 }
 
-# Runs in a process of its own: the folder that it works in goes when it ends.
+# Runs in a process of its own, so that the folder that it works in is removed when it ends.
 build_go_module() (
     set -e
     version=$1 how=$2 module=$3
