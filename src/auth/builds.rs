@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::Keyring;
+use super::keyring::Keyring;
 use crate::types::{Promises, Usage};
 
 /// One registration of a build. BuildKit's ref alone would not do: a client may use one twice.

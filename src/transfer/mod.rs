@@ -7,8 +7,8 @@
 mod budget;
 mod download;
 mod hedge;
-mod leftovers;
-mod piece;
+mod orphans;
+mod payload;
 mod resume;
 mod shares;
 mod upload;
@@ -17,5 +17,5 @@ mod window;
 
 pub use budget::{Budget, Hold};
 pub use download::{Downloads, RANGE_BYTES};
-pub use piece::Piece;
+pub use payload::Piece;
 pub use upload::{SINGLE_PUT_BYTES, Upload, Uploads, part_bytes};

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::leftovers::{self, Reminder};
+use super::orphans::{self, Reminder};
 use super::{Budget, Piece};
 use crate::shutdown::Shutdown;
 use crate::store::{Body, Condition, Error, MultipartId, Part, Result, Store, Stores};
@@ -79,8 +79,8 @@ impl Uploads {
     /// # Errors
     /// Where `dir` cannot be read.
     pub async fn open(dir: PathBuf, memory: u64, stores: &Stores, shutdown: Shutdown) -> std::io::Result<Self> {
-        let (left, cleared) = (leftovers::find(&dir).await?, CancellationToken::new());
-        shutdown.spawn(leftovers::abort(left, stores.clone(), cleared.clone().drop_guard()));
+        let (left, cleared) = (orphans::find(&dir).await?, CancellationToken::new());
+        shutdown.spawn(orphans::abort(left, stores.clone(), cleared.clone().drop_guard()));
         let (memory, requests) = (Budget::new(memory), Semaphore::new(REQUESTS));
         Ok(Self(Arc::new(Shared { dir, memory, requests, cleared, shutdown })))
     }
@@ -232,7 +232,7 @@ impl Sending {
             return Ok(piece);
         }
         let Some(hold) = self.shared.memory.hold(len, PATIENCE).await else { return Ok(piece) };
-        let read = tokio::task::spawn_blocking(move || super::piece::read_file(&path, offset, len)).await;
+        let read = tokio::task::spawn_blocking(move || super::payload::read_file(&path, offset, len)).await;
         let failed = |source: Arc<dyn std::error::Error + Send + Sync>| Error::Internal {
             message: format!("cannot read a part of {} from the spool", self.key),
             source: Some(source),

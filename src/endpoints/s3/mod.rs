@@ -15,9 +15,9 @@ mod object;
 mod operations;
 mod payload;
 mod probe;
-mod rest;
 mod status;
 mod target;
+mod unread;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -103,7 +103,7 @@ impl S3 {
     }
 
     async fn answer(&self, request: http::Request<hyper::body::Incoming>) -> Result<HttpResponse, HttpError> {
-        let (operation, rest) = (operations::Name::default(), rest::Rest::default());
+        let (operation, rest) = (operations::Name::default(), unread::Rest::default());
         let mut request = request.map(|body| rest.of(body));
         let mut response = if let Some(nonce) = probe::nonce(&request) {
             operation.set("Probe");

@@ -14,7 +14,7 @@ use s3s::dto::StreamingBlob;
 use s3s::{Body, S3Request};
 
 use super::checksum::Announced;
-use super::rest::Read;
+use super::unread::Read;
 use crate::cache::{Error, Incoming};
 use crate::metrics::{Endpoint, Metrics};
 

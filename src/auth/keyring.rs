@@ -1,0 +1,323 @@
+//! All access keys, and how long each is valid.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+
+use super::builds::{self, BuildGuard};
+use crate::types::{Documents, Durability, Grant, GrantBuilder, ManifestName, Promises, Rights, Scope, Usage};
+
+/// Ended grants whose ids are remembered, so that a late user is told "ended" and not "unknown".
+const ENDED_REMEMBERED: usize = 10_000;
+
+/// A key pair of the configuration.
+#[derive(Debug, Clone)]
+pub struct OperatorKey {
+    /// The public half.
+    pub access_key_id: String,
+    /// The secret half.
+    pub secret_access_key: SecretString,
+    /// What it opens.
+    pub grant: Grant,
+}
+
+/// What an access key id stands for.
+#[derive(Debug, Clone)]
+pub struct Credential {
+    /// To check the request's signature with.
+    pub secret_access_key: SecretString,
+    /// What the caller may do.
+    pub grant: Grant,
+    /// Cancelled when the build that it was made for is over, and so are those that ran beside it. Of an operator's
+    /// key: never.
+    pub over: CancellationToken,
+}
+
+/// Why an access key id opens nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Nobody gave it out.
+    #[error("this access key id is not known to remora")]
+    Unknown,
+    /// Its build is over.
+    #[error("this grant has ended with the build that it was made for")]
+    Ended,
+}
+
+/// A grant as a build's cache options carry it.
+#[derive(Clone)]
+pub struct IssuedGrant {
+    /// For `access_key_id=`.
+    pub access_key_id: String,
+    /// For `secret_access_key=`.
+    pub secret_access_key: String,
+}
+
+impl fmt::Debug for IssuedGrant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IssuedGrant").field("access_key_id", &self.access_key_id).finish_non_exhaustive()
+    }
+}
+
+/// What a build's grant is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// `--cache-from`.
+    Import,
+    /// `--cache-to`.
+    Export,
+}
+
+/// What a build needs a grant for.
+#[derive(Debug, Clone, Copy)]
+pub struct GrantRequest<'a> {
+    /// An import may read the manifests in `names` and the blobs that they name. An export may write.
+    pub purpose: Purpose,
+    /// Where.
+    pub scope: &'a Scope,
+    /// Which manifests.
+    pub names: &'a [ManifestName],
+    /// When what is written is acknowledged.
+    pub durability: Durability,
+}
+
+/// All access keys. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Keyring(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    operator: HashMap<String, Credential>,
+    /// How long grants outlive their build: BuildKit finishes lazy work a little later.
+    grace: Duration,
+    /// Whether builds go on without their cache when the store fails.
+    tolerant: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    builds: builds::Builds,
+    grants: HashMap<String, Entry>,
+    ended: VecDeque<String>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    credential: Credential,
+    issued: IssuedGrant,
+    build: builds::BuildId,
+    purpose: Purpose,
+    names: Vec<ManifestName>,
+    /// Set when the build is over and nobody can be using it any more.
+    expires: Option<Instant>,
+}
+
+impl Keyring {
+    /// A keyring with the operator's keys; builds' grants end `grace` after their build.
+    #[must_use]
+    pub fn new(operator_keys: Vec<OperatorKey>, grace: Duration) -> Self {
+        Self::make(operator_keys, grace, false)
+    }
+
+    /// As [`Keyring::new`]; builds go on without their cache when the store fails.
+    #[must_use]
+    pub fn tolerant(operator_keys: Vec<OperatorKey>, grace: Duration) -> Self {
+        Self::make(operator_keys, grace, true)
+    }
+
+    fn make(operator_keys: Vec<OperatorKey>, grace: Duration, tolerant: bool) -> Self {
+        let operator = operator_keys
+            .into_iter()
+            .map(|OperatorKey { access_key_id, secret_access_key, grant }| {
+                (access_key_id, Credential { secret_access_key, grant, over: CancellationToken::new() })
+            })
+            .collect();
+        Self(Arc::new(Inner { operator, grace, tolerant, state: Mutex::default() }))
+    }
+
+    /// What an access key id stands for.
+    ///
+    /// # Errors
+    /// [`Refused`], saying whether it was ever valid.
+    pub fn lookup(&self, access_key_id: &str) -> Result<Credential, Refused> {
+        if let Some(credential) = self.0.operator.get(access_key_id) {
+            return Ok(credential.clone());
+        }
+        let state = self.state();
+        match state.grants.get(access_key_id) {
+            Some(entry) => Ok(entry.credential.clone()),
+            None if state.ended.iter().any(|ended| ended == access_key_id) => Err(Refused::Ended),
+            None => Err(Refused::Unknown),
+        }
+    }
+
+    /// Registers a build, by BuildKit's ref. Its grants live while the guard does, and a little longer:
+    /// until every build that ran beside it is over too (BuildKit lets builds share steps, and with
+    /// them the cache that one of them brought), then for the grace period.
+    #[must_use]
+    pub fn begin_build(&self, reference: &str) -> BuildGuard {
+        let id = self.state().builds.begin(reference);
+        BuildGuard::new(self.clone(), id)
+    }
+
+    /// A grant for a running build; the same one when asked for again. `None` where no such build runs.
+    #[must_use]
+    pub fn issue(&self, reference: &str, asked: &GrantRequest<'_>) -> Option<IssuedGrant> {
+        self.issue_with(reference, asked, |grant| grant)
+    }
+
+    /// As [`Keyring::issue`], for a build's session: its documents, up to `max_document_bytes` together,
+    /// stay with the grant.
+    #[must_use]
+    pub fn issue_for_session(&self, reference: &str, asked: &GrantRequest<'_>, max_document_bytes: u64) -> Option<IssuedGrant> {
+        self.issue_with(reference, asked, |grant| grant.documents(Arc::new(Documents::new(max_document_bytes))))
+    }
+
+    fn issue_with(
+        &self,
+        reference: &str,
+        asked: &GrantRequest<'_>,
+        narrow: impl FnOnce(GrantBuilder) -> GrantBuilder,
+    ) -> Option<IssuedGrant> {
+        let &GrantRequest { purpose, scope, names, durability } = asked;
+        let mut state = self.state();
+        let (build, running) = state.builds.find(reference)?;
+        let (usage, promises) = (Arc::clone(&running.usage), Arc::clone(&running.promises));
+        let same = |entry: &&Entry| {
+            let grant = &entry.credential.grant;
+            let alike = grant.scope() == scope && grant.durability() == durability;
+            entry.build == build && entry.purpose == purpose && entry.names == names && alike
+        };
+        if let Some(entry) = state.grants.values().find(same) {
+            return Some(entry.issued.clone());
+        }
+        let issued = IssuedGrant { access_key_id: format!("RMRA{}", random_text(16)), secret_access_key: random_text(40) };
+        let rights = match purpose {
+            Purpose::Import => Rights::IMPORT,
+            Purpose::Export => Rights::EXPORT,
+        };
+        let grant = narrow(Grant::builder(scope.clone(), rights).names(names).durability(durability).usage(usage));
+        let grant = if purpose == Purpose::Import { grant.disclosed_blobs_only() } else { grant };
+        let grant = if self.0.tolerant { grant.losses(promises) } else { grant };
+        let credential =
+            Credential { secret_access_key: issued.secret_access_key.clone().into(), grant: grant.build(), over: CancellationToken::new() };
+        let entry = Entry { credential, issued: issued.clone(), build, purpose, names: names.to_vec(), expires: None };
+        state.grants.insert(issued.access_key_id.clone(), entry);
+        Some(issued)
+    }
+
+    /// The counters of a running build.
+    #[must_use]
+    pub fn usage(&self, reference: &str) -> Option<Arc<Usage>> {
+        self.state().builds.find(reference).map(|(_, build)| Arc::clone(&build.usage))
+    }
+
+    /// What became of the layers that a running build was promised.
+    #[must_use]
+    pub fn promises(&self, reference: &str) -> Option<Arc<Promises>> {
+        self.state().builds.find(reference).map(|(_, build)| Arc::clone(&build.promises))
+    }
+
+    /// How many grants of builds are valid now.
+    #[must_use]
+    pub fn live_grants(&self) -> usize {
+        self.state().grants.len()
+    }
+
+    pub(super) fn end_build(&self, id: builds::BuildId) {
+        let mut state = self.state();
+        let expires = Instant::now() + self.0.grace;
+        // They are read when the build begins, or published before it ends; layers may still be read later.
+        let own = state.grants.values().filter(|entry| entry.build == id);
+        own.filter_map(|entry| entry.credential.grant.documents()).for_each(Documents::end);
+        for over in state.builds.end(id) {
+            for entry in state.grants.values_mut().filter(|entry| entry.build == over) {
+                entry.expires = Some(expires);
+                entry.credential.over.cancel();
+            }
+        }
+    }
+
+    /// The state, with all grants that are over gone from it.
+    fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let over = |entry: &Entry| entry.expires.is_some_and(|expires| expires <= now);
+        if state.grants.values().any(over) {
+            let State { grants, ended, .. } = &mut *state;
+            ended.extend(grants.extract_if(|_, entry| over(entry)).map(|(id, _)| id));
+            let surplus = ended.len().saturating_sub(ENDED_REMEMBERED);
+            ended.drain(..surplus);
+        }
+        state
+    }
+}
+
+/// Random letters and digits; 40 of them carry 238 bits.
+fn random_text(chars: usize) -> String {
+    rand::rng().sample_iter(rand::distr::Alphanumeric).take(chars).map(char::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Right;
+
+    fn scope() -> Scope {
+        Scope::new("bucket".parse().unwrap(), "").unwrap()
+    }
+
+    fn names() -> Vec<ManifestName> {
+        vec!["app".parse().unwrap()]
+    }
+
+    fn issue(keyring: &Keyring, reference: &str, purpose: Purpose) -> Option<IssuedGrant> {
+        keyring.issue(reference, &GrantRequest { purpose, scope: &scope(), names: &names(), durability: Durability::S3 })
+    }
+
+    #[test]
+    fn a_grant_is_stable_while_its_build_runs_and_ends_with_it() {
+        let keyring = Keyring::new(Vec::new(), Duration::ZERO);
+        assert!(issue(&keyring, "ref", Purpose::Import).is_none());
+        let build = keyring.begin_build("ref");
+        let first = issue(&keyring, "ref", Purpose::Import).unwrap();
+        let again = issue(&keyring, "ref", Purpose::Import).unwrap();
+        let export = issue(&keyring, "ref", Purpose::Export).unwrap();
+        assert_eq!(first.access_key_id, again.access_key_id);
+        assert_ne!(first.access_key_id, export.access_key_id);
+        assert!(keyring.lookup(&first.access_key_id).unwrap().grant.check(Right::Write).is_err());
+        assert!(keyring.lookup(&export.access_key_id).unwrap().grant.check(Right::Read).is_err());
+        drop(build);
+        assert_eq!(keyring.lookup(&first.access_key_id).unwrap_err(), Refused::Ended);
+        assert_eq!(keyring.lookup("RMRAnobody").unwrap_err(), Refused::Unknown);
+        assert_eq!(keyring.live_grants(), 0);
+    }
+
+    #[test]
+    fn a_grant_outlives_its_build_while_a_build_beside_it_runs() {
+        let keyring = Keyring::new(Vec::new(), Duration::ZERO);
+        let first = keyring.begin_build("first");
+        let second = keyring.begin_build("second");
+        let grant = issue(&keyring, "first", Purpose::Import).unwrap();
+        drop(first);
+        let third = keyring.begin_build("third");
+        assert!(keyring.lookup(&grant.access_key_id).is_ok());
+        drop(second);
+        assert_eq!(keyring.lookup(&grant.access_key_id).unwrap_err(), Refused::Ended);
+        drop(third);
+    }
+
+    #[test]
+    fn secrets_are_not_in_debug_output() {
+        let keyring = Keyring::new(Vec::new(), Duration::ZERO);
+        let _build = keyring.begin_build("ref");
+        let grant = issue(&keyring, "ref", Purpose::Import).unwrap();
+        assert!(!format!("{keyring:?} {grant:?}").contains(&grant.secret_access_key));
+    }
+}
