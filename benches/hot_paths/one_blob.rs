@@ -99,7 +99,7 @@ impl Store for OneBlob {
         read_only()
     }
 
-    fn gains_by_parts(&self) -> bool {
+    fn prefers_multipart(&self) -> bool {
         self.in_ranges
     }
 

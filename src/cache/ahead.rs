@@ -83,7 +83,7 @@ impl Cache {
     /// Begins to send parts of a blob of `total` bytes (0: unknown) ahead, where its store gains by that.
     pub(super) fn begin_ahead(&self, grant: &Grant, digest: &Digest, total: u64) -> Result<Option<Sent>> {
         let (store, scope) = (self.store(grant)?, grant.scope());
-        if grant.check_blob(Right::Write, digest).is_err() || !store.gains_by_parts() {
+        if grant.check_blob(Right::Write, digest).is_err() || !store.prefers_multipart() {
             return Ok(None);
         }
         let upload = self.0.transfers.begin(store, scope.bucket().clone(), layout::blob_key(scope, digest));

@@ -202,7 +202,7 @@ impl Cache {
     pub(super) async fn store_blob(&self, grant: &Grant, sums: &Sums, piece: &Piece) -> Result<BlobInfo> {
         let (store, key, size) = (self.store(grant)?, layout::blob_key(grant.scope(), &sums.digest), piece.body().len());
         // The name is the content, so whoever comes second writes the same bytes.
-        let etag = if size > SINGLE_PUT_BYTES && store.gains_by_parts() {
+        let etag = if size > SINGLE_PUT_BYTES && store.prefers_multipart() {
             self.0.transfers.begin(store, grant.scope().bucket().clone(), key).put(piece, Condition::None).await?
         } else {
             store.put(&key, piece.body().clone(), Condition::None).await?

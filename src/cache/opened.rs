@@ -73,7 +73,7 @@ impl Cache {
     /// Reads a blob past the disk cache, and asks for those that the build will read next.
     pub(super) async fn read_in_turn(&self, grant: &Grant, digest: &Digest, range: Option<ByteRange>) -> Result<BlobRead> {
         let (store, scope) = (self.store(grant)?, grant.scope());
-        if grant.documents().is_some() && range.is_none() && self.0.disk.is_none() && store.gains_by_parts() {
+        if grant.documents().is_some() && range.is_none() && self.0.disk.is_none() && store.prefers_multipart() {
             let begun = self.0.opened.take(&layout::place(scope, digest));
             self.open_next(grant, &store, digest);
             // What went wrong for nobody is tried again, and goes wrong for the build.

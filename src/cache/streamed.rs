@@ -42,7 +42,7 @@ impl Cache {
     /// small or of unknown size.
     pub(super) fn begin_streamed(&self, grant: &Grant, digest: &Digest, total: u64) -> Result<Option<Streamed>> {
         let (store, scope) = (self.store(grant)?, grant.scope());
-        if total <= SINGLE_PUT_BYTES || !store.gains_by_parts() || grant.check_blob(Right::Write, digest).is_err() {
+        if total <= SINGLE_PUT_BYTES || !store.prefers_multipart() || grant.check_blob(Right::Write, digest).is_err() {
             return Ok(None);
         }
         let upload = self.0.transfers.begin(store, scope.bucket().clone(), layout::blob_key(scope, digest));

@@ -84,7 +84,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page>;
 
     /// Whether a large object is moved faster in parts, several at once, than in one request.
-    fn gains_by_parts(&self) -> bool;
+    fn prefers_multipart(&self) -> bool;
 
     /// How long after it was made a call that sends next to nothing may still reach the store: its retries
     /// are over by then.

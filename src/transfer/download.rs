@@ -41,7 +41,7 @@ impl Downloads {
     /// Those of [`Store::get`]. In the body [`Error::Precondition`] where the object has become another
     /// one, or what broke it off in the end.
     pub async fn get(&self, store: &Arc<dyn Store>, key: &Key, range: Option<ByteRange>) -> Result<Object> {
-        if !store.gains_by_parts() {
+        if !store.prefers_multipart() {
             return store.get(key, range, None).await;
         }
         let (start, wanted_end) = range.map_or((0, u64::MAX), |range| (range.start(), range.end()));

@@ -148,7 +148,7 @@ impl Store for Directory {
         self.blocking(move |this| this.list_now(&prefix, after.as_deref(), limit)).await
     }
 
-    fn gains_by_parts(&self) -> bool {
+    fn prefers_multipart(&self) -> bool {
         false
     }
 

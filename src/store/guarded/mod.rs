@@ -130,8 +130,8 @@ impl Store for Guarded {
         self.call(Pace::of_body(0), || self.store().list(prefix, after, limit)).await
     }
 
-    fn gains_by_parts(&self) -> bool {
-        self.store().gains_by_parts()
+    fn prefers_multipart(&self) -> bool {
+        self.store().prefers_multipart()
     }
 
     fn deadline(&self) -> Duration {

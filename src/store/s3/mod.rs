@@ -219,7 +219,7 @@ impl Store for S3 {
         Ok(Page { entries: entries.collect::<Result<_>>()?, more: listed.is_truncated.unwrap_or(false) })
     }
 
-    fn gains_by_parts(&self) -> bool {
+    fn prefers_multipart(&self) -> bool {
         true
     }
 

@@ -40,7 +40,7 @@ async fn plain_keys_are_plain_files() {
     assert!(root.path().join("bucket/blobs/sha256:00").is_file());
     assert!(root.path().join("bucket/manifests/team%2Fapp").is_file());
     assert_eq!(store.url(), format!("file://{}/bucket", root.path().display()));
-    assert!(!store.gains_by_parts());
+    assert!(!store.prefers_multipart());
 }
 
 #[tokio::test]

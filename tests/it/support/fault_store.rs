@@ -174,7 +174,7 @@ impl Store for FaultStore {
         self.0.store.list(prefix, after, limit).await
     }
 
-    fn gains_by_parts(&self) -> bool {
+    fn prefers_multipart(&self) -> bool {
         false
     }
 

@@ -347,7 +347,7 @@ impl Store for MemoryStore {
         Ok(Page { entries, more })
     }
 
-    fn gains_by_parts(&self) -> bool {
+    fn prefers_multipart(&self) -> bool {
         true
     }
 

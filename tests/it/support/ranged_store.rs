@@ -241,7 +241,7 @@ impl Store for RangedStore {
         unreachable!("read alone")
     }
 
-    fn gains_by_parts(&self) -> bool {
+    fn prefers_multipart(&self) -> bool {
         true
     }
 

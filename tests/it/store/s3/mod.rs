@@ -24,7 +24,7 @@ async fn the_store_knows_its_url_and_its_region() {
     let config = minio_config();
     let name = config.bucket.clone();
     let store = S3::connect(config.clone()).await.unwrap();
-    assert_eq!((store.url(), store.region(), store.gains_by_parts()), (format!("s3://{name}"), Some("us-east-1"), true));
+    assert_eq!((store.url(), store.region(), store.prefers_multipart()), (format!("s3://{name}"), Some("us-east-1"), true));
     let debug = format!("{store:?} {config:?}");
     assert!(debug.contains(name.as_str()) && !debug.contains(SECRET_ACCESS_KEY), "{debug}");
     let elsewhere = S3::connect(S3Config { region: Some("eu-west-1".to_owned()), ..config }).await.unwrap();
