@@ -97,7 +97,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// After a refusal: whether the next call will be signed with something else than this one was (newer
     /// credentials, a corrected clock), so that it is worth a try.
-    async fn sign_anew(&self, _refusal: &Error) -> bool {
+    async fn refresh_credentials_after(&self, _refusal: &Error) -> bool {
         false
     }
 

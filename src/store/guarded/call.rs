@@ -53,7 +53,7 @@ impl Guarded {
             Pace::Body(bytes) => total + bytes,
             Pace::Long => total + LONG,
         };
-        let (deadline, mut backoff, mut signed_anew) = (Instant::now() + limit, Backoff::new(PAUSES.0, PAUSES.1), false);
+        let (deadline, mut backoff, mut credentials_refreshed) = (Instant::now() + limit, Backoff::new(PAUSES.0, PAUSES.1), false);
         for tries in 1.. {
             let Ok(slot) = timeout(deadline.saturating_duration_since(Instant::now()), self.0.limit.slot()).await else {
                 return Err(Error::Exhausted(format!("{} is throttling: no request could go out in {limit:?}", self.0.store.url())));
@@ -69,9 +69,9 @@ impl Guarded {
             let retry = match &error {
                 Error::Unavailable(_) => Retry::Unavailable,
                 Error::Exhausted(_) => Retry::Throttled,
-                Error::Denied(_) if !signed_anew => {
-                    signed_anew = true;
-                    if !self.0.store.sign_anew(&error).await {
+                Error::Denied(_) if !credentials_refreshed => {
+                    credentials_refreshed = true;
+                    if !self.0.store.refresh_credentials_after(&error).await {
                         return Err(error);
                     }
                     self.0.metrics.retried(Retry::Denied);

@@ -229,7 +229,7 @@ impl Store for S3 {
         self.delete(&key).await
     }
 
-    async fn sign_anew(&self, refusal: &Error) -> bool {
+    async fn refresh_credentials_after(&self, refusal: &Error) -> bool {
         // The SDK has learned the difference to the store's clock from the refusal.
         if refusal.to_string().contains("RequestTimeTooSkewed") {
             return true;

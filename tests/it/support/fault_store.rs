@@ -182,7 +182,7 @@ impl Store for FaultStore {
         self.call(true).await
     }
 
-    async fn sign_anew(&self, refusal: &Error) -> bool {
+    async fn refresh_credentials_after(&self, refusal: &Error) -> bool {
         if refusal.to_string().contains("ExpiredToken") {
             self.fails_with(Fault::None);
         }
