@@ -75,7 +75,7 @@ impl Cache {
                 last = Some(error);
                 let store = self.store(grant)?;
                 tokio::time::sleep(PAUSE).await;
-                store.answering().await;
+                store.wait_until_available().await;
             }
         };
         match timeout_at(deadline, tries).await {

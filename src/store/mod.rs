@@ -108,7 +108,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Waits while the store is known not to answer.
-    async fn answering(&self) {}
+    async fn wait_until_available(&self) {}
 }
 
 /// What a store knows of an object without reading it.

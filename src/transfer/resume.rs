@@ -85,7 +85,7 @@ impl Reading {
         let (key, attempt) = (self.source.key.as_str(), self.resumes);
         tracing::debug!(object.key = key, offset = self.at, attempt, ?pause, error = %failure, "a read broke off; it goes on there");
         tokio::time::sleep(pause).await;
-        tokio::time::timeout_at(deadline, self.source.store.answering()).await.map_err(|_| failure)
+        tokio::time::timeout_at(deadline, self.source.store.wait_until_available()).await.map_err(|_| failure)
     }
 }
 

@@ -146,7 +146,7 @@ impl Store for Guarded {
         self.0.breaker.is_closed() && self.0.limit.has_headroom()
     }
 
-    async fn answering(&self) {
+    async fn wait_until_available(&self) {
         self.0.breaker.closed().await;
     }
 }

@@ -116,7 +116,7 @@ async fn the_breaker_closes_by_itself_when_the_store_is_back() {
     // It does not matter how long the store was away.
     sleep(Duration::from_secs(24 * 3600)).await;
     setting.faults.fails_with(Fault::None);
-    let (_, took) = timed(setting.store.answering()).await;
+    let (_, took) = timed(setting.store.wait_until_available()).await;
     assert!(took < Duration::from_secs(6), "{took:?}");
     setting.store.head(&key()).await.unwrap();
     setting.assert_metric("remora_store_breaker{store=\"memory:faults\"} 0");
@@ -136,7 +136,7 @@ async fn each_state_of_the_breaker_is_told() {
     let refused = setting.store.head(&key()).await;
     assert!(matches!(&refused, Err(Error::Unavailable(why)) if why.contains("breaker")), "no caller is the probe: {refused:?}");
     setting.faults.fails_with(Fault::None);
-    setting.store.answering().await;
+    setting.store.wait_until_available().await;
     setting.assert_metric(&format!("{breaker} 0"));
     for line in ["memory:faults does not answer: calls fail at once", "memory:faults answers again after"] {
         assert_eq!(log.lines(line).len(), 1, "{line}");
