@@ -97,7 +97,7 @@ impl Cache {
         let (Source { scope, store, digest }, failed) = (source, |error: store::Error| End::Failed(error.into()));
         let mut patient = fill.is_ahead();
         let Object { meta, body, .. } = if patient {
-            self.0.downloads.get_in_turn(store, &layout::blob_key(scope, digest)).await.map_err(failed)?
+            self.0.downloads.get_sequential(store, &layout::blob_key(scope, digest)).await.map_err(failed)?
         } else {
             self.stored_blob(scope, store, digest, None).await.map_err(End::Failed)?
         };

@@ -65,7 +65,7 @@ impl Downloads {
     ///
     /// # Errors
     /// As [`Downloads::get`].
-    pub async fn get_in_turn(&self, store: &Arc<dyn Store>, key: &Key) -> Result<Object> {
+    pub async fn get_sequential(&self, store: &Arc<dyn Store>, key: &Key) -> Result<Object> {
         let Object { meta, range, body } = store.get(key, None, None).await?;
         let source = Arc::new(Source { store: Arc::clone(store), key: key.clone(), version: meta.etag.clone() });
         let body = match range {
