@@ -1,7 +1,7 @@
 //! Checksums that a client announces for a body, in a header or in the trailer of `aws-chunked`.
 //!
 //! s3s reads them and checks their signature, but not their sums, and of the SHA-256 in the signature itself
-//! only where it sees the body (see [`payload`](super::payload)). Manifests alone are held against them: a
+//! only where it sees the body (see [`request_body`](super::request_body)). Manifests alone are held against them: a
 //! blob's digest says more than any of these.
 
 use base64::Engine as _;
@@ -12,7 +12,7 @@ use s3s::TrailingHeaders;
 use s3s::checksum::ChecksumHasher;
 use s3s::dto::Checksum;
 
-use super::payload::{SIGNED_SUM, is_sum};
+use super::request_body::{SIGNED_SUM, is_sum};
 use crate::cache::{Error, Incoming};
 
 /// One algorithm: its header, how to begin, and its sum.

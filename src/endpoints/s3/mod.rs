@@ -13,8 +13,8 @@ mod host;
 mod multipart;
 mod object;
 mod operations;
-mod payload;
 mod probe;
+mod request_body;
 mod status;
 mod target;
 mod unread;
@@ -113,7 +113,7 @@ impl S3 {
             refused.to_http_response().map_err(|error| HttpError::new(Box::new(error)))?
         } else {
             request.extensions_mut().insert(operation.clone());
-            self.service(&request).call(payload::past_s3s(request)).await?
+            self.service(&request).call(request_body::past_s3s(request)).await?
         };
         if !rest.read().await {
             response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));

@@ -10,7 +10,7 @@ use crate::types::{self, Grant};
 use super::condition;
 use super::object::{body_size, dropped_etag, quoted, signed};
 use super::operations::Operations;
-use super::payload::Payload;
+use super::request_body::Payload;
 use super::target::Target;
 
 /// S3's bound.

@@ -17,7 +17,7 @@ use crate::types::{self, ByteRange, Grant, Right};
 
 use super::condition;
 use super::operations::Operations;
-use super::payload::Payload;
+use super::request_body::Payload;
 use super::target::Target;
 
 /// S3's bound for one put and for one part.

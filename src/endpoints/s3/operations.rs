@@ -12,7 +12,7 @@ use crate::cache::Cache;
 use crate::metrics::Metrics;
 use crate::types::Grant;
 
-use super::payload::Payload;
+use super::request_body::Payload;
 
 /// The operations as the metrics name them: a closed set.
 const NAMES: [&str; 16] = [
