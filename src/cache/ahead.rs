@@ -4,7 +4,7 @@
 //! not: the next writer's parts begin anew.
 
 use super::{BlobInfo, Cache, Condition, Result, layout};
-use crate::transfer::{Piece, SINGLE_PUT_BYTES, Upload, part_bytes};
+use crate::transfer::{Payload, SINGLE_PUT_BYTES, Upload, part_bytes};
 use crate::types::{Digest, Grant, Right, Sums};
 
 /// Whether parts are sent ahead.
@@ -47,7 +47,7 @@ impl Ahead {
     }
 
     /// Sends the parts that are whole in what has arrived.
-    pub(super) fn send(&mut self, arrived: &Piece) {
+    pub(super) fn send(&mut self, arrived: &Payload) {
         if let Self::Parts(sent) = self {
             while sent.end() + sent.part_bytes <= arrived.body().len() && sent.send_next(arrived) {}
         }
@@ -68,7 +68,7 @@ impl Sent {
     }
 
     /// Whether there was a number left for the next part.
-    fn send_next(&mut self, arrived: &Piece) -> bool {
+    fn send_next(&mut self, arrived: &Payload) -> bool {
         let next = self.count + 1;
         let fits = part_bytes(u64::from(next) * self.part_bytes) == self.part_bytes;
         if fits {
@@ -91,7 +91,7 @@ impl Cache {
     }
 
     /// Makes a verified blob visible, parts of which were sent ahead.
-    pub(super) async fn publish_sent(&self, grant: &Grant, sums: &Sums, whole: &Piece, mut sent: Sent) -> Result<BlobInfo> {
+    pub(super) async fn publish_sent(&self, grant: &Grant, sums: &Sums, whole: &Payload, mut sent: Sent) -> Result<BlobInfo> {
         let (size, ahead) = (whole.body().len(), sent.count);
         while sent.end() < size {
             if !sent.send_next(whole) {

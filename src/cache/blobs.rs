@@ -11,7 +11,7 @@ use super::receive::check_digest;
 use super::versions::Standing;
 use super::{Cache, Error, Incoming, Outgoing, Result, layout};
 use crate::store::{self, Condition, Object, Store};
-use crate::transfer::{Piece, SINGLE_PUT_BYTES};
+use crate::transfer::{Payload, SINGLE_PUT_BYTES};
 use crate::types::{ByteRange, Digest, ETag, Grant, Hasher, Right, Scope, Sums};
 
 /// What is known of a stored blob.
@@ -191,7 +191,7 @@ impl Cache {
     }
 
     /// Makes verified bytes a blob: in the journal, where the grant is for that and there is room, else in the store.
-    pub(super) async fn publish_blob(&self, grant: &Grant, sums: &Sums, piece: &Piece) -> Result<BlobInfo> {
+    pub(super) async fn publish_blob(&self, grant: &Grant, sums: &Sums, piece: &Payload) -> Result<BlobInfo> {
         match self.journal_blob(grant, &sums.digest, piece.body()).await {
             Some(acknowledged) => Ok(acknowledged),
             None => self.store_blob(grant, sums, piece).await,
@@ -199,7 +199,7 @@ impl Cache {
     }
 
     /// Makes verified bytes visible as a blob.
-    pub(super) async fn store_blob(&self, grant: &Grant, sums: &Sums, piece: &Piece) -> Result<BlobInfo> {
+    pub(super) async fn store_blob(&self, grant: &Grant, sums: &Sums, piece: &Payload) -> Result<BlobInfo> {
         let (store, key, size) = (self.store(grant)?, layout::blob_key(grant.scope(), &sums.digest), piece.body().len());
         // The name is the content, so whoever comes second writes the same bytes.
         let etag = if size > SINGLE_PUT_BYTES && store.prefers_multipart() {

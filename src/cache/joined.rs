@@ -11,7 +11,7 @@ use rustix::fs::{Advice, fadvise};
 
 use super::spool::{FinishedFile, create_blocking};
 use crate::store::Body;
-use crate::transfer::{Hold, Piece};
+use crate::transfer::{Hold, Payload};
 
 /// So many bytes go to the disk while more arrive: the build waits for the last of them alone.
 const SYNC_BYTES: u64 = 64 << 20;
@@ -37,7 +37,7 @@ impl Joined {
 
     /// Puts a part behind the first `parts`, in place of whatever was there. Blocks. After an error those are all
     /// that it has.
-    pub(super) fn put(&mut self, parts: usize, piece: &Piece) -> io::Result<()> {
+    pub(super) fn put(&mut self, parts: usize, piece: &Payload) -> io::Result<()> {
         self.ends.truncate(parts);
         let start = self.len();
         let end = start + piece.body().len();
@@ -71,12 +71,12 @@ impl Joined {
     }
 
     /// Its parts; the file goes with the last of them.
-    pub(super) fn into_pieces(self) -> Vec<Piece> {
+    pub(super) fn into_pieces(self) -> Vec<Payload> {
         let (path, held) = (self.guard.path().to_owned(), Arc::new((self.guard, self.hold)));
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
         let slices = starts.zip(&self.ends);
         slices
-            .map(|(start, end)| Piece::new(Body::File { path: path.clone(), offset: start, len: end - start }, Arc::clone(&held)))
+            .map(|(start, end)| Payload::new(Body::File { path: path.clone(), offset: start, len: end - start }, Arc::clone(&held)))
             .collect()
     }
 

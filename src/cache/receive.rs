@@ -9,7 +9,7 @@ use futures_util::{Stream, StreamExt as _};
 use super::spool::{SpoolFile, spool_full};
 use super::{Cache, Error, Result};
 use crate::store::Body;
-use crate::transfer::{Hold, Piece, SINGLE_PUT_BYTES};
+use crate::transfer::{Hold, Payload, SINGLE_PUT_BYTES};
 use crate::types::Digest;
 
 /// How long a body waits for memory. Meanwhile its client waits too; after that the spool takes it.
@@ -30,7 +30,7 @@ impl Cache {
         body: &mut (impl Stream<Item = Result<Bytes>> + Send + Unpin),
         turn: impl Future<Output = ()> + Send,
         look: impl FnMut(&[u8]) + Send,
-    ) -> Result<Piece> {
+    ) -> Result<Payload> {
         if size <= SINGLE_PUT_BYTES
             && let Some(hold) = self.memory_for(size, turn).await
         {
@@ -70,7 +70,7 @@ impl Place {
         body: &mut (impl Stream<Item = Result<Bytes>> + Send + Unpin),
         hold: Hold,
         mut look: impl FnMut(&[u8]),
-    ) -> Result<Piece> {
+    ) -> Result<Payload> {
         let mut len = 0;
         while let Some(piece) = body.next().await {
             let piece = piece?;
@@ -86,10 +86,10 @@ impl Place {
         }
         check_size(what, size, len)?;
         Ok(match self {
-            Self::Memory(bytes) => Piece::new(Body::Bytes(bytes.freeze()), hold),
+            Self::Memory(bytes) => Payload::new(Body::Bytes(bytes.freeze()), hold),
             Self::Spool(file) => {
                 let finished = file.finish().await?;
-                Piece::new(finished.body(), (finished, hold))
+                Payload::new(finished.body(), (finished, hold))
             }
         })
     }

@@ -13,14 +13,14 @@ use tokio::sync::watch;
 
 use super::joined::Joined;
 use crate::store::Body;
-use crate::transfer::Piece;
+use crate::transfer::Payload;
 use crate::types::{Hasher, Sums};
 
 /// Parts in the order of the blob.
 #[derive(Debug)]
 pub(super) struct Sequence {
     /// Parts that wait for their turn; a part sent again waits too.
-    waiting: Mutex<BTreeMap<u16, Piece>>,
+    waiting: Mutex<BTreeMap<u16, Payload>>,
     /// Held while hashing.
     hashed: Mutex<Hashed>,
     /// The number of the part whose turn it is.
@@ -52,7 +52,7 @@ impl Sequence {
         Self { waiting: Mutex::default(), hashed: Mutex::new(hashed), turn: watch::Sender::new(1) }
     }
 
-    pub(super) fn insert(&self, number: u16, piece: Piece) {
+    pub(super) fn insert(&self, number: u16, piece: Payload) {
         self.waiting().insert(number, piece);
     }
 
@@ -63,12 +63,12 @@ impl Sequence {
     }
 
     /// A part that waits still.
-    pub(super) fn waiting_part(&self, number: u16) -> Option<Piece> {
+    pub(super) fn waiting_part(&self, number: u16) -> Option<Payload> {
         self.waiting().get(&number).cloned()
     }
 
     /// Puts the same bytes elsewhere, unless the part had its turn meanwhile.
-    pub(super) fn replace(&self, number: u16, old: &Piece, new: Piece) {
+    pub(super) fn replace(&self, number: u16, old: &Payload, new: Payload) {
         if let Some(piece) = self.waiting().get_mut(&number).filter(|piece| piece.is(old)) {
             *piece = new;
         }
@@ -114,11 +114,11 @@ impl Sequence {
     }
 
     /// The parts in the file, from the first on. None is joined any more.
-    pub(super) fn leave_file(&self) -> Vec<Piece> {
+    pub(super) fn leave_file(&self) -> Vec<Payload> {
         self.hashed().joined.take().map(Joined::into_pieces).unwrap_or_default()
     }
 
-    fn next(&self, hashed: usize) -> Option<(u16, Piece)> {
+    fn next(&self, hashed: usize) -> Option<(u16, Payload)> {
         let mut waiting = self.waiting();
         let first = waiting.first_entry()?;
         (usize::from(*first.key()) <= hashed).then(|| first.remove_entry())
@@ -138,7 +138,7 @@ impl Sequence {
         Ok(Some(hasher.finish()))
     }
 
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u16, Piece>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u16, Payload>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -17,5 +17,5 @@ mod window;
 
 pub use budget::{Budget, Hold};
 pub use download::{Downloads, RANGE_BYTES};
-pub use payload::Piece;
+pub use payload::Payload;
 pub use upload::{SINGLE_PUT_BYTES, Upload, Uploads, part_bytes};

@@ -16,12 +16,12 @@ const READ_BYTES: u64 = 1 << 20;
 /// Bytes that are sent and hashed, in no fixed order. Cheap to clone; what they take up is free again
 /// when the last clone is dropped.
 #[derive(Clone)]
-pub struct Piece {
+pub struct Payload {
     body: Body,
     held: Option<Arc<dyn Send + Sync>>,
 }
 
-impl Piece {
+impl Payload {
     /// `body` takes up `held`: memory of a budget, a file that goes with it.
     #[must_use]
     pub fn new(body: Body, held: impl Send + Sync + 'static) -> Self {
@@ -79,15 +79,15 @@ impl Piece {
 }
 
 /// Of a body that takes up nothing of its own.
-impl From<Body> for Piece {
+impl From<Body> for Payload {
     fn from(body: Body) -> Self {
         Self { body, held: None }
     }
 }
 
-impl fmt::Debug for Piece {
+impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Piece").field("bytes", &self.body.len()).field("in_memory", &self.is_in_memory()).finish_non_exhaustive()
+        f.debug_struct("Payload").field("bytes", &self.body.len()).field("in_memory", &self.is_in_memory()).finish_non_exhaustive()
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::orphans::{self, Reminder};
-use super::{Budget, Piece};
+use super::{Budget, Payload};
 use crate::shutdown::Shutdown;
 use crate::store::{Body, Condition, Error, MultipartId, Part, Result, Store, Stores};
 use crate::types::{BucketName, ETag, Key};
@@ -112,7 +112,7 @@ impl Upload {
     ///
     /// # Errors
     /// The store's; nothing is left behind then.
-    pub async fn put(self, whole: &Piece, condition: Condition) -> Result<ETag> {
+    pub async fn put(self, whole: &Payload, condition: Condition) -> Result<ETag> {
         let (len, step) = (whole.body().len(), part_bytes(whole.body().len()));
         let numbers = || (0..len.div_ceil(step)).zip(1_u16..);
         for (index, number) in numbers() {
@@ -127,7 +127,7 @@ impl Upload {
 
     /// Sends part `number` (1 to 10,000) in the background. A part that is sent again replaces the
     /// earlier one. All but the last have at least 5 MiB (S3's rule).
-    pub fn send(&self, number: u16, piece: Piece) {
+    pub fn send(&self, number: u16, piece: Payload) {
         let (ended, outcome) = watch::channel(None);
         let earlier = self.0.parts().insert(number, outcome);
         let sending = Arc::clone(&self.0);
@@ -188,7 +188,7 @@ impl Sending {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn store_part(&self, number: u16, piece: Piece) -> Result<Part> {
+    async fn store_part(&self, number: u16, piece: Payload) -> Result<Part> {
         if self.given_up.is_cancelled() {
             return Err(cut_off(&self.key));
         }
@@ -226,7 +226,7 @@ impl Sending {
     }
 
     /// A part of a file, read at once where there is memory for it.
-    async fn read(&self, piece: Piece) -> Result<Piece> {
+    async fn read(&self, piece: Payload) -> Result<Payload> {
         let Body::File { path, offset, len } = piece.body().clone() else { return Ok(piece) };
         if len > SINGLE_PUT_BYTES {
             return Ok(piece);
@@ -238,7 +238,7 @@ impl Sending {
             source: Some(source),
         };
         let bytes = read.map_err(|error| failed(Arc::new(error)))?.map_err(|error| failed(Arc::new(error)))?;
-        Ok(Piece::new(Body::Bytes(bytes), hold))
+        Ok(Payload::new(Body::Bytes(bytes), hold))
     }
 
     async fn abort(self: Arc<Self>) {

@@ -15,7 +15,7 @@ use super::files::{Files, Left};
 use crate::cache::spool::{self, blocking};
 use crate::cache::{Error, Result, Settings};
 use crate::store::Body;
-use crate::transfer::{Budget, Hold, Piece};
+use crate::transfer::{Budget, Hold, Payload};
 use crate::types::{Digest, Grant, Scope};
 
 /// Which ingest: ingests of one scope do not exist for another.
@@ -179,7 +179,7 @@ impl Lock {
     }
 
     /// The first `len` bytes of the data file.
-    pub(super) fn piece(&self, len: u64) -> Piece {
+    pub(super) fn piece(&self, len: u64) -> Payload {
         Body::File { path: self.data_path(), offset: 0, len }.into()
     }
 

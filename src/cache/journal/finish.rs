@@ -13,7 +13,7 @@ use crate::cache::spool::blocking;
 use crate::cache::{Cache, Error, Result};
 use crate::shutdown::Shutdown;
 use crate::store::Body;
-use crate::transfer::Piece;
+use crate::transfer::Payload;
 use crate::types::{Digest, Grant, Hasher, ManifestName, Rights, Sums};
 
 /// Entries on their way to the store at once; a large blob's parts go several at once.
@@ -98,7 +98,7 @@ impl Cache {
 async fn sums(body: Body) -> Result<Option<Sums>> {
     blocking(move || {
         let mut hasher = Hasher::default();
-        match Piece::from(body).read(|bytes| hasher.update(bytes)) {
+        match Payload::from(body).read(|bytes| hasher.update(bytes)) {
             Ok(()) => Ok(Some(hasher.finish())),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => Ok(None),
             Err(error) => Err(error.into()),

@@ -19,7 +19,7 @@ use super::receive::check_digest;
 use super::spool::{SpoolFile, blocking};
 use super::{Cache, Condition, Error, Incoming, Result};
 use crate::store::Body;
-use crate::transfer::Piece;
+use crate::transfer::Payload;
 use crate::types::{ETag, Grant, Right};
 
 /// How long a part that waits for its turn may take up memory.
@@ -168,7 +168,7 @@ impl Cache {
             file.finish().await
         };
         match moved.await {
-            Ok(file) => upload.sequence.replace(number, &piece, Piece::new(file.body(), (file, hold))),
+            Ok(file) => upload.sequence.replace(number, &piece, Payload::new(file.body(), (file, hold))),
             Err(error) => tracing::warn!(%error, "could not move a part from memory to the spool"),
         }
     }

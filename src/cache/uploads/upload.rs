@@ -13,7 +13,7 @@ use crate::cache::layout::Item;
 use crate::cache::sequence::Sequence;
 use crate::cache::spool::blocking;
 use crate::cache::{Error, Result};
-use crate::transfer::{self, Piece};
+use crate::transfer::{self, Payload};
 use crate::types::{ETag, Grant, Sums};
 
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Upload {
     }
 
     /// Takes a part that has arrived. What the store gets last is what is hashed last.
-    pub(super) fn accept(&self, number: u16, piece: &Piece) -> Result<ETag> {
+    pub(super) fn accept(&self, number: u16, piece: &Payload) -> Result<ETag> {
         let mut state = self.state();
         if self.completing.load(Ordering::Relaxed) {
             return Err(being_completed());
