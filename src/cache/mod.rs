@@ -53,7 +53,7 @@ use futures_util::Stream;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 use crate::store::{Store, Stores};
-use crate::transfer::{Budget, Downloads, Uploads};
+use crate::transfer::{Budget, Downloads, MultipartUploads};
 use crate::types::{Denied, Grant};
 
 pub use blobs::{BlobInfo, BlobRead};
@@ -131,7 +131,7 @@ struct Inner {
     ahead: locks::Locks,
     ingests: ingests::Registry,
     uploads: uploads::Registry,
-    transfers: Uploads,
+    transfers: MultipartUploads,
     journal: Option<journal::Journal>,
     /// Bytes in the spool.
     spool_budget: Budget,
@@ -148,7 +148,7 @@ impl Cache {
     pub async fn open(stores: Stores, settings: Settings, metrics: Metrics, shutdown: Shutdown) -> Result<Self> {
         let spool_budget = Budget::new(settings.max_spool_bytes);
         let ingests = ingests::Registry::open(&settings, spool_budget.clone()).await?;
-        let transfers = Uploads::open(settings.spool_dir.clone(), settings.upload_memory, &stores, shutdown.clone()).await?;
+        let transfers = MultipartUploads::open(settings.spool_dir.clone(), settings.upload_memory, &stores, shutdown.clone()).await?;
         let (max_spool, journal_metrics) = (settings.max_spool_bytes, metrics.clone());
         let journal = match settings.journal_dir.clone() {
             Some(dir) => Some(journal::Journal::open(dir, spool_budget.clone(), max_spool, journal_metrics).await?),

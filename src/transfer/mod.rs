@@ -2,7 +2,7 @@
 //!
 //! [`Downloads`] reads in ranges ([`window`]), each of which goes on after a fault ([`resume`]) and is asked
 //! for again where it is far slower than the others ([`hedge`]).
-//! [`Uploads`] sends in parts that begin while the object still arrives.
+//! [`MultipartUploads`] sends in parts that begin while the object still arrives.
 
 mod budget;
 mod download;
@@ -18,4 +18,4 @@ mod window;
 pub use budget::{Budget, Hold};
 pub use download::{Downloads, RANGE_BYTES};
 pub use payload::Payload;
-pub use upload::{SINGLE_PUT_BYTES, Upload, Uploads, part_bytes};
+pub use upload::{MultipartUploads, SINGLE_PUT_BYTES, Upload, part_bytes};

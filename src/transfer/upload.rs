@@ -38,7 +38,7 @@ pub fn part_bytes(len: u64) -> u64 {
 
 /// What all uploads share. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Uploads(Arc<Shared>);
+pub struct MultipartUploads(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -72,7 +72,7 @@ struct Sending {
 /// How sending a part ended; `None`: it has not yet.
 type Outcome = watch::Receiver<Option<Result<Part>>>;
 
-impl Uploads {
+impl MultipartUploads {
     /// Uploads with `memory` bytes for all their parts on their way. Aborts, in the background, what earlier
     /// processes left unfinished, as told by files in `dir`.
     ///
