@@ -190,7 +190,7 @@ const STORE_CHECK: Duration = Duration::from_secs(2);
 /// A store that does not answer fails no build unless it is told to; one that refuses remora, or is not
 /// there, is set up wrongly, which must not go unseen.
 fn store_checks(stores: &Stores, on_unavailable: OnUnavailable) -> Vec<Check> {
-    let check = |store: Arc<dyn store::Store>| {
+    let check = |store: Arc<dyn store::GuardedStore>| {
         Check::new(format!("store {}", store.url()), move || {
             let store = Arc::clone(&store);
             async move {

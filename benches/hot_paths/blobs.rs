@@ -11,7 +11,7 @@ use futures_util::TryStreamExt as _;
 use remora::cache::{Cache, Settings, layout};
 use remora::metrics::Metrics;
 use remora::shutdown::Shutdown;
-use remora::store::{Served, Store, Stores};
+use remora::store::{GuardedStore, Served, Stores};
 use remora::transfer::Downloads;
 use remora::types::{Digest, Grant, Hasher, Rights, Scope};
 use tokio::runtime::Runtime;
@@ -86,7 +86,7 @@ pub(crate) fn reads(criterion: &mut Criterion) {
         });
     }
     for (name, chunk) in [("through the window, pieces of 1 MiB", CHUNK_BYTES), ("through the window, pieces of 64 KiB", 64 << 10)] {
-        let store: Arc<dyn Store> = Arc::new(OneBlob::new(bytes.clone(), chunk).in_ranges());
+        let store: Arc<dyn GuardedStore> = Arc::new(OneBlob::new(bytes.clone(), chunk).in_ranges());
         let downloads = Downloads::new(MEMORY, Metrics::default());
         let key = layout::blob_key(&scope(), &digest);
         group.bench_function(name, |bencher| {

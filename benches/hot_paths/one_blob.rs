@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use remora::store::{Body, Condition, Error, Meta, MultipartId, Object, Page, Part, Result, Store};
+use remora::store::{Body, Condition, Error, GuardedStore, Meta, MultipartId, Object, Page, Part, Result, Store};
 use remora::types::{ByteRange, ETag, Key};
 use time::OffsetDateTime;
 
@@ -44,6 +44,8 @@ impl OneBlob {
 fn read_only<T>() -> Result<T> {
     Err(Error::Unsupported("it is only read".to_owned()))
 }
+
+impl GuardedStore for OneBlob {}
 
 #[async_trait]
 impl Store for OneBlob {

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use super::receive::check_digest;
 use super::versions::Standing;
 use super::{Cache, Error, Incoming, Outgoing, Result, layout};
-use crate::store::{self, Condition, Object, Store};
+use crate::store::{self, Condition, GuardedStore, Object};
 use crate::transfer::{Payload, SINGLE_PUT_BYTES};
 use crate::types::{ByteRange, Digest, ETag, Grant, Hasher, Right, Scope, Sums};
 
@@ -130,7 +130,7 @@ impl Cache {
     pub(super) async fn read_from_bucket(
         &self,
         scope: &Scope,
-        store: &Arc<dyn Store>,
+        store: &Arc<dyn GuardedStore>,
         digest: &Digest,
         range: Option<ByteRange>,
     ) -> Result<BlobRead> {
@@ -162,7 +162,7 @@ impl Cache {
     pub(super) async fn stored_blob(
         &self,
         scope: &Scope,
-        store: &Arc<dyn Store>,
+        store: &Arc<dyn GuardedStore>,
         digest: &Digest,
         range: Option<ByteRange>,
     ) -> Result<Object> {

@@ -52,7 +52,7 @@ use futures_util::Stream;
 
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
-use crate::store::{Store, Stores};
+use crate::store::{GuardedStore, Stores};
 use crate::transfer::{Budget, Downloads, MultipartUploads};
 use crate::types::{Denied, Grant};
 
@@ -193,7 +193,7 @@ impl Cache {
         &self.0.settings
     }
 
-    fn store(&self, grant: &Grant) -> Result<Arc<dyn Store>, Denied> {
+    fn store(&self, grant: &Grant) -> Result<Arc<dyn GuardedStore>, Denied> {
         self.0.stores.store(grant.scope())
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{BlobRead, Cache, Error, Result, layout};
 use crate::metrics::Metrics;
-use crate::store::Store;
+use crate::store::GuardedStore;
 use crate::types::{ByteRange, Digest, Grant, Scope};
 
 /// Layers above the one that is read: enough for a round trip of 80 ms where a layer takes BuildKit 20 ms.
@@ -86,7 +86,7 @@ impl Cache {
         self.read_from_bucket(scope, &store, digest, range).await
     }
 
-    fn open_next(&self, grant: &Grant, store: &Arc<dyn Store>, digest: &Digest) {
+    fn open_next(&self, grant: &Grant, store: &Arc<dyn GuardedStore>, digest: &Digest) {
         let mut all = self.0.opened.fresh();
         for next in self.above(grant, digest).into_iter().take(AHEAD) {
             let place = layout::place(grant.scope(), &next);
@@ -105,7 +105,7 @@ impl Cache {
         }
     }
 
-    async fn open_ahead(self, scope: Scope, store: Arc<dyn Store>, digest: Digest, sender: mpsc::Sender<BlobRead>) {
+    async fn open_ahead(self, scope: Scope, store: Arc<dyn GuardedStore>, digest: Digest, sender: mpsc::Sender<BlobRead>) {
         let opening = async {
             let read = self.read_from_bucket(&scope, &store, &digest, None).await?;
             if read.info.size > SMALL {

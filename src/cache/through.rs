@@ -19,7 +19,7 @@ use super::disk::{Disk, Entry, Fault, Follower, PIECE_BYTES, Stored};
 use super::{BlobInfo, BlobRead, Cache, Error, Outgoing, Result, Settings, layout};
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
-use crate::store::{Meta, Store};
+use crate::store::{GuardedStore, Meta};
 use crate::types::{ByteRange, Digest, ETag, Grant, Scope};
 
 /// A range that ends here, or further on, has no end of its own: no blob is so large.
@@ -35,7 +35,7 @@ const READS: usize = 2;
 #[derive(Debug, Clone)]
 pub(super) struct Source {
     pub(super) scope: Arc<Scope>,
-    pub(super) store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn GuardedStore>,
     pub(super) digest: Digest,
 }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::versions::Standing;
 use super::{Cache, CacheConfig, Error, Outgoing, Result, layout};
-use crate::store::{self, Meta, Store};
+use crate::store::{self, GuardedStore, Meta, Store};
 use crate::types::{Crc64, Digest, ETag, Grant, ManifestName, Scope};
 
 /// The object's ETag when it was verified, among a layer's annotations.
@@ -96,7 +96,7 @@ impl Cache {
     }
 
     /// The digest, where the blob is what it should be.
-    async fn is_good(&self, scope: &Scope, store: &Arc<dyn Store>, digest: Digest, vouched: &Vouched<'_>) -> Option<Digest> {
+    async fn is_good(&self, scope: &Scope, store: &Arc<dyn GuardedStore>, digest: Digest, vouched: &Vouched<'_>) -> Option<Digest> {
         let object = self.stored_blob(scope, store, &digest, None).await.ok()?;
         if self.is_vouched(scope, &digest, &object.meta.etag, vouched) {
             // The lookup told of another version than is there.

@@ -4,17 +4,16 @@ use std::fmt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
 use time::OffsetDateTime;
 
-use super::Deadlines;
 use crate::types::{ByteRange, ETag, Key};
 
-/// One bucket.
+/// One bucket. A new backend implements this trait alone, and [`RemoteStore`](super::RemoteStore) where it is reached over
+/// a network: then [`Guarded`](super::Guarded) adds deadlines, retries and a breaker.
 ///
 /// Any method may fail with [`Error::Denied`], [`Error::Exhausted`], [`Error::Unavailable`] or
 /// [`Error::Internal`]. A failed lookup is never reported as absence.
@@ -72,29 +71,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Whether a large object is moved faster in parts, several at once, than in one request.
     fn prefers_multipart(&self) -> bool;
 
-    /// How long after it was made a call that sends next to nothing may still reach the store: its retries
-    /// are over by then.
-    fn deadline(&self) -> Duration {
-        Deadlines::default().total
-    }
-
     /// Whether the store can be reached and written, by a small write that leaves nothing behind.
     async fn check(&self) -> Result<()>;
-
-    /// After a refusal: whether the next call will be signed with something else than this one was (newer
-    /// credentials, a corrected clock), so that it is worth a try.
-    async fn refresh_credentials_after(&self, _refusal: &Error) -> bool {
-        false
-    }
-
-    /// Whether a call is welcome that could be done without: not while the store is throttling, does not
-    /// answer, or has as many calls as it may have.
-    fn has_headroom(&self) -> bool {
-        true
-    }
-
-    /// Waits while the store is known not to answer.
-    async fn wait_until_available(&self) {}
 }
 
 /// What a store knows of an object without reading it.

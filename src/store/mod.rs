@@ -13,6 +13,6 @@ mod stores;
 pub use backoff::Backoff;
 pub use contract::{Body, ByteStream, Condition, Error, Meta, MultipartId, Object, Page, Part, Result, Store};
 pub use directory::Directory;
-pub use guarded::{BreakerPolicy, Deadlines, Guarded, Policy};
+pub use guarded::{BreakerPolicy, Deadlines, Guarded, GuardedStore, Policy, RemoteStore};
 pub use s3::{Checksums, Credentials, S3, S3Config, ServerSideEncryption};
 pub use stores::{Served, Stores};

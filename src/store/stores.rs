@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Directory, Store};
+use super::{Directory, GuardedStore};
 use crate::types::{BucketName, Denied, Scope};
 
 /// One bucket that the operator configured.
 #[derive(Debug, Clone)]
 pub struct Served {
     /// Its objects.
-    pub store: Arc<dyn Store>,
+    pub store: Arc<dyn GuardedStore>,
     /// What `region=` of a build must be; `None`: any.
     pub region: Option<String>,
     /// What every `prefix=` must begin with; may be empty.
@@ -63,7 +63,7 @@ impl Stores {
     ///
     /// # Errors
     /// [`Denied`] for a bucket that is not served or a prefix outside of what the operator allows.
-    pub fn store(&self, scope: &Scope) -> Result<Arc<dyn Store>, Denied> {
+    pub fn store(&self, scope: &Scope) -> Result<Arc<dyn GuardedStore>, Denied> {
         let served = self.bucket(scope.bucket())?;
         if scope.prefix().starts_with(&served.prefix) {
             Ok(served.store)
@@ -94,7 +94,7 @@ impl Stores {
 
     /// Every bucket known without a look at the store: for readiness checks.
     #[must_use]
-    pub fn known(&self) -> Vec<Arc<dyn Store>> {
+    pub fn known(&self) -> Vec<Arc<dyn GuardedStore>> {
         match self {
             Self::Directory { root, default } => vec![Arc::new(Directory::new(root, default))],
             Self::Buckets { served, .. } => served.values().map(|bucket| Arc::clone(&bucket.store)).collect(),

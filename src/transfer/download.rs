@@ -9,7 +9,7 @@ use super::resume::{self, Source};
 use super::shares::Shares;
 use super::window::Reader;
 use crate::metrics::Metrics;
-use crate::store::{Error, Object, Result, Store};
+use crate::store::{Error, GuardedStore, Object, Result};
 use crate::types::{ByteRange, Key};
 
 /// Bytes of one request. Ranges begin and end at multiples of it, as the parts do that BuildKit and
@@ -40,7 +40,7 @@ impl Downloads {
     /// # Errors
     /// Those of [`Store::get`]. In the body [`Error::Precondition`] where the object has become another
     /// one, or what broke it off in the end.
-    pub async fn get(&self, store: &Arc<dyn Store>, key: &Key, range: Option<ByteRange>) -> Result<Object> {
+    pub async fn get(&self, store: &Arc<dyn GuardedStore>, key: &Key, range: Option<ByteRange>) -> Result<Object> {
         if !store.prefers_multipart() {
             return store.get(key, range, None).await;
         }
@@ -65,7 +65,7 @@ impl Downloads {
     ///
     /// # Errors
     /// As [`Downloads::get`].
-    pub async fn get_sequential(&self, store: &Arc<dyn Store>, key: &Key) -> Result<Object> {
+    pub async fn get_sequential(&self, store: &Arc<dyn GuardedStore>, key: &Key) -> Result<Object> {
         let Object { meta, range, body } = store.get(key, None, None).await?;
         let source = Arc::new(Source { store: Arc::clone(store), key: key.clone(), version: meta.etag.clone() });
         let body = match range {

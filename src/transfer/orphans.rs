@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio_util::sync::DropGuard;
 
-use crate::store::{MultipartId, Store, Stores};
+use crate::store::{GuardedStore, MultipartId, Stores};
 use crate::types::{BucketName, Key};
 
 /// The names of the files begin so.
@@ -103,8 +103,8 @@ impl Reminder {
     }
 
     /// What the store may have begun for this upload: after it was asked, and no later than it could be.
-    async fn begun(&self, store: &dyn Store, key: &Key) -> Result<Vec<MultipartId>, String> {
-        let (from, to) = (self.record.asked - CLOCK_SKEW, self.record.asked + store.deadline() + CLOCK_SKEW);
+    async fn begun(&self, store: &dyn GuardedStore, key: &Key) -> Result<Vec<MultipartId>, String> {
+        let (from, to) = (self.record.asked - CLOCK_SKEW, self.record.asked + store.longest_call() + CLOCK_SKEW);
         let open = store.list_multipart(key).await.map_err(text)?;
         Ok(open.into_iter().filter(|(_, begun)| (from..=to).contains(begun)).map(|(id, _)| id).collect())
     }

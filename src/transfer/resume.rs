@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 
-use crate::store::{Backoff, ByteStream, Error, Result, Store};
+use crate::store::{Backoff, ByteStream, Error, GuardedStore, Result};
 use crate::types::{ByteRange, ETag, Key};
 
 /// How often one range is taken up again. The store tries each request some times by itself.
@@ -23,7 +23,7 @@ const MAX_OUTAGE: Duration = Duration::from_secs(60);
 /// What is read.
 #[derive(Debug)]
 pub(super) struct Source {
-    pub(super) store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn GuardedStore>,
     pub(super) key: Key,
     pub(super) version: ETag,
 }

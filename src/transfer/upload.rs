@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::orphans::{self, Reminder};
 use super::{Budget, Payload};
 use crate::shutdown::Shutdown;
-use crate::store::{Body, Condition, Error, MultipartId, Part, Result, Store, Stores};
+use crate::store::{Body, Condition, Error, GuardedStore, MultipartId, Part, Result, Stores};
 use crate::types::{BucketName, ETag, Key};
 
 /// Objects up to this size go in one request.
@@ -58,7 +58,7 @@ pub struct Upload(Arc<Sending>);
 #[derive(Debug)]
 struct Sending {
     shared: Arc<Shared>,
-    store: Arc<dyn Store>,
+    store: Arc<dyn GuardedStore>,
     bucket: BucketName,
     key: Key,
     /// Since the first part.
@@ -93,7 +93,7 @@ impl MultipartUploads {
 
     /// An upload. The store hears of it with the first part.
     #[must_use]
-    pub fn begin(&self, store: Arc<dyn Store>, bucket: BucketName, key: Key) -> Upload {
+    pub fn begin(&self, store: Arc<dyn GuardedStore>, bucket: BucketName, key: Key) -> Upload {
         Upload(Arc::new(Sending {
             shared: Arc::clone(&self.0),
             store,

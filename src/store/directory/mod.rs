@@ -20,7 +20,7 @@ use futures_util::{StreamExt as _, stream};
 use time::OffsetDateTime;
 
 use self::error::{is_absence, refusal};
-use super::{Body, ByteStream, Condition, Error, Meta, MultipartId, Object, Page, Part, Result, Store};
+use super::{Body, ByteStream, Condition, Error, GuardedStore, Meta, MultipartId, Object, Page, Part, Result, Store};
 use crate::types::{BucketName, ByteRange, ETag, Key};
 
 /// Bytes of one read.
@@ -158,6 +158,9 @@ impl Store for Directory {
         self.delete(&key).await
     }
 }
+
+/// A local disk answers, or fails at once.
+impl GuardedStore for Directory {}
 
 fn meta(metadata: &Metadata) -> Meta {
     let modified = metadata.modified().map_or(OffsetDateTime::UNIX_EPOCH, OffsetDateTime::from);

@@ -9,6 +9,7 @@ mod breaker;
 mod call;
 mod limit;
 mod policy;
+mod traits;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use self::breaker::Breaker;
 use self::call::Pace;
 use self::limit::Limit;
 pub use self::policy::{BreakerPolicy, Deadlines, Policy};
+pub use self::traits::{GuardedStore, RemoteStore};
 use super::{Body, ByteStream, Condition, Error, Meta, MultipartId, Object, Page, Part, Result, Store};
 use crate::metrics::StoreMetrics;
 use crate::shutdown::Shutdown;
@@ -33,7 +35,7 @@ use crate::types::{ByteRange, ETag, Key};
 pub struct Guarded(Arc<Inner>);
 
 struct Inner {
-    store: Arc<dyn Store>,
+    store: Arc<dyn RemoteStore>,
     policy: Policy,
     breaker: Breaker,
     limit: Limit,
@@ -50,14 +52,14 @@ impl fmt::Debug for Guarded {
 impl Guarded {
     /// Guards `store`; the breaker's probes are tasks of `shutdown`.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, policy: Policy, metrics: StoreMetrics, shutdown: Shutdown) -> Self {
+    pub fn new(store: Arc<dyn RemoteStore>, policy: Policy, metrics: StoreMetrics, shutdown: Shutdown) -> Self {
         let breaker = Breaker::new(policy.breaker.budget);
         let limit = Limit::new(policy.max_requests);
         metrics.allowed(policy.max_requests);
         Self(Arc::new(Inner { store, policy, breaker, limit, metrics, shutdown }))
     }
 
-    fn store(&self) -> &dyn Store {
+    fn store(&self) -> &dyn RemoteStore {
         self.0.store.as_ref()
     }
 
@@ -134,19 +136,22 @@ impl Store for Guarded {
         self.store().prefers_multipart()
     }
 
-    fn deadline(&self) -> Duration {
-        self.0.policy.deadlines.total
-    }
-
     async fn check(&self) -> Result<()> {
         self.call(Pace::of_body(0), || self.store().check()).await
     }
+}
 
+#[async_trait]
+impl GuardedStore for Guarded {
     fn has_headroom(&self) -> bool {
         self.0.breaker.is_closed() && self.0.limit.has_headroom()
     }
 
     async fn wait_until_available(&self) {
         self.0.breaker.closed().await;
+    }
+
+    fn longest_call(&self) -> Duration {
+        self.0.policy.deadlines.total
     }
 }

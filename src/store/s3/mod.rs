@@ -23,7 +23,7 @@ use time::OffsetDateTime;
 pub use self::config::{Checksums, Credentials, S3Config, ServerSideEncryption};
 use self::credentials::Renewed;
 use self::error::{refusal, unanswered};
-use super::{Body, Condition, Error, Meta, MultipartId, Object, Page, Part, Result, Store};
+use super::{Body, Condition, Error, Meta, MultipartId, Object, Page, Part, RemoteStore, Result, Store};
 use crate::types::{ByteRange, ETag, Key};
 
 /// Written and deleted by [`Store::check`]. One key, so that at most one object stays behind where the
@@ -228,7 +228,10 @@ impl Store for S3 {
         self.put(&key, Body::Bytes(Bytes::from_static(b"remora")), Condition::None).await?;
         self.delete(&key).await
     }
+}
 
+#[async_trait]
+impl RemoteStore for S3 {
     async fn refresh_credentials_after(&self, refusal: &Error) -> bool {
         // The SDK has learned the difference to the store's clock from the refusal.
         if refusal.to_string().contains("RequestTimeTooSkewed") {

@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use remora::metrics::Metrics;
 use remora::shutdown::Shutdown;
-use remora::store::{Body, Condition, Error, Guarded, Policy, Store};
+use remora::store::{Body, Condition, Error, Guarded, GuardedStore as _, Policy, Store};
 use remora::types::Key;
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};

@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use remora::cache::{BlobRead, Cache, CacheConfig, Condition, Error, Incoming, MergeRules, Settings};
 use remora::metrics::Metrics;
 use remora::shutdown::Shutdown;
-use remora::store::{Served, Store, Stores};
+use remora::store::{GuardedStore, Served, Stores};
 use remora::types::{BucketName, ByteRange, Digest, Grant, GrantBuilder, ManifestName, Rights, Scope};
 use tempfile::TempDir;
 use time::OffsetDateTime;
@@ -33,7 +33,7 @@ pub(crate) struct Setup {
     pub(crate) dir: Arc<TempDir>,
     pub(crate) store: MemoryStore,
     /// What is between the cache and the bucket. `None`: a directory in place of the bucket.
-    front: Option<Arc<dyn Store>>,
+    front: Option<Arc<dyn GuardedStore>>,
 }
 
 /// A cache, and what it works on.
@@ -56,7 +56,7 @@ impl Setup {
     }
 
     /// A bucket that is reached through `front`.
-    pub(crate) fn through(front: Arc<dyn Store>, store: MemoryStore) -> Self {
+    pub(crate) fn through(front: Arc<dyn GuardedStore>, store: MemoryStore) -> Self {
         Self { dir: Arc::new(tempfile::tempdir().unwrap()), store, front: Some(front) }
     }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_util::StreamExt as _;
-use remora::store::{Body, ByteStream, Condition, Error, Meta, MultipartId, Object, Page, Part, Result, Store};
+use remora::store::{Body, ByteStream, Condition, Error, GuardedStore, Meta, MultipartId, Object, Page, Part, RemoteStore, Result, Store};
 use remora::types::{ByteRange, ETag, Key};
 use time::OffsetDateTime;
 
@@ -105,6 +105,8 @@ impl FaultStore {
     }
 }
 
+impl GuardedStore for FaultStore {}
+
 #[async_trait::async_trait]
 impl Store for FaultStore {
     fn url(&self) -> String {
@@ -181,7 +183,10 @@ impl Store for FaultStore {
     async fn check(&self) -> Result<()> {
         self.call(true).await
     }
+}
 
+#[async_trait::async_trait]
+impl RemoteStore for FaultStore {
     async fn refresh_credentials_after(&self, refusal: &Error) -> bool {
         if refusal.to_string().contains("ExpiredToken") {
             self.fails_with(Fault::None);

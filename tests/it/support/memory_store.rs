@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use remora::store::{Body, Condition, Error, Meta, MultipartId, Object, Page, Part, Result, Store};
+use remora::store::{Body, Condition, Error, GuardedStore, Meta, MultipartId, Object, Page, Part, Result, Store};
 use remora::types::{ByteRange, Digest, ETag, Key};
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
@@ -220,6 +220,8 @@ impl Drop for OpenRead {
         self.0.reads.send_modify(|reads| reads.open -= 1);
     }
 }
+
+impl GuardedStore for MemoryStore {}
 
 #[async_trait::async_trait]
 impl Store for MemoryStore {

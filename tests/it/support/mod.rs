@@ -5,6 +5,7 @@ pub(crate) mod cache;
 pub(crate) mod documents;
 pub mod fake_s3;
 pub(crate) mod fault_store;
+pub(crate) mod guarded;
 pub(crate) mod log;
 pub(crate) mod memory_store;
 pub(crate) mod ranged_store;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use remora::store::{Body, Condition, Error, Meta, MultipartId, Object, Page, Part, Result, Store};
+use remora::store::{Body, Condition, Error, GuardedStore, Meta, MultipartId, Object, Page, Part, Result, Store};
 use remora::types::{ByteRange, Digest, ETag, Key};
 use time::OffsetDateTime;
 use tokio::sync::watch;
@@ -120,7 +120,7 @@ impl RangedStore {
         self.0.lock().unwrap().seen.clone()
     }
 
-    pub(crate) fn shared(&self) -> Arc<dyn Store> {
+    pub(crate) fn shared(&self) -> Arc<dyn GuardedStore> {
         Arc::new(self.clone())
     }
 }
@@ -144,6 +144,12 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.0.lock().unwrap().seen.open -= 1;
+    }
+}
+
+impl GuardedStore for RangedStore {
+    fn has_headroom(&self) -> bool {
+        self.0.lock().unwrap().headroom
     }
 }
 
@@ -243,10 +249,6 @@ impl Store for RangedStore {
 
     fn prefers_multipart(&self) -> bool {
         true
-    }
-
-    fn has_headroom(&self) -> bool {
-        self.0.lock().unwrap().headroom
     }
 
     async fn check(&self) -> Result<()> {

@@ -8,10 +8,11 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use remora::metrics::Metrics;
-use remora::store::{Body, ByteStream, Condition, Error, Object, S3, Store};
+use remora::store::{Body, ByteStream, Condition, Error, GuardedStore, Object, S3};
 use remora::transfer::{Downloads, RANGE_BYTES};
 use remora::types::{ByteRange, Key};
 
+use crate::support::guarded::guarded;
 use crate::support::ranged_store::{Answer, CHUNK_BYTES, RangedStore};
 use crate::support::s3_config::minio_config;
 
@@ -290,7 +291,7 @@ async fn readers_that_pause_do_not_keep_the_memory_from_others() {
 #[tokio::test]
 async fn a_real_s3_serves_ranges_of_one_version() {
     let config = minio_config();
-    let store: Arc<dyn Store> = Arc::new(S3::connect(config).await.unwrap());
+    let store: Arc<dyn GuardedStore> = Arc::new(guarded(S3::connect(config).await.unwrap()));
     let downloads = Downloads::new(MEMORY, Metrics::default());
     let bytes = content(5 * RANGE_BYTES + 321, 12);
     store.put(&key(), Body::Bytes(bytes.clone()), Condition::None).await.unwrap();

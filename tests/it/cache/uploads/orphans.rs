@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use remora::cache::{Cache, Error};
-use remora::store::{S3, Store};
+use remora::store::{GuardedStore, S3};
 use remora::types::{Digest, Key};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -13,6 +13,7 @@ use super::{PART, Sender, begin};
 use crate::cache::{content, for_large_blobs};
 use crate::support::cache::{Fixture, Setup, blob_key, operator};
 use crate::support::fault_store::{Fault, FaultStore};
+use crate::support::guarded::guarded;
 use crate::support::memory_store::MemoryStore;
 use crate::support::s3_config::minio_config;
 
@@ -43,14 +44,14 @@ async fn uploads_that_a_killed_process_left_are_aborted_at_the_next_start() {
 /// What a process leaves that is killed after S3 began its upload and before it learned the upload's ID.
 struct Orphan {
     setup: Setup,
-    store: Arc<dyn Store>,
+    store: Arc<dyn GuardedStore>,
     key: Key,
 }
 
 impl Orphan {
     async fn new() -> Self {
         let config = minio_config();
-        let store: Arc<dyn Store> = Arc::new(S3::connect(config.clone()).await.unwrap());
+        let store: Arc<dyn GuardedStore> = Arc::new(guarded(S3::connect(config.clone()).await.unwrap()));
         let faults = FaultStore::new(S3::connect(config).await.unwrap());
         faults.fails_with(Fault::SilentBegin);
         let killed = Setup::through(Arc::new(faults), MemoryStore::default());

@@ -20,6 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
+use crate::support::guarded::guarded;
 use crate::support::memory_store::MemoryStore;
 use crate::support::s3_config::minio_config;
 use crate::support::settings::settings;
@@ -67,7 +68,7 @@ impl Endpoint {
         let config = S3Config { region: Some("us-east-1".to_owned()), path_style: Some(true), ..minio_config() };
         let bucket = config.bucket.clone();
         let store = S3::connect(config).await.unwrap();
-        let served = Served { store: Arc::new(store), region: None, prefix: prefix.to_owned() };
+        let served = Served { store: Arc::new(guarded(store)), region: None, prefix: prefix.to_owned() };
         let stores = Stores::Buckets { served: BTreeMap::from([(bucket.clone(), served)]), default: bucket.clone() };
         (Self::start(stores, Arc::new(tempfile::tempdir().unwrap()), None).await, bucket.to_string())
     }

@@ -24,7 +24,7 @@ use remora::config::OnUnavailable;
 use remora::endpoints::{Listener, s3};
 use remora::metrics::Metrics;
 use remora::shutdown::Shutdown;
-use remora::store::{Served, Store, Stores};
+use remora::store::{GuardedStore, Served, Stores};
 use remora::types::{Digest, Durability, Grant, Right, Rights, Scope};
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -55,7 +55,12 @@ impl Endpoint {
     }
 
     /// Over `served`, whose objects are in `store`.
-    async fn over(store: MemoryStore, served: Arc<dyn Store>, on_unavailable: OnUnavailable, change: impl FnOnce(&mut Settings)) -> Self {
+    async fn over(
+        store: MemoryStore,
+        served: Arc<dyn GuardedStore>,
+        on_unavailable: OnUnavailable,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
         let served = Served { store: served, region: Some("eu-west-1".to_owned()), prefix: String::new() };
         let bucket = BUCKET.parse().unwrap();
