@@ -24,7 +24,7 @@ pub use digest::{Digest, Hasher, Sums};
 pub use documents::Documents;
 pub use durability::Durability;
 pub use etag::ETag;
-pub use grant::{Denied, Grant, GrantBuilder, Right, Rights};
+pub use grant::{BuildContext, Denied, Grant, GrantBuilder, Permissions, Right, Rights};
 pub use invalid::Invalid;
 pub use key::Key;
 pub use losses::{Losses, Promises};

@@ -1,84 +1,24 @@
-//! Grants: what a caller may do, where. Every call of the cache carries one.
+//! Grants: what a caller may do, and the build that the caller does it for. Every call of the cache carries one.
+//!
+//! The two are apart: [`Permissions`] decide about access, the [`BuildContext`] says how the cache serves the build.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+mod build_context;
+mod permissions;
+mod rights;
+
+use std::sync::Arc;
+
+pub use build_context::BuildContext;
+pub use permissions::Permissions;
+pub use rights::{Denied, Right, Rights};
 
 use super::{Digest, Documents, Durability, Losses, ManifestName, Promises, Scope, Usage};
 
-/// One thing that a caller may do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Right {
-    /// Learn whether an object exists, its size and age.
-    Exists,
-    /// Read manifests and blobs.
-    Read,
-    /// Store blobs and publish manifests.
-    Write,
-    /// Delete them.
-    Delete,
-}
-
-/// A set of rights.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Rights {
-    bits: u8,
-}
-
-impl Rights {
-    /// Every right.
-    pub const ALL: Self = Self { bits: 0b1111 };
-    /// What an import needs.
-    pub const IMPORT: Self = Self { bits: Self::bit(Right::Exists) | Self::bit(Right::Read) };
-    /// What an export needs. It reads nothing back.
-    pub const EXPORT: Self = Self { bits: Self::bit(Right::Exists) | Self::bit(Right::Write) };
-
-    const fn bit(right: Right) -> u8 {
-        1 << right as u8
-    }
-
-    /// The set of these rights.
-    #[must_use]
-    pub fn of(rights: &[Right]) -> Self {
-        Self { bits: rights.iter().fold(0, |bits, &right| bits | Self::bit(right)) }
-    }
-
-    /// Whether the set has `right`.
-    #[must_use]
-    pub fn allows(self, right: Right) -> bool {
-        self.bits & Self::bit(right) != 0
-    }
-}
-
-/// A refusal: the grant does not reach that far.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("access denied: {0}")]
-pub struct Denied(String);
-
-impl Denied {
-    /// A refusal with its reason, which the caller is shown.
-    #[must_use]
-    pub fn new(reason: impl Into<String>) -> Self {
-        Self(reason.into())
-    }
-}
-
-/// What a caller may do in one scope. Cheap to clone; clones share what they learn.
+/// What a caller may do in one scope, and the build that it is for. Cheap to clone; clones share what they learn.
 #[derive(Clone, Debug)]
 pub struct Grant {
-    scope: Arc<Scope>,
-    rights: Rights,
-    /// `None`: any manifest of the scope.
-    names: Option<Arc<[ManifestName]>>,
-    /// Where set, only blobs that a manifest served under this grant named may be read: knowing a
-    /// digest is not access.
-    disclosed: Option<Arc<Mutex<HashSet<Digest>>>>,
-    sub_prefixes: bool,
-    /// Set for a build's session: its documents are here and not in the store.
-    documents: Option<Arc<Documents>>,
-    /// Set for a build that is to go on without its cache when the store fails.
-    losses: Option<Arc<Losses>>,
-    durability: Durability,
-    usage: Arc<Usage>,
+    permissions: Permissions,
+    build: BuildContext,
 }
 
 /// Narrows a grant before it is handed out.
@@ -86,52 +26,52 @@ pub struct Grant {
 pub struct GrantBuilder(Grant);
 
 impl GrantBuilder {
-    /// Only these manifests.
+    /// Restricts it to these manifests.
     #[must_use]
     pub fn names(mut self, names: &[ManifestName]) -> Self {
-        self.0.names = Some(names.into());
+        self.0.permissions.restrict_to_names(names);
         self
     }
 
     /// Only blobs that a manifest read under this grant names may be read.
     #[must_use]
     pub fn disclosed_blobs_only(mut self) -> Self {
-        self.0.disclosed = Some(Arc::default());
+        self.0.permissions.restrict_to_disclosed_blobs();
         self
     }
 
-    /// Longer prefixes than the scope's are reached too.
+    /// It also holds for prefixes that are longer than the scope's.
     #[must_use]
     pub fn sub_prefixes(mut self) -> Self {
-        self.0.sub_prefixes = true;
+        self.0.permissions.allow_sub_prefixes();
         self
     }
 
     /// JSON documents are kept in `documents` and not in the store.
     #[must_use]
     pub fn documents(mut self, documents: Arc<Documents>) -> Self {
-        self.0.documents = Some(documents);
+        self.0.build.set_documents(documents);
         self
     }
 
-    /// An outage of the store is a loss, and no error. `promises` are those to the grant's build.
+    /// An outage of the store is a loss and no error. `promises` are those that were made to the grant's build.
     #[must_use]
     pub fn losses(mut self, promises: Arc<Promises>) -> Self {
-        self.0.losses = Some(Arc::new(Losses::of(promises)));
+        self.0.build.tolerate_losses(promises);
         self
     }
 
-    /// What is written is acknowledged when it has reached this.
+    /// A write is acknowledged when it has got this far.
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
-        self.0.durability = durability;
+        self.0.build.set_durability(durability);
         self
     }
 
     /// Counts into `usage`.
     #[must_use]
     pub fn usage(mut self, usage: Arc<Usage>) -> Self {
-        self.0.usage = usage;
+        self.0.build.set_usage(usage);
         self
     }
 
@@ -146,17 +86,7 @@ impl Grant {
     /// Begins a grant of `rights` on everything in `scope`.
     #[must_use]
     pub fn builder(scope: Scope, rights: Rights) -> GrantBuilder {
-        GrantBuilder(Self {
-            scope: Arc::new(scope),
-            rights,
-            names: None,
-            disclosed: None,
-            sub_prefixes: false,
-            documents: None,
-            losses: None,
-            durability: Durability::S3,
-            usage: Arc::default(),
-        })
+        GrantBuilder(Self { permissions: Permissions::new(scope, rights), build: BuildContext::default() })
     }
 
     /// A grant of everything in `scope`: for the operator's own commands.
@@ -165,116 +95,107 @@ impl Grant {
         Self::builder(scope, Rights::ALL).sub_prefixes().build()
     }
 
-    /// Where it holds.
-    #[must_use]
-    pub fn scope(&self) -> &Scope {
-        &self.scope
-    }
-
-    /// The manifests that it is for: those that a build names. `None`: for all of the scope, which no
-    /// build's grant is.
-    #[must_use]
-    pub fn names(&self) -> Option<&[ManifestName]> {
-        self.names.as_deref()
-    }
-
-    /// The manifest that a build imports with it.
-    #[must_use]
-    pub fn imported(&self) -> Option<&ManifestName> {
-        self.disclosed.as_ref()?;
-        self.names()?.first()
-    }
-
-    /// Whether prefixes below the scope's own are reached.
-    #[must_use]
-    pub fn reaches_sub_prefixes(&self) -> bool {
-        self.sub_prefixes
-    }
-
-    /// The counters of the build that it was made for.
-    #[must_use]
-    pub fn usage(&self) -> &Usage {
-        &self.usage
-    }
-
-    /// The documents of the session that it was made for.
-    #[must_use]
-    pub fn documents(&self) -> Option<&Documents> {
-        self.documents.as_deref()
-    }
-
-    /// What its caller may lose when the store fails.
-    #[must_use]
-    pub fn losses(&self) -> Option<&Losses> {
-        self.losses.as_deref()
-    }
-
-    /// What an acknowledged write has reached.
-    #[must_use]
-    pub fn durability(&self) -> Durability {
-        self.durability
-    }
-
-    /// The same grant for a longer prefix, where it reaches there.
+    /// The same grant for a longer prefix, where it reaches that far.
     ///
     /// # Errors
-    /// [`Denied`] where the grant is for its own prefix alone or the prefix is not valid.
+    /// See [`Permissions::below`].
     pub fn below(&self, more: &str) -> Result<Self, Denied> {
-        if more.is_empty() {
-            return Ok(self.clone());
-        }
-        if !self.sub_prefixes {
-            return Err(Denied::new(format!("this grant is for {} alone", self.scope)));
-        }
-        let scope = self.scope.below(more).map_err(|invalid| Denied::new(invalid.to_string()))?;
-        Ok(Self { scope: Arc::new(scope), ..self.clone() })
+        Ok(Self { permissions: self.permissions.below(more)?, build: self.build.clone() })
+    }
+}
+
+/// What the caller may do: see [`Permissions`].
+impl Grant {
+    /// See [`Permissions::scope`].
+    #[must_use]
+    pub fn scope(&self) -> &Scope {
+        self.permissions.scope()
     }
 
-    /// Checks a right on the scope as a whole (listing, say).
+    /// See [`Permissions::names`].
+    #[must_use]
+    pub fn names(&self) -> Option<&[ManifestName]> {
+        self.permissions.names()
+    }
+
+    /// See [`Permissions::imported`].
+    #[must_use]
+    pub fn imported(&self) -> Option<&ManifestName> {
+        self.permissions.imported()
+    }
+
+    /// See [`Permissions::reaches_sub_prefixes`].
+    #[must_use]
+    pub fn reaches_sub_prefixes(&self) -> bool {
+        self.permissions.reaches_sub_prefixes()
+    }
+
+    /// See [`Permissions::check`].
     ///
     /// # Errors
     /// [`Denied`] without the right.
     pub fn check(&self, right: Right) -> Result<(), Denied> {
-        if self.rights.allows(right) { Ok(()) } else { Err(Denied::new(format!("this grant has no {right:?} right on {}", self.scope))) }
+        self.permissions.check(right)
     }
 
-    /// Checks a right on a manifest.
+    /// See [`Permissions::check_manifest`].
     ///
     /// # Errors
     /// [`Denied`] without the right, or for a manifest that the grant does not name.
     pub fn check_manifest(&self, right: Right, name: &ManifestName) -> Result<(), Denied> {
-        self.check(right)?;
-        match &self.names {
-            Some(names) if !names.contains(name) => Err(Denied::new(format!("this grant is not for manifest {name}"))),
-            _ => Ok(()),
-        }
+        self.permissions.check_manifest(right, name)
     }
 
-    /// Checks a right on a blob.
+    /// See [`Permissions::check_blob`].
     ///
     /// # Errors
     /// [`Denied`] without the right, or for a blob that no manifest read under this grant named.
     pub fn check_blob(&self, right: Right, digest: &Digest) -> Result<(), Denied> {
-        self.check(right)?;
-        match &self.disclosed {
-            Some(disclosed) if !disclosed.lock().unwrap_or_else(PoisonError::into_inner).contains(digest) => {
-                Err(Denied::new(format!("no manifest that was read under this grant names blob {digest}")))
-            }
-            _ => Ok(()),
-        }
+        self.permissions.check_blob(right, digest)
     }
 
-    /// Whether a manifest served under this grant named the blob, as far as the grant keeps count of that.
+    /// See [`Permissions::was_promised`].
     #[must_use]
     pub fn was_promised(&self, digest: &Digest) -> bool {
-        self.disclosed.as_ref().is_some_and(|disclosed| disclosed.lock().unwrap_or_else(PoisonError::into_inner).contains(digest))
+        self.permissions.was_promised(digest)
     }
 
-    /// Remembers blobs that a manifest served under this grant names.
+    /// See [`Permissions::disclose`].
     pub fn disclose(&self, digests: impl IntoIterator<Item = Digest>) {
-        if let Some(disclosed) = &self.disclosed {
-            disclosed.lock().unwrap_or_else(PoisonError::into_inner).extend(digests);
-        }
+        self.permissions.disclose(digests);
+    }
+}
+
+/// The build that the caller does it for: see [`BuildContext`].
+impl Grant {
+    /// See [`BuildContext::is_session`].
+    #[must_use]
+    pub fn is_session(&self) -> bool {
+        self.build.is_session()
+    }
+
+    /// See [`BuildContext::documents`].
+    #[must_use]
+    pub fn documents(&self) -> Option<&Documents> {
+        self.build.documents()
+    }
+
+    /// See [`BuildContext::losses`].
+    #[must_use]
+    pub fn losses(&self) -> Option<&Losses> {
+        self.build.losses()
+    }
+
+    /// See [`BuildContext::durability`].
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.build.durability()
+    }
+
+    /// See [`BuildContext::usage`].
+    #[must_use]
+    pub fn usage(&self) -> &Usage {
+        self.build.usage()
     }
 }
 
