@@ -1,6 +1,6 @@
 //! All access keys, and how long each is valid.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,11 +9,9 @@ use rand::RngExt;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use super::builds::{self, BuildGuard};
+use super::builds::{BuildGuard, BuildId, Builds};
+use super::grants::{BuildGrant, Grants};
 use crate::types::{Documents, Durability, Grant, GrantBuilder, ManifestName, Promises, Rights, Scope, Usage};
-
-/// Ended grants whose ids are remembered, so that a late user is told "ended" and not "unknown".
-const ENDED_REMEMBERED: usize = 10_000;
 
 /// A key pair of the configuration.
 #[derive(Debug, Clone)]
@@ -102,20 +100,8 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct State {
-    builds: builds::Builds,
-    grants: HashMap<String, Entry>,
-    ended: VecDeque<String>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    credential: Credential,
-    issued: IssuedGrant,
-    build: builds::BuildId,
-    purpose: Purpose,
-    names: Vec<ManifestName>,
-    /// Set when the build is over and nobody can be using it any more.
-    expires: Option<Instant>,
+    builds: Builds,
+    grants: Grants,
 }
 
 impl Keyring {
@@ -151,8 +137,8 @@ impl Keyring {
         }
         let state = self.state();
         match state.grants.get(access_key_id) {
-            Some(entry) => Ok(entry.credential.clone()),
-            None if state.ended.iter().any(|ended| ended == access_key_id) => Err(Refused::Ended),
+            Some(grant) => Ok(grant.credential.clone()),
+            None if state.grants.has_ended(access_key_id) => Err(Refused::Ended),
             None => Err(Refused::Unknown),
         }
     }
@@ -188,14 +174,15 @@ impl Keyring {
         let &GrantRequest { purpose, scope, names, durability } = asked;
         let mut state = self.state();
         let (build, running) = state.builds.find(reference)?;
-        let (usage, promises) = (Arc::clone(&running.usage), Arc::clone(&running.promises));
-        let same = |entry: &&Entry| {
-            let grant = &entry.credential.grant;
+        let usage = Arc::clone(&running.usage);
+        let promises = Arc::clone(&running.promises);
+        let same = |issued: &&BuildGrant| {
+            let grant = &issued.credential.grant;
             let alike = grant.scope() == scope && grant.durability() == durability;
-            entry.build == build && entry.purpose == purpose && entry.names == names && alike
+            issued.purpose == purpose && issued.names == names && alike
         };
-        if let Some(entry) = state.grants.values().find(same) {
-            return Some(entry.issued.clone());
+        if let Some(same) = state.grants.of_build(build).find(same) {
+            return Some(same.issued.clone());
         }
         let issued = IssuedGrant { access_key_id: format!("RMRA{}", random_text(16)), secret_access_key: random_text(40) };
         let rights = match purpose {
@@ -207,8 +194,7 @@ impl Keyring {
         let grant = if self.0.tolerant { grant.losses(promises) } else { grant };
         let credential =
             Credential { secret_access_key: issued.secret_access_key.clone().into(), grant: grant.build(), over: CancellationToken::new() };
-        let entry = Entry { credential, issued: issued.clone(), build, purpose, names: names.to_vec(), expires: None };
-        state.grants.insert(issued.access_key_id.clone(), entry);
+        state.grants.insert(build, BuildGrant { credential, issued: issued.clone(), purpose, names: names.to_vec() });
         Some(issued)
     }
 
@@ -230,31 +216,20 @@ impl Keyring {
         self.state().grants.len()
     }
 
-    pub(super) fn end_build(&self, id: builds::BuildId) {
+    pub(super) fn end_build(&self, id: BuildId) {
         let mut state = self.state();
-        let expires = Instant::now() + self.0.grace;
-        // They are read when the build begins, or published before it ends; layers may still be read later.
-        let own = state.grants.values().filter(|entry| entry.build == id);
-        own.filter_map(|entry| entry.credential.grant.documents()).for_each(Documents::end);
+        let ends = Instant::now() + self.0.grace;
+        // Documents are read when the build begins, or published before it ends. Layers may still be read later.
+        state.grants.end_documents(id);
         for over in state.builds.end(id) {
-            for entry in state.grants.values_mut().filter(|entry| entry.build == over) {
-                entry.expires = Some(expires);
-                entry.credential.over.cancel();
-            }
+            state.grants.end_at(over, ends);
         }
     }
 
-    /// The state, with all grants that are over gone from it.
+    /// The state, without the grants that have ended.
     fn state(&self) -> MutexGuard<'_, State> {
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let over = |entry: &Entry| entry.expires.is_some_and(|expires| expires <= now);
-        if state.grants.values().any(over) {
-            let State { grants, ended, .. } = &mut *state;
-            ended.extend(grants.extract_if(|_, entry| over(entry)).map(|(id, _)| id));
-            let surplus = ended.len().saturating_sub(ENDED_REMEMBERED);
-            ended.drain(..surplus);
-        }
+        state.grants.remove_ended(Instant::now());
         state
     }
 }

@@ -5,6 +5,7 @@
 //! live in memory alone, and end with their build. The secret is never logged; `Debug` hides it.
 
 mod builds;
+mod grants;
 mod keyring;
 
 pub use builds::BuildGuard;
