@@ -2,7 +2,6 @@
 
 mod address;
 mod bucket;
-mod byte_range;
 mod crc64;
 mod digest;
 mod documents;
@@ -13,12 +12,12 @@ mod invalid;
 mod key;
 mod losses;
 mod manifest_name;
+mod range;
 mod scope;
 mod usage;
 
 pub use address::Address;
 pub use bucket::BucketName;
-pub use byte_range::ByteRange;
 pub use crc64::{Crc64, Crc64Hasher};
 pub use digest::{Digest, Hasher, Sums};
 pub use documents::Documents;
@@ -29,5 +28,6 @@ pub use invalid::Invalid;
 pub use key::Key;
 pub use losses::{Losses, Promises};
 pub use manifest_name::ManifestName;
+pub use range::ByteRange;
 pub use scope::Scope;
 pub use usage::Usage;
