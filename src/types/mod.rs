@@ -28,6 +28,6 @@ pub use invalid::Invalid;
 pub use key::Key;
 pub use losses::{Losses, Promises};
 pub use manifest_name::ManifestName;
-pub use range::ByteRange;
+pub use range::{ByteRange, RangeSpec};
 pub use scope::Scope;
 pub use usage::Usage;

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use crate::cache::layout::Item;
 use crate::cache::{self, Condition, Incoming, Outgoing, outage};
 use crate::metrics::{Endpoint, Kind, Metrics};
-use crate::types::{self, ByteRange, Grant, Right};
+use crate::types::{self, ByteRange, Grant, RangeSpec, Right};
 
 use super::condition;
 use super::operations::Operations;
@@ -22,8 +22,6 @@ use super::target::Target;
 
 /// S3's bound for one put and for one part.
 pub(super) const MAX_PUT_BYTES: u64 = 5 << 30;
-/// The end of a range that has none. S3-compatible stores parse it as a signed number.
-const OPEN_END: u64 = i64::MAX as u64;
 const CONTENT_TYPE: &str = "application/octet-stream";
 
 /// What is known of an object.
@@ -77,9 +75,10 @@ impl Operations {
     pub(super) async fn get(&self, grant: &Grant, input: &GetObjectInput) -> S3Result<GetObjectOutput> {
         check_whole(input.part_number, input.version_id.as_deref())?;
         let target = Target::to_read(grant, &input.key)?;
+        let wanted = input.range.map(range_spec).transpose()?;
         let (found, range, body) = match &target.item {
             Item::Blob(digest) => {
-                let range = self.blob_range(&target, input.range).await?;
+                let range = self.blob_range(&target, wanted).await?;
                 let read = self.looked_up(&target.item, self.cache.read_promised_blob(&target.grant, digest, range).await)?;
                 (Stat { size: read.info.size, etag: read.info.etag, modified: read.info.modified }, read.range, read.body)
             }
@@ -88,15 +87,17 @@ impl Operations {
                     outage::or_miss(&target.grant, &target.item.to_string(), self.cache.import_manifest(&target.grant, name).await);
                 let manifest = self.looked_up(&target.item, manifest)?;
                 let size = manifest.bytes.len() as u64;
-                let wanted = input.range.map_or(Ok(0..size), |range| range.check(size))?;
-                let range = ByteRange::new(wanted.start, wanted.end);
-                let part = manifest.bytes.slice(index(wanted.start)..index(wanted.end));
+                let range = match wanted {
+                    Some(wanted) => Some(wanted.within(size).ok_or_else(out_of_range)?),
+                    None => ByteRange::new(0, size),
+                };
+                let part = range.map_or_else(Bytes::new, |range| manifest.bytes.slice(index(range.start())..index(range.end())));
                 let body: Outgoing = Box::pin(futures_util::stream::once(async { Ok(part) }));
                 (Stat { size, etag: manifest.etag, modified: manifest.modified }, range, body)
             }
         };
         condition::check_read(input.if_match.as_ref(), input.if_none_match.as_ref(), &found.etag)?;
-        let part = range.filter(|_| input.range.is_some());
+        let part = range.filter(|_| wanted.is_some());
         Ok(GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
             content_length: Some(signed(range.map_or(0, ByteRange::len))),
@@ -109,17 +110,14 @@ impl Operations {
         })
     }
 
-    /// The range as the cache wants it, which has no suffixes.
-    async fn blob_range(&self, target: &Target, range: Option<Range>) -> S3Result<Option<ByteRange>> {
-        let (start, end) = match range {
-            None => return Ok(None),
-            Some(Range::Int { first, last }) => (first, last.map_or(OPEN_END, |last| last + 1)),
-            Some(suffix) => {
-                let wanted = suffix.check(self.stat(target).await?.size)?;
-                (wanted.start, wanted.end)
-            }
+    /// The range as the cache takes it: it has both ends, so a suffix needs the size of the blob.
+    async fn blob_range(&self, target: &Target, wanted: Option<RangeSpec>) -> S3Result<Option<ByteRange>> {
+        let Some(wanted) = wanted else { return Ok(None) };
+        let range = match wanted {
+            RangeSpec::Suffix(_) => wanted.within(self.stat(target).await?.size),
+            RangeSpec::Bounded(_) | RangeSpec::From(_) => wanted.to_byte_range(),
         };
-        ByteRange::new(start, end).map(Some).ok_or_else(|| S3Error::new(S3ErrorCode::InvalidRange))
+        range.map(Some).ok_or_else(out_of_range)
     }
 
     pub(super) async fn put(&self, grant: &Grant, input: PutObjectInput, payload: Payload) -> S3Result<PutObjectOutput> {
@@ -293,6 +291,22 @@ pub(super) fn quoted(etag: &types::ETag) -> ETag {
 /// S3's sizes are signed; ours are far below where that matters.
 pub(super) fn signed(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+/// What a `Range` header asks for.
+fn range_spec(range: Range) -> S3Result<RangeSpec> {
+    match range {
+        // S3's last byte is part of the range.
+        Range::Int { first, last: Some(last) } => {
+            ByteRange::new(first, last.saturating_add(1)).map(RangeSpec::Bounded).ok_or_else(out_of_range)
+        }
+        Range::Int { first, last: None } => Ok(RangeSpec::From(first)),
+        Range::Suffix { length } => Ok(RangeSpec::Suffix(length)),
+    }
+}
+
+fn out_of_range() -> S3Error {
+    S3Error::new(S3ErrorCode::InvalidRange)
 }
 
 /// An index into bytes in memory.
