@@ -1,8 +1,8 @@
 //! Checksums that a client announces for a body, in a header or in the trailer of `aws-chunked`.
 //!
-//! s3s reads them and checks their signature, but not their sums, and of the SHA-256 in the signature itself
-//! only where it sees the body (see [`request_body`](super::request_body)). Manifests alone are held against them: a
-//! blob's digest says more than any of these.
+//! s3s reads them and checks that they are signed, but does not compute them. It computes the SHA-256 that the signature
+//! itself covers, but only where it sees the body, which it mostly does not. Only manifests are checked against them: a
+//! blob is checked against its digest, which proves more than any of these.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -12,8 +12,11 @@ use s3s::TrailingHeaders;
 use s3s::checksum::ChecksumHasher;
 use s3s::dto::Checksum;
 
-use super::request_body::{SIGNED_SUM, is_sum};
 use crate::cache::{Error, Incoming};
+
+/// The header with the SHA-256 that the signature covers, or with a word for a body that is signed in another way or not
+/// at all.
+pub(super) const SIGNED_SUM: &str = "x-amz-content-sha256";
 
 /// One algorithm: its header, how to begin, and its sum.
 struct Algorithm {
@@ -55,7 +58,7 @@ const ALGORITHMS: [Algorithm; 6] = [
     },
 ];
 
-/// What a request announces of its body.
+/// The checksums that a request announces for its body.
 pub(super) struct Announced {
     headers: HeaderMap,
     trailers: Option<TrailingHeaders>,
@@ -71,16 +74,16 @@ impl Announced {
         Self { headers: sums.map(|(name, value)| (name.clone(), value.clone())).collect(), trailers }
     }
 
-    /// The same body, which ends in an error where it is not what was announced.
+    /// The same body. It ends in an error where it is not what was announced.
     pub(super) fn checked(self, body: Incoming) -> Incoming {
         let mut hasher = ChecksumHasher::default();
         self.algorithms().for_each(|algorithm| (algorithm.begin)(&mut hasher));
         Box::pin(stream::unfold(Some((body, hasher, self)), |state| async move {
             let (mut body, mut hasher, announced) = state?;
             match body.next().await {
-                Some(Ok(piece)) => {
-                    hasher.update(&piece);
-                    Some((Ok(piece), Some((body, hasher, announced))))
+                Some(Ok(chunk)) => {
+                    hasher.update(&chunk);
+                    Some((Ok(chunk), Some((body, hasher, announced))))
                 }
                 Some(Err(error)) => Some((Err(error), None)),
                 None => announced.verify(&hasher.finalize()).err().map(|error| (Err(error), None)),
@@ -88,7 +91,7 @@ impl Announced {
         }))
     }
 
-    /// Those of the sums that are announced.
+    /// The algorithms of the announced checksums.
     fn algorithms(&self) -> impl Iterator<Item = &'static Algorithm> {
         let trailer = self.headers.get("x-amz-trailer").and_then(|names| names.to_str().ok()).unwrap_or_default();
         let in_trailer = move |header: &str| trailer.split(',').any(|name| name.trim() == header);
@@ -106,4 +109,9 @@ impl Announced {
         }
         Ok(())
     }
+}
+
+/// Whether a value of [`SIGNED_SUM`] is a checksum: 64 lowercase hex digits.
+pub(super) fn is_sum(value: &[u8]) -> bool {
+    value.len() == 64 && value.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

@@ -103,19 +103,22 @@ impl S3 {
     }
 
     async fn answer(&self, request: http::Request<hyper::body::Incoming>) -> Result<HttpResponse, HttpError> {
-        let (operation, rest) = (operations::Name::default(), unread::Rest::default());
-        let mut request = request.map(|body| rest.of(body));
+        let operation = operations::Name::default();
+        let unread = unread::Unread::default();
+        let mut request = request.map(|body| unread.track(body));
         let mut response = if let Some(nonce) = probe::nonce(&request) {
             operation.set("Probe");
             probe::answer(nonce)
         } else if let Err(refused) = auth::check_form(&request) {
+            // Dropping the request hands its unread body to `unread`, which is drained below. In the branch after this one
+            // s3s drops it.
             drop(request);
             refused.to_http_response().map_err(|error| HttpError::new(Box::new(error)))?
         } else {
             request.extensions_mut().insert(operation.clone());
             self.service(&request).call(request_body::past_s3s(request)).await?
         };
-        if !rest.read().await {
+        if !unread.drain().await {
             response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
         }
         self.metrics.request(Endpoint::S3, operation.get(), status::class(response.status()));

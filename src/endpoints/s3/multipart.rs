@@ -10,7 +10,7 @@ use crate::types::{self, Grant};
 use super::condition;
 use super::object::{body_size, dropped_etag, quoted, signed};
 use super::operations::Operations;
-use super::request_body::Payload;
+use super::request_body::RequestBody;
 use super::target::Target;
 
 /// S3's bound.
@@ -29,15 +29,15 @@ impl Operations {
         })
     }
 
-    pub(super) async fn part(&self, grant: &Grant, input: UploadPartInput, payload: Payload) -> S3Result<UploadPartOutput> {
+    pub(super) async fn part(&self, grant: &Grant, input: UploadPartInput, sent: RequestBody) -> S3Result<UploadPartOutput> {
         let Target { grant, item } = Target::to_write(grant, &input.key)?;
         let (number, size) = (part_number(input.part_number)?, body_size(input.content_length)?);
         if outage::is_dropped(&grant) {
             return Ok(UploadPartOutput { e_tag: Some(quoted(&dropped_etag())), ..Default::default() });
         }
         let body = match item {
-            Item::Blob(_) => payload.body,
-            Item::Manifest(_) if self.admits_manifest(&grant, size)? => payload.checked(),
+            Item::Blob(_) => sent.body,
+            Item::Manifest(_) if self.admits_manifest(&grant, size)? => sent.checked(),
             Item::Manifest(_) => return Ok(UploadPartOutput { e_tag: Some(quoted(&dropped_etag())), ..Default::default() }),
         };
         let id = UploadId::new(&input.upload_id);

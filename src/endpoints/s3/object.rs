@@ -17,7 +17,7 @@ use crate::types::{self, ByteRange, Grant, RangeSpec, Right};
 
 use super::condition;
 use super::operations::Operations;
-use super::request_body::Payload;
+use super::request_body::RequestBody;
 use super::target::Target;
 
 /// S3's bound for one put and for one part.
@@ -120,7 +120,7 @@ impl Operations {
         range.map(Some).ok_or_else(out_of_range)
     }
 
-    pub(super) async fn put(&self, grant: &Grant, input: PutObjectInput, payload: Payload) -> S3Result<PutObjectOutput> {
+    pub(super) async fn put(&self, grant: &Grant, input: PutObjectInput, sent: RequestBody) -> S3Result<PutObjectOutput> {
         let target = Target::to_write(grant, &input.key)?;
         let size = body_size(input.content_length)?;
         let condition = condition::of_write(input.if_match.as_ref(), input.if_none_match.as_ref())?;
@@ -130,14 +130,14 @@ impl Operations {
         let stored = match &target.item {
             Item::Blob(digest) => {
                 self.check_blob_condition(&target, condition).await?;
-                self.cache.put_blob(&target.grant, digest, size, payload.body).await.map(|stored| stored.etag)
+                self.cache.put_blob(&target.grant, digest, size, sent.body).await.map(|stored| stored.etag)
             }
             Item::Manifest(name) => {
                 target.grant.check_manifest(Right::Write, name)?;
                 if !self.admits_manifest(&target.grant, size)? {
                     return Ok(PutObjectOutput { e_tag: Some(quoted(&self.stored_or_dropped(&target, None))), ..Default::default() });
                 }
-                let document = collect(payload.checked(), size).await?;
+                let document = collect(sent.checked(), size).await?;
                 self.cache.put_manifest(&target.grant, name, document, condition).await
             }
         };

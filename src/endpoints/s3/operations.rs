@@ -12,7 +12,7 @@ use crate::cache::Cache;
 use crate::metrics::Metrics;
 use crate::types::Grant;
 
-use super::request_body::Payload;
+use super::request_body::RequestBody;
 
 /// The operations as the metrics name them: a closed set.
 const NAMES: [&str; 16] = [
@@ -80,8 +80,8 @@ impl s3s::S3 for Operations {
 
     async fn put_object(&self, mut request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
         let body = request.input.body.take();
-        let payload = Payload::of(&mut request, body, &self.metrics);
-        self.put(&grant(&request)?, request.input, payload).await.map(S3Response::new)
+        let sent = RequestBody::of(&mut request, body, &self.metrics);
+        self.put(&grant(&request)?, request.input, sent).await.map(S3Response::new)
     }
 
     async fn copy_object(&self, request: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
@@ -102,8 +102,8 @@ impl s3s::S3 for Operations {
 
     async fn upload_part(&self, mut request: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
         let body = request.input.body.take();
-        let payload = Payload::of(&mut request, body, &self.metrics);
-        self.part(&grant(&request)?, request.input, payload).await.map(S3Response::new)
+        let sent = RequestBody::of(&mut request, body, &self.metrics);
+        self.part(&grant(&request)?, request.input, sent).await.map(S3Response::new)
     }
 
     async fn upload_part_copy(&self, request: S3Request<UploadPartCopyInput>) -> S3Result<S3Response<UploadPartCopyOutput>> {

@@ -1,9 +1,10 @@
-//! The body of an object or part, which s3s does not get to see where it would hash it.
+//! The body of an object or part. Where s3s would hash it, s3s does not get to see it.
 //!
-//! A request's signature covers the SHA-256 of its body, and s3s computes that of every body it hands on.
-//! A blob is held against its digest anyway, which the signature covers as a part of the key: hashing it twice
-//! was a quarter of the CPU time of an export (perf). So such a body goes past s3s to the operation, in the
-//! request's extensions, and a manifest is held against the signed sum with its [other sums](super::checksum).
+//! A request's signature covers the SHA-256 of its body, and s3s computes that of every body that it hands on. A blob is
+//! checked against its digest anyway, which the signature covers as a part of the key. Hashing it twice took a quarter of
+//! the CPU time of an export (measured with perf). So such a body goes past s3s to the operation, in the request's
+//! extensions. The body of a manifest is checked against the signed sum together with its
+//! [other checksums](super::checksum).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,30 +14,28 @@ use http_body_util::BodyExt as _;
 use s3s::dto::StreamingBlob;
 use s3s::{Body, S3Request};
 
-use super::checksum::Announced;
-use super::unread::Read;
+use super::checksum::{Announced, SIGNED_SUM, is_sum};
+use super::unread::TrackedBody;
 use crate::cache::{Error, Incoming};
 use crate::metrics::{Endpoint, Metrics};
 
-/// The header with the signed sum, or with a word for a body that is signed otherwise or not at all.
-pub(super) const SIGNED_SUM: &str = "x-amz-content-sha256";
-/// What a client says beside the key when it sends an object or a part. With anything else the body may be
-/// one that s3s parses.
+/// The query parameters of a request that sends an object or a part. With any other parameter the body may be one that s3s
+/// parses.
 const PARAMETERS: [&str; 3] = ["partNumber", "uploadId", "x-id"];
 
-/// What a request sends for an object or part, and what it announces of it.
-pub(super) struct Payload {
-    /// What arrives, not held against any sum.
+/// The body of a request that sends an object or a part, and the checksums that the request announces for it.
+pub(super) struct RequestBody {
+    /// The bytes as they arrive, not checked against any checksum.
     pub(super) body: Incoming,
     announced: Announced,
 }
 
 /// A body on its way past s3s.
 #[derive(Clone)]
-struct Unseen(Arc<Mutex<Option<Read>>>);
+struct Unseen(Arc<Mutex<Option<TrackedBody>>>);
 
-impl Payload {
-    /// That of `request`, whose body s3s has handed on as `seen` if it got to see it.
+impl RequestBody {
+    /// The body of `request`. `seen` is what s3s has handed on, if it got to see the body.
     pub(super) fn of<T>(request: &mut S3Request<T>, seen: Option<StreamingBlob>, metrics: &Metrics) -> Self {
         let unseen =
             request.extensions.remove::<Unseen>().and_then(|unseen| unseen.0.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -47,18 +46,18 @@ impl Payload {
             (None, None) => Box::pin(futures_util::stream::empty()),
         };
         let metrics = metrics.clone();
-        let body = body.inspect_ok(move |piece| metrics.received(Endpoint::S3, piece.len() as u64)).boxed();
+        let body = body.inspect_ok(move |chunk| metrics.received(Endpoint::S3, chunk.len() as u64)).boxed();
         Self { body, announced: Announced::new(&request.headers, request.trailing_headers.take()) }
     }
 
-    /// The body, which ends in an error where it is not what was announced.
+    /// The bytes. They end in an error where they are not what was announced.
     pub(super) fn checked(self) -> Incoming {
         self.announced.checked(self.body)
     }
 }
 
-/// The request for s3s: without its body, where that is an object or part with a signed sum.
-pub(super) fn past_s3s(request: Request<Read>) -> Request<Body> {
+/// The request for s3s. Where its body is an object or a part with a signed sum, s3s gets an empty one.
+pub(super) fn past_s3s(request: Request<TrackedBody>) -> Request<Body> {
     if !is_object(&request) {
         return request.map(Body::http_body_unsync);
     }
@@ -73,11 +72,6 @@ fn is_object<B>(request: &Request<B>) -> bool {
     request.method() == Method::PUT
         && request.headers().get(SIGNED_SUM).is_some_and(|sum| is_sum(sum.as_bytes()))
         && names.all(|name| name.is_empty() || PARAMETERS.contains(&name))
-}
-
-/// Whether a value of [`SIGNED_SUM`] is a sum: in hexadecimal, of small letters.
-pub(super) fn is_sum(value: &[u8]) -> bool {
-    value.len() == 64 && value.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! What is left of a request's body when its answer is known.
+//! The part of a request's body that nobody has read when the answer is known.
 //!
-//! A refusal may come while the body is still on its way. hyper would close the connection under it, and
-//! a client that writes still sees a broken pipe instead of the reason (*seen* with Go's HTTP client). So
-//! the rest is read first, as far as that is reasonable. That holds for a client that asks whether to send its
-//! body (`Expect: 100-continue`), too: it need not wait for the answer, and buildkitd does not (*seen* with
-//! v0.33 on a busy machine: head and body came in one piece).
+//! A refusal may be ready while the body is still arriving. hyper would then close the connection, and a client that is
+//! still writing sees a broken pipe instead of the reason (*seen* with Go's HTTP client). So the unread part is read
+//! first, within bounds. This also applies to a client that asks whether to send its body (`Expect: 100-continue`): it
+//! need not wait for the answer, and buildkitd does not (*seen* with v0.33 on a busy machine: head and body arrived
+//! together).
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,50 +16,51 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-/// Three of the parts that BuildKit sends. Of a larger body nothing is read: its client sees the connection end.
+/// Three of the parts that BuildKit sends. A larger unread body is not read: its client sees the connection end.
 const MAX_BYTES: u64 = 16 << 20;
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// Where a body's rest ends up when nobody reads it any more.
+/// Where a [`TrackedBody`] puts its unread part when it is dropped.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Rest(Arc<Mutex<Option<Incoming>>>);
+pub(super) struct Unread(Arc<Mutex<Option<Incoming>>>);
 
-impl Rest {
-    /// The body, for its reader.
-    pub(super) fn of(&self, body: Incoming) -> Read {
-        Read { body: Some(body), rest: self.clone() }
+impl Unread {
+    /// `body`, for the code that reads it.
+    pub(super) fn track(&self, body: Incoming) -> TrackedBody {
+        TrackedBody { body: Some(body), unread: self.clone() }
     }
 
-    /// Reads what is left, and forgets it. Whether nothing of the body is to come any more.
-    pub(super) async fn read(&self) -> bool {
-        let left = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        let Some(mut rest) = left else { return true };
-        if rest.size_hint().lower() > MAX_BYTES {
+    /// Reads the unread part and forgets it. Returns whether the body is at its end, so that the connection can be used
+    /// again. Call this after the [`TrackedBody`] is dropped.
+    pub(super) async fn drain(&self) -> bool {
+        let unread = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let Some(mut unread) = unread else { return true };
+        if unread.size_hint().lower() > MAX_BYTES {
             return false;
         }
         let read = async {
             let mut bytes = 0;
             while bytes <= MAX_BYTES {
-                match rest.frame().await {
+                match unread.frame().await {
                     Some(Ok(frame)) => bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
                     ended => return ended.is_none(),
                 }
             }
             false
         };
-        // Whoever takes longer sees the connection end.
+        // A client that takes longer sees the connection end.
         tokio::time::timeout(MAX_WAIT, read).await.unwrap_or(false)
     }
 }
 
-/// A body that leaves its rest behind when it is dropped.
+/// The body of a request. When it is dropped, its unread part goes to [`Unread`].
 #[derive(Debug)]
-pub(super) struct Read {
+pub(super) struct TrackedBody {
     body: Option<Incoming>,
-    rest: Rest,
+    unread: Unread,
 }
 
-impl Body for Read {
+impl Body for TrackedBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -81,11 +82,11 @@ impl Body for Read {
     }
 }
 
-impl Drop for Read {
+impl Drop for TrackedBody {
     fn drop(&mut self) {
         if self.is_end_stream() {
             return;
         }
-        *self.rest.0.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
+        *self.unread.0.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
     }
 }
