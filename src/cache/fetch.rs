@@ -75,11 +75,11 @@ impl Cache {
         fill.ended(fetched.map_or_else(|end| end, |entry| End::Whole { _entry: entry }));
         drop(ending);
         if ahead {
-            self.0.metrics.read_ahead(came);
+            self.0.metrics.read_ahead().fetched(came);
         }
         match entry {
             Some(entry) if !fill.is_ahead() => drop(entry.ends_ahead()),
-            None if fill.is_ahead() => self.0.metrics.read_ahead_wasted(came),
+            None if fill.is_ahead() => self.0.metrics.read_ahead().wasted(came),
             _ => {}
         }
         drop(hold);

@@ -84,7 +84,7 @@ impl Cache {
                 pruned.records,
                 manifest.config.records().len()
             );
-            self.0.metrics.manifest_pruned(pruned.layers, pruned.records);
+            self.0.metrics.manifests().pruned(pruned.layers, pruned.records);
             grant.usage().layers_pruned(pruned.layers as u64);
             manifest.bytes = pruned.config.to_json().into();
             manifest.config = pruned.config;

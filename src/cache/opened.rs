@@ -64,7 +64,7 @@ impl Drop for Begun {
         if let Ok(read) = self.read.try_recv()
             && read.info.size <= SMALL
         {
-            self.metrics.read_ahead_wasted(read.info.size);
+            self.metrics.read_ahead().wasted(read.info.size);
         }
     }
 }
@@ -112,7 +112,7 @@ impl Cache {
                 return Ok::<_, Error>(read);
             }
             let bytes = read.body.try_collect::<Vec<_>>().await?.concat();
-            self.0.metrics.read_ahead(read.info.size);
+            self.0.metrics.read_ahead().fetched(read.info.size);
             Ok(BlobRead { body: Box::pin(stream::iter([Ok(bytes.into())])), ..read })
         };
         let kept = async {

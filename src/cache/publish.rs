@@ -145,7 +145,7 @@ impl Cache {
             match store.put(&sent.key, Body::Bytes(document.clone()), condition.clone()).await {
                 Err(store::Error::Precondition(_)) => {
                     self.0.publishing.learn(bucket, true);
-                    self.0.metrics.manifest_conflict();
+                    self.0.metrics.manifests().conflicted();
                     tracing::info!(manifest.name = %name, "another exporter published {name} at this moment: merging with what it put");
                     tokio::time::sleep(backoff.pause()).await;
                 }
@@ -205,7 +205,7 @@ impl Cache {
         let pruned = sent.config.without(&missing);
         if let Some(pruned) = &pruned {
             document = pruned.config.to_json().into();
-            self.0.metrics.manifest_pruned(pruned.layers, pruned.records);
+            self.0.metrics.manifests().pruned(pruned.layers, pruned.records);
             tracing::warn!(
                 manifest.name = %name,
                 "manifest {name} is published without {} layers and {} results: blobs that were stored when the build asked are gone",
@@ -226,7 +226,7 @@ impl Cache {
             let merged = config.merged(&StoredConfig { config: remaining, at: stored.modified, hits }, &limits);
             if merged.inherited > 0 {
                 document = merged.config.to_json().into();
-                self.0.metrics.manifest_merged();
+                self.0.metrics.manifests().merged();
                 tracing::info!(
                     manifest.name = %name,
                     "manifest {name} is merged with the stored one: {} results of other exports kept, {} dropped",

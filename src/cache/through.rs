@@ -79,7 +79,7 @@ pub(super) async fn open_disk(settings: &Settings, metrics: &Metrics, shutdown: 
             Some(disk)
         }
         Err(error) => {
-            metrics.disk_fault();
+            metrics.disk().failed();
             tracing::error!(%error, "disk_cache.dir: {} cannot be used, so there is no disk cache: {error}", dir.display());
             None
         }
@@ -114,7 +114,7 @@ impl Cache {
             None => {
                 if let Some((entry, stored)) = from_disk(disk, digest).await {
                     let meta = self.stat_nearby(grant, digest, stored.size()).await?;
-                    self.0.metrics.disk_lookup(true);
+                    self.0.metrics.disk().lookup(true);
                     if whole {
                         self.expect_more(grant, digest);
                     }
@@ -124,13 +124,13 @@ impl Cache {
                 }
                 let size = self.0.presence.last(grant.scope(), digest).map_or(0, |seen| seen.size);
                 if !whole || !disk.may_take(size) {
-                    self.0.metrics.disk_lookup(false);
+                    self.0.metrics.disk().lookup(false);
                     return Ok(None);
                 }
                 disk.fills.follow(&place, digest)
             }
         };
-        self.0.metrics.disk_lookup(!is_new);
+        self.0.metrics.disk().lookup(!is_new);
         if is_new {
             self.0.shutdown.spawn(self.clone().fill(Arc::clone(disk), Arc::clone(follower.fill()), source.clone(), None));
         }
@@ -196,7 +196,7 @@ impl Reading {
                     let bytes = piece.as_ref().map_or(0, |piece| piece.len() as u64);
                     self.at += bytes;
                     if self.saved {
-                        self.cache.0.metrics.disk_read(bytes);
+                        self.cache.0.metrics.disk().read(bytes);
                     }
                     return Ok(piece);
                 }

@@ -6,6 +6,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
+use super::groups::{DiskMetrics, ManifestMetrics, ReadAheadMetrics};
 use super::labels::{BuildLabels, EndpointLabels, HedgeLabels, LookupLabels, RequestLabels, RetryLabels, StoreLabels};
 
 #[derive(Debug)]
@@ -19,11 +20,7 @@ pub(super) struct Families {
     pub(super) running: Gauge,
     pub(super) replayed: Counter,
     pub(super) from_memory: Counter,
-    pub(super) pruned_manifests: Counter,
-    pub(super) pruned_layers: Counter,
-    pub(super) pruned_records: Counter,
-    pub(super) merged_manifests: Counter,
-    pub(super) manifest_conflicts: Counter,
+    pub(super) manifests: ManifestMetrics,
     pub(super) touches: Counter,
     pub(super) dropped_touches: Counter,
     pub(super) tasks: Gauge,
@@ -35,21 +32,9 @@ pub(super) struct Families {
     pub(super) hedges: Family<HedgeLabels, Counter>,
     pub(super) journal_entries: Gauge,
     pub(super) journal_bytes: Gauge,
-    pub(super) disk: Disk,
+    pub(super) disk: DiskMetrics,
+    pub(super) read_ahead: ReadAheadMetrics,
     pub(super) registry: Registry,
-}
-
-#[derive(Debug)]
-pub(super) struct Disk {
-    pub(super) hits: Counter,
-    pub(super) misses: Counter,
-    pub(super) read: Counter,
-    pub(super) fills: Counter,
-    pub(super) evictions: Counter,
-    pub(super) faults: Counter,
-    pub(super) bytes: Gauge,
-    pub(super) ahead: Counter,
-    pub(super) wasted: Counter,
 }
 
 impl Default for Families {
@@ -68,11 +53,13 @@ impl Default for Families {
             running: added(all, "builds_running", "Builds that run now"),
             replayed: added(all, "builds_replayed", "Builds that were run again without their cache, as promised layers did not come"),
             from_memory: added(all, "memory_answers", "Lookups of blobs that were answered without asking the store"),
-            pruned_manifests: added(all, "pruned_manifests", "Manifests served or published without results that need a lost blob"),
-            pruned_layers: added(all, "pruned_layers", "Layers that were left out of manifests"),
-            pruned_records: added(all, "pruned_records", "Records that were left out of manifests"),
-            merged_manifests: added(all, "merged_manifests", "Manifests published with results of other exports"),
-            manifest_conflicts: added(all, "manifest_conflicts", "Publications that met another one of the same name"),
+            manifests: ManifestMetrics {
+                pruned: added(all, "pruned_manifests", "Manifests served or published without results that need a lost blob"),
+                pruned_layers: added(all, "pruned_layers", "Layers that were left out of manifests"),
+                pruned_records: added(all, "pruned_records", "Records that were left out of manifests"),
+                merged: added(all, "merged_manifests", "Manifests published with results of other exports"),
+                conflicts: added(all, "manifest_conflicts", "Publications that met another one of the same name"),
+            },
             touches: added(all, "touches", "Blobs that were made young again in the background"),
             dropped_touches: added(all, "dropped_touches", "Blobs that were not made young again as too many waited"),
             tasks: added(all, "tasks", "Tasks of the async runtime that have not ended"),
@@ -84,7 +71,7 @@ impl Default for Families {
             hedges: added(all, "hedged_ranges", "Slow ranges of blobs that were asked for twice, by whether the second request won"),
             journal_entries: added(all, "journal_entries", "Blobs and manifests that were acknowledged and are not in the store yet"),
             journal_bytes: added(all, "journal_bytes", "Their bytes"),
-            disk: Disk {
+            disk: DiskMetrics {
                 hits: added(all, "disk_cache_hits", "Reads of blobs that the disk cache had or was just fetching"),
                 misses: added(all, "disk_cache_misses", "Reads of blobs for which the store was asked, though there is a disk cache"),
                 read: added(all, "disk_cache_read_bytes", "Bytes of blobs from the disk cache, or from a fetch that others share"),
@@ -92,6 +79,8 @@ impl Default for Families {
                 evictions: added(all, "disk_cache_evictions", "Blobs that were evicted from the disk cache to make room"),
                 faults: added(all, "disk_cache_faults", "Errors of the cache disk and blobs on it that were not what was written"),
                 bytes: added(all, "disk_cache_bytes", "Bytes that the disk cache takes"),
+            },
+            read_ahead: ReadAheadMetrics {
                 ahead: added(all, "read_ahead_bytes", "Bytes of blobs fetched before anybody asked for them"),
                 wasted: added(all, "read_ahead_wasted_bytes", "Bytes of those that were dropped and nobody had asked for"),
             },

@@ -1,11 +1,13 @@
 //! What remora counts, in Prometheus' terms, on a registry of the caller's.
 
 mod families;
+mod groups;
 mod labels;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+pub use self::groups::{DiskMetrics, ManifestMetrics, ReadAheadMetrics};
 pub use self::labels::{BreakerState, Class, Endpoint, HedgeOutcome, Kind, Retry, Transport};
 
 use self::families::Families;
@@ -49,21 +51,22 @@ impl Metrics {
         self.0.from_memory.inc();
     }
 
-    /// So much of a manifest was left out.
-    pub fn manifest_pruned(&self, layers: usize, records: usize) {
-        self.0.pruned_manifests.inc();
-        self.0.pruned_layers.inc_by(layers as u64);
-        self.0.pruned_records.inc_by(records as u64);
+    /// Those of the disk cache.
+    #[must_use]
+    pub fn disk(&self) -> &DiskMetrics {
+        &self.0.disk
     }
 
-    /// A manifest was published with results of other exports.
-    pub fn manifest_merged(&self) {
-        self.0.merged_manifests.inc();
+    /// Those of blobs that are fetched before a build asks for them.
+    #[must_use]
+    pub fn read_ahead(&self) -> &ReadAheadMetrics {
+        &self.0.read_ahead
     }
 
-    /// A publication met another one of the same name.
-    pub fn manifest_conflict(&self) {
-        self.0.manifest_conflicts.inc();
+    /// Those of manifests.
+    #[must_use]
+    pub fn manifests(&self) -> &ManifestMetrics {
+        &self.0.manifests
     }
 
     /// A blob was made young again in the background.
@@ -101,47 +104,6 @@ impl Metrics {
     pub fn journal(&self, entries: usize, bytes: u64) {
         self.0.journal_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
         self.0.journal_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-    }
-
-    /// A blob was read with a disk cache: whether that had it.
-    pub fn disk_lookup(&self, found: bool) {
-        let counter = if found { &self.0.disk.hits } else { &self.0.disk.misses };
-        counter.inc();
-    }
-
-    /// Bytes came from the disk cache.
-    pub fn disk_read(&self, bytes: u64) {
-        self.0.disk.read.inc_by(bytes);
-    }
-
-    /// A blob was put into the disk cache.
-    pub fn disk_filled(&self) {
-        self.0.disk.fills.inc();
-    }
-
-    /// A blob had to make room for another.
-    pub fn disk_evicted(&self) {
-        self.0.disk.evictions.inc();
-    }
-
-    /// The disk failed, or did not hold what was written.
-    pub fn disk_fault(&self) {
-        self.0.disk.faults.inc();
-    }
-
-    /// So many bytes are in the disk cache now.
-    pub fn disk_bytes(&self, bytes: u64) {
-        self.0.disk.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-    }
-
-    /// A blob was fetched ahead.
-    pub fn read_ahead(&self, bytes: u64) {
-        self.0.disk.ahead.inc_by(bytes);
-    }
-
-    /// Bytes that were fetched ahead are gone, and nobody had asked for them.
-    pub fn read_ahead_wasted(&self, bytes: u64) {
-        self.0.disk.wasted.inc_by(bytes);
     }
 
     /// How many builds run now.

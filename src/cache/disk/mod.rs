@@ -152,7 +152,7 @@ impl Disk {
         if let Some(replaced) = replaced {
             self.delete(&replaced);
         }
-        self.metrics.disk_filled();
+        self.metrics.disk().filled();
         self.show();
         Some(entry)
     }
@@ -167,14 +167,14 @@ impl Disk {
     pub(super) fn unreadable(&self, entry: &Arc<Entry>, error: &io::Error) {
         let digest = entry.digest;
         if self.take_out(|index| index.remove_this(entry)) {
-            self.metrics.disk_fault();
+            self.metrics.disk().failed();
             tracing::warn!(blob.digest = %digest, %error, "disk cache: blob {digest} cannot be read and is dropped: {error}");
         }
     }
 
     /// Takes note of an error of the disk, and leaves it alone for a while.
     pub(super) fn unwritable(&self, error: &io::Error) {
-        self.metrics.disk_fault();
+        self.metrics.disk().failed();
         self.pause(&error.to_string());
     }
 
@@ -182,7 +182,7 @@ impl Disk {
     pub(super) fn close(&self) {
         let wasted: u64 = self.index().entries().filter(|entry| entry.ends_ahead()).map(|entry| entry.bytes).sum();
         if wasted > 0 {
-            self.metrics.read_ahead_wasted(wasted);
+            self.metrics.read_ahead().wasted(wasted);
             tracing::info!("read-ahead: {wasted} bytes were fetched that nobody has read");
         }
     }
@@ -237,7 +237,7 @@ impl Disk {
     fn evict(&self) -> bool {
         let evicted = self.take_out(Index::remove_oldest);
         if evicted {
-            self.metrics.disk_evicted();
+            self.metrics.disk().evicted();
         }
         evicted
     }
@@ -260,12 +260,12 @@ impl Disk {
 
     fn account(&self, entry: &Entry) {
         if entry.ends_ahead() {
-            self.metrics.read_ahead_wasted(entry.bytes);
+            self.metrics.read_ahead().wasted(entry.bytes);
         }
     }
 
     fn show(&self) {
-        self.metrics.disk_bytes(self.index().bytes());
+        self.metrics.disk().set_bytes(self.index().bytes());
     }
 
     /// The name of a file that is not one of the cache.

@@ -1,0 +1,97 @@
+//! Metrics that belong to one subject.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+
+/// The disk cache.
+#[derive(Debug)]
+pub struct DiskMetrics {
+    pub(super) hits: Counter,
+    pub(super) misses: Counter,
+    pub(super) read: Counter,
+    pub(super) fills: Counter,
+    pub(super) evictions: Counter,
+    pub(super) faults: Counter,
+    pub(super) bytes: Gauge,
+}
+
+impl DiskMetrics {
+    /// A blob was read with a disk cache: whether the disk cache had it.
+    pub fn lookup(&self, found: bool) {
+        let counter = if found { &self.hits } else { &self.misses };
+        counter.inc();
+    }
+
+    /// Bytes came from the disk cache.
+    pub fn read(&self, bytes: u64) {
+        self.read.inc_by(bytes);
+    }
+
+    /// A blob was put into the disk cache.
+    pub fn filled(&self) {
+        self.fills.inc();
+    }
+
+    /// A blob had to make room for another.
+    pub fn evicted(&self) {
+        self.evictions.inc();
+    }
+
+    /// The disk failed, or did not hold what was written.
+    pub fn failed(&self) {
+        self.faults.inc();
+    }
+
+    /// So many bytes are in the disk cache now.
+    pub fn set_bytes(&self, bytes: u64) {
+        self.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+}
+
+/// Blobs that are fetched before a build asks for them.
+#[derive(Debug)]
+pub struct ReadAheadMetrics {
+    pub(super) ahead: Counter,
+    pub(super) wasted: Counter,
+}
+
+impl ReadAheadMetrics {
+    /// Bytes of a blob were fetched.
+    pub fn fetched(&self, bytes: u64) {
+        self.ahead.inc_by(bytes);
+    }
+
+    /// Bytes that were fetched are gone, and nobody had asked for them.
+    pub fn wasted(&self, bytes: u64) {
+        self.wasted.inc_by(bytes);
+    }
+}
+
+/// Manifests, as they are served and published.
+#[derive(Debug)]
+pub struct ManifestMetrics {
+    pub(super) pruned: Counter,
+    pub(super) pruned_layers: Counter,
+    pub(super) pruned_records: Counter,
+    pub(super) merged: Counter,
+    pub(super) conflicts: Counter,
+}
+
+impl ManifestMetrics {
+    /// So much of a manifest was left out.
+    pub fn pruned(&self, layers: usize, records: usize) {
+        self.pruned.inc();
+        self.pruned_layers.inc_by(layers as u64);
+        self.pruned_records.inc_by(records as u64);
+    }
+
+    /// A manifest was published with results of other exports.
+    pub fn merged(&self) {
+        self.merged.inc();
+    }
+
+    /// A publication met another one of the same name.
+    pub fn conflicted(&self) {
+        self.conflicts.inc();
+    }
+}
