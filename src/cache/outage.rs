@@ -58,12 +58,12 @@ impl Cache {
         let promises = losses.promises();
         // What is not found is not asked for again, neither here nor by BuildKit.
         let lost = || Error::NotFound(format!("blob {digest}: the build is run again without its cache"));
-        match (promises.is_broken(), promises.is_outlived()) {
+        match (promises.is_broken(), promises.is_replayable()) {
             (true, true) => return Err(lost()),
             (true, false) => return look().await,
             (false, _) => {}
         }
-        let patience = if promises.is_outlived() { OUTLIVED_PROMISE } else { PROMISE };
+        let patience = if promises.is_replayable() { OUTLIVED_PROMISE } else { PROMISE };
         let (deadline, mut last) = (Instant::now() + patience, None);
         let tries = async {
             loop {
@@ -82,7 +82,7 @@ impl Cache {
             Ok(found) => found,
             Err(_) => {
                 promises.break_one();
-                if promises.is_outlived() {
+                if promises.is_replayable() {
                     return Err(lost());
                 }
                 Err(last.unwrap_or_else(|| Error::Unavailable(format!("blob {digest}: no answer from the store in {patience:?}"))))

@@ -3,30 +3,30 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// Comes with a grant whose caller is to go on when the store fails: a lookup is then a miss, and an
-/// export is taken and dropped as a whole.
+/// Comes with a grant whose caller is to go on when the store fails: then a lookup is a miss, and an export is accepted but
+/// dropped as a whole.
 #[derive(Debug, Default)]
 pub struct Losses {
     export: OnceLock<String>,
     promises: Arc<Promises>,
 }
 
-/// What became of the layers that manifests promised to a build. All grants of the build share it.
+/// What became of the layers that manifests promised to a build. All grants of the build share this.
 #[derive(Debug, Default)]
 pub struct Promises {
     broken: AtomicBool,
-    outlived: AtomicBool,
+    replayable: AtomicBool,
     export_begun: AtomicBool,
 }
 
 impl Losses {
-    /// For a grant of the build that these promises were made to.
+    /// For a grant of the build that `promises` were made to.
     #[must_use]
     pub fn of(promises: Arc<Promises>) -> Self {
         Self { export: OnceLock::new(), promises }
     }
 
-    /// Drops the export. Returns whether this is news.
+    /// Drops the export. Returns `false` where it was dropped before.
     pub fn drop_export(&self, reason: &str) -> bool {
         self.export.set(reason.to_owned()).is_ok()
     }
@@ -45,8 +45,8 @@ impl Losses {
 }
 
 impl Promises {
-    /// A layer that was promised did not come, or not in the time that a build waits for one. What builds on
-    /// it fails, and nothing else is waited for any more.
+    /// Records that a promised layer did not come, or not in the time that a build waits for one. What builds on it fails,
+    /// so nothing else is waited for any more.
     pub fn break_one(&self) {
         self.broken.store(true, Ordering::Relaxed);
     }
@@ -57,18 +57,19 @@ impl Promises {
         self.broken.load(Ordering::Relaxed)
     }
 
-    /// Says whether the build will be run again without its cache when a promise is broken.
-    pub fn set_outlived(&self, outlived: bool) {
-        self.outlived.store(outlived, Ordering::Relaxed);
+    /// Says whether the build will be run again without its cache (replayed) when a promise is broken.
+    pub fn set_replayable(&self, replayable: bool) {
+        self.replayable.store(replayable, Ordering::Relaxed);
     }
 
-    /// Whether the build passes without what it was promised.
+    /// Whether the build survives a broken promise, because it will be run again without its cache.
     #[must_use]
-    pub fn is_outlived(&self) -> bool {
-        self.outlived.load(Ordering::Relaxed)
+    pub fn is_replayable(&self) -> bool {
+        self.replayable.load(Ordering::Relaxed)
     }
 
-    /// The export of the build's cache asked for the first layer: all else that the build exports is written.
+    /// Records that the export of the build's cache has asked for its first layer. Everything else that the build exports
+    /// is written by then.
     pub fn begin_export(&self) {
         self.export_begun.store(true, Ordering::Relaxed);
     }

@@ -70,7 +70,7 @@ impl Replay {
     /// The build begins, with this call, which may have to be made again.
     pub(super) fn begin(&self, call: Asked, outputs: Outputs) {
         if self.recording.begin(call, outputs) {
-            self.promises.set_outlived(true);
+            self.promises.set_replayable(true);
             self.fate.send_replace(Fate::Open);
         }
     }
@@ -94,7 +94,7 @@ impl Replay {
 
     /// The build does what cannot be made again.
     pub(super) fn give_up(&self) {
-        self.promises.set_outlived(false);
+        self.promises.set_replayable(false);
         self.recording.give_up();
         self.fate.send_replace(Fate::Over);
     }

@@ -29,7 +29,7 @@ impl Import {
         let store = FaultStore::new(memory.clone());
         let fixture = Setup::through(Arc::new(store.clone()), memory).start_merging(Duration::ZERO).await;
         fixture.plant(&Bytes::from_static(LAYER));
-        promises.set_outlived(outlived);
+        promises.set_replayable(outlived);
         let grant = Grant::builder(scope(), Rights::IMPORT).losses(Arc::clone(&promises)).build();
         Self { fixture, store, promises, grant }
     }

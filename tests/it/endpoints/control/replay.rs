@@ -198,7 +198,7 @@ impl Building {
     }
 
     fn would_be_replayed(&self) -> bool {
-        self.promises.is_outlived()
+        self.promises.is_replayable()
     }
 
     /// The end of a build that failed and was not run again.
@@ -329,7 +329,7 @@ async fn builds_without_an_import_and_cancelled_ones_leave_nothing() {
     let request = SolveRequest { unknown: Bytes::new(), ..solve_request(REF, cache) };
     tokio::select! {
         _ = client.send_request(unary(SOLVE, &request)) => panic!("answered"),
-        _ = peer.next::<SolveRequest>(SOLVE, REF) => assert!(!endpoint.keyring.promises(REF).unwrap().is_outlived()),
+        _ = peer.next::<SolveRequest>(SOLVE, REF) => assert!(!endpoint.keyring.promises(REF).unwrap().is_replayable()),
     }
     until(|| endpoint.metrics.encode().contains("remora_builds_running 0")).await;
 
