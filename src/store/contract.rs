@@ -12,6 +12,10 @@ use time::OffsetDateTime;
 
 use crate::types::{ByteRange, ETag, Key};
 
+/// Written and deleted by [`Store::check`]. It is one key, so that at most one object stays behind where the credentials
+/// may not delete.
+pub(super) const CHECK_LEAF: &str = ".remora-check";
+
 /// One bucket. A new backend implements this trait alone, and [`RemoteStore`](super::RemoteStore) where it is reached over
 /// a network: then [`Guarded`](super::Guarded) adds deadlines, retries and a breaker.
 ///
@@ -71,8 +75,21 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Whether a large object is moved faster in parts, several at once, than in one request.
     fn prefers_multipart(&self) -> bool;
 
-    /// Whether the store can be reached and written, by a small write that leaves nothing behind.
-    async fn check(&self) -> Result<()>;
+    /// Checks that the store can be reached and written, by a small write that leaves nothing behind.
+    async fn check(&self) -> Result<()> {
+        let key = Key::new("", CHECK_LEAF);
+        self.put(&key, Body::Bytes(Bytes::from_static(b"remora")), Condition::None).await?;
+        self.delete(&key).await
+    }
+}
+
+/// The bytes that a read of `range` yields of an object of `size` bytes; `None` for all of an empty object.
+pub(super) fn cut_to_object(key: &Key, range: Option<ByteRange>, size: u64) -> Result<Option<ByteRange>> {
+    match range {
+        Some(range) if range.start() >= size => Err(Error::Invalid(format!("{key} has {size} bytes: none from {} on", range.start()))),
+        Some(range) => Ok(ByteRange::new(range.start(), range.end().min(size))),
+        None => Ok(ByteRange::new(0, size)),
+    }
 }
 
 /// What a store knows of an object without reading it.

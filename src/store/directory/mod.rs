@@ -20,6 +20,7 @@ use futures_util::{StreamExt as _, stream};
 use time::OffsetDateTime;
 
 use self::error::{is_absence, refusal};
+use super::contract::cut_to_object;
 use super::{Body, ByteStream, Condition, Error, GuardedStore, Meta, MultipartId, Object, Page, Part, Result, Store};
 use crate::types::{BucketName, ByteRange, ETag, Key};
 
@@ -27,8 +28,6 @@ use crate::types::{BucketName, ByteRange, ETag, Key};
 const READ_BYTES: u64 = 512 << 10;
 /// Reads of one body that run ahead of its reader, the one it waits for included.
 const READS_AHEAD: usize = 2;
-/// Written and deleted by [`Store::check`].
-const CHECK_LEAF: &str = ".remora-check";
 
 /// A bucket that is a folder.
 #[derive(Debug, Clone)]
@@ -97,13 +96,7 @@ impl Store for Directory {
         if version.is_some_and(|version| *version != meta.etag) {
             return Err(Error::Precondition(key.to_string()));
         }
-        let range = match range {
-            Some(range) if range.start() >= meta.size => {
-                return Err(Error::Invalid(format!("{key} has {} bytes: none from {} on", meta.size, range.start())));
-            }
-            Some(range) => ByteRange::new(range.start(), range.end().min(meta.size)),
-            None => ByteRange::new(0, meta.size),
-        };
+        let range = cut_to_object(key, range, meta.size)?;
         let body = range.map_or_else(|| stream::empty().boxed(), |range| read(path, file, range));
         Ok(Object { meta, range, body })
     }
@@ -150,12 +143,6 @@ impl Store for Directory {
 
     fn prefers_multipart(&self) -> bool {
         false
-    }
-
-    async fn check(&self) -> Result<()> {
-        let key = Key::new("", CHECK_LEAF);
-        self.put(&key, Body::Bytes(Bytes::from_static(b"remora")), Condition::None).await?;
-        self.delete(&key).await
     }
 }
 

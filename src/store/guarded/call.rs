@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Guarded;
 use crate::metrics::{BreakerState, Retry};
+use crate::store::contract::CHECK_LEAF;
 use crate::store::{Backoff, Error, Result};
 use crate::types::Key;
 
@@ -21,8 +22,6 @@ const MAX_TRIES: u32 = 8;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// The pause before the first probe of a store that has just gone silent.
 const FIRST_PROBE: Duration = Duration::from_millis(500);
-/// What is looked for to see whether the store answers; whether it is there does not matter.
-const PROBE_LEAF: &str = ".remora-check";
 
 /// How long a try may take.
 #[derive(Debug, Clone, Copy)]
@@ -150,8 +149,9 @@ impl Guarded {
         }
     }
 
+    /// Whether the store answers a HEAD. Whether the object is there does not matter.
     async fn answers_a_probe(&self) -> bool {
-        let key = Key::new("", PROBE_LEAF);
+        let key = Key::new("", CHECK_LEAF);
         let looked = timeout(self.0.policy.deadlines.first_byte, self.0.store.head(&key)).await;
         !matches!(looked, Err(_) | Ok(Err(Error::Unavailable(_))))
     }

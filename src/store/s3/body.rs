@@ -7,6 +7,7 @@ use futures_util::{StreamExt as _, stream};
 
 use super::error::{causes, unanswered};
 use super::{etag, meta};
+use crate::store::contract::cut_to_object;
 use crate::store::{Body, ByteStream, Error, Object, Result};
 use crate::types::{ByteRange, Key};
 
@@ -38,13 +39,7 @@ pub(super) fn object(key: &Key, wanted: Option<ByteRange>, answer: GetObjectOutp
         None => (0, answer.content_length),
     };
     let meta = meta(key.as_str(), size, Some(etag(key.as_str(), answer.e_tag.as_deref())?.as_str()), answer.last_modified.as_ref())?;
-    let range = match wanted {
-        Some(wanted) if wanted.start() >= meta.size => {
-            return Err(Error::Invalid(format!("{key} has {} bytes: none from {} on", meta.size, wanted.start())));
-        }
-        Some(wanted) => ByteRange::new(wanted.start(), wanted.end().min(meta.size)),
-        None => ByteRange::new(0, meta.size),
-    };
+    let range = cut_to_object(key, wanted, meta.size)?;
     let (start, len) = range.map_or((0, 0), |range| (range.start(), range.len()));
     let skip = start.checked_sub(begin).ok_or_else(|| unanswered(key.as_str(), "Content-Range"))?;
     Ok(Object { meta, range, body: exactly(key.to_string(), answer.body, skip, len) })

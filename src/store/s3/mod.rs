@@ -1,8 +1,8 @@
-//! A bucket in S3, through aws-sdk-s3. Each call is one request, made once and without a deadline: that is
+//! A bucket in S3, through aws-sdk-s3. Each call is one request, made once and without a deadline: deadlines and retries are
 //! for [`Guarded`](super::Guarded) to add.
 //!
-//! [`connect`] makes the client, [`error`] turns what the SDK reports into the store's vocabulary, [`copy`]
-//! is touch, [`body`] what is sent and read.
+//! [`connect`] makes the client, [`error`] turns what the SDK reports into the store's errors, [`copy`] is touch, [`body`]
+//! sends and reads the bytes, and [`credentials`] keeps the credentials fresh.
 
 mod body;
 mod config;
@@ -15,9 +15,9 @@ use std::fmt;
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::operation::complete_multipart_upload::CompleteMultipartUploadOutput;
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
-use bytes::Bytes;
 use time::OffsetDateTime;
 
 pub use self::config::{Checksums, Credentials, S3Config, ServerSideEncryption};
@@ -25,10 +25,6 @@ use self::credentials::Renewed;
 use self::error::{refusal, unanswered};
 use super::{Body, Condition, Error, Meta, MultipartId, Object, Page, Part, RemoteStore, Result, Store};
 use crate::types::{ByteRange, ETag, Key};
-
-/// Written and deleted by [`Store::check`]. One key, so that at most one object stays behind where the
-/// credentials may not delete.
-const CHECK_LEAF: &str = ".remora-check";
 
 /// A bucket in S3.
 pub struct S3 {
@@ -45,24 +41,15 @@ impl fmt::Debug for S3 {
     }
 }
 
-impl S3 {
-    /// The region in use, be it configured or found in the AWS environment or profile.
-    #[must_use]
-    pub fn region(&self) -> Option<&str> {
-        Some(&self.region)
-    }
-
-    fn bucket(&self) -> &str {
-        self.config.bucket.as_str()
-    }
-
-    fn owner(&self) -> Option<String> {
-        self.config.expected_bucket_owner.clone()
-    }
+/// Begins a request for one object. A macro, because the SDK's requests have the same methods but no common trait.
+macro_rules! on_object {
+    ($s3:expr, $operation:ident, $key:expr) => {
+        $s3.client.$operation().bucket($s3.bucket()).key($key.as_str()).set_expected_bucket_owner($s3.owner())
+    };
 }
+use on_object;
 
-/// Sets what every new object gets: encryption, storage class, ACL. A macro, because the SDK's requests
-/// share the methods but no trait.
+/// Sets what every new object gets: encryption, storage class, ACL. A macro for the same reason.
 macro_rules! for_new_object {
     ($request:expr, $config:expr) => {{
         let config: &S3Config = &$config;
@@ -80,6 +67,40 @@ macro_rules! for_new_object {
 }
 use for_new_object;
 
+impl S3 {
+    /// The region in use, be it configured or found in the AWS environment or profile.
+    #[must_use]
+    pub fn region(&self) -> Option<&str> {
+        Some(&self.region)
+    }
+
+    fn bucket(&self) -> &str {
+        self.config.bucket.as_str()
+    }
+
+    fn owner(&self) -> Option<String> {
+        self.config.expected_bucket_owner.clone()
+    }
+
+    /// Joins parts to an object; `action` is for the error.
+    async fn join(
+        &self,
+        action: &str,
+        key: &Key,
+        id: &MultipartId,
+        parts: Vec<CompletedPart>,
+        condition: &Condition,
+    ) -> Result<CompleteMultipartUploadOutput> {
+        let complete = on_object!(self, complete_multipart_upload, key)
+            .upload_id(&id.0)
+            .set_if_none_match(if_none_match(condition))
+            .set_if_match(if_match(condition))
+            .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
+        let joined = complete.send().await;
+        joined.map_err(|error| conditional(condition, key, refusal(action, key.as_str(), error)))
+    }
+}
+
 #[async_trait]
 impl Store for S3 {
     fn url(&self) -> String {
@@ -87,28 +108,17 @@ impl Store for S3 {
     }
 
     async fn head(&self, key: &Key) -> Result<Meta> {
-        let head = self.client.head_object().bucket(self.bucket()).key(key.as_str()).set_expected_bucket_owner(self.owner());
-        let found = head.send().await.map_err(|error| refusal("HEAD", key.as_str(), error))?;
+        let found = on_object!(self, head_object, key).send().await.map_err(|error| refusal("HEAD", key.as_str(), error))?;
         meta(key.as_str(), found.content_length, found.e_tag.as_deref(), found.last_modified.as_ref())
     }
 
     async fn get(&self, key: &Key, range: Option<ByteRange>, version: Option<&ETag>) -> Result<Object> {
-        let get = self
-            .client
-            .get_object()
-            .bucket(self.bucket())
-            .key(key.as_str())
-            .set_expected_bucket_owner(self.owner())
-            .set_range(range.map(body::range_header))
-            .set_if_match(version.map(ETag::quoted));
+        let get = on_object!(self, get_object, key).set_range(range.map(body::range_header)).set_if_match(version.map(ETag::quoted));
         body::object(key, range, get.send().await.map_err(|error| refusal("GET", key.as_str(), error))?)
     }
 
     async fn put(&self, key: &Key, body: Body, condition: Condition) -> Result<ETag> {
-        let put = for_new_object!(self.client.put_object(), self.config)
-            .bucket(self.bucket())
-            .key(key.as_str())
-            .set_expected_bucket_owner(self.owner())
+        let put = for_new_object!(on_object!(self, put_object, key), self.config)
             .set_if_none_match(if_none_match(&condition))
             .set_if_match(if_match(&condition))
             .body(body::send(body).await?);
@@ -118,25 +128,14 @@ impl Store for S3 {
     }
 
     async fn begin_multipart(&self, key: &Key) -> Result<MultipartId> {
-        let begin = for_new_object!(self.client.create_multipart_upload(), self.config)
-            .bucket(self.bucket())
-            .key(key.as_str())
-            .set_expected_bucket_owner(self.owner());
+        let begin = for_new_object!(on_object!(self, create_multipart_upload, key), self.config);
         let begun = begin.send().await.map_err(|error| refusal("begin multipart upload of", key.as_str(), error))?;
         begun.upload_id.map(MultipartId).ok_or_else(|| unanswered(key.as_str(), "upload id"))
     }
 
     async fn put_part(&self, key: &Key, id: &MultipartId, number: u16, body: Body) -> Result<Part> {
-        let put = self
-            .client
-            .upload_part()
-            .bucket(self.bucket())
-            .key(key.as_str())
-            .set_expected_bucket_owner(self.owner())
-            .upload_id(&id.0)
-            .part_number(number.into())
-            .body(body::send(body).await?);
-        // A signature over the bytes would hash them once more, and a blob's digest says what they must be.
+        let put = on_object!(self, upload_part, key).upload_id(&id.0).part_number(number.into()).body(body::send(body).await?);
+        // To sign the bytes, they would have to be hashed once more, and a blob's digest already says what they must be.
         let stored = put.customize().disable_payload_signing().send().await;
         let stored = stored.map_err(|error| refusal("PUT part of", key.as_str(), error))?;
         Ok(Part { number, etag: etag(key.as_str(), stored.e_tag.as_deref())? })
@@ -147,29 +146,12 @@ impl Store for S3 {
             return Err(Error::Invalid(format!("parts of {key}: want at least one")));
         }
         let each = parts.iter().map(|part| CompletedPart::builder().part_number(part.number.into()).e_tag(part.etag.quoted()).build());
-        let complete = self
-            .client
-            .complete_multipart_upload()
-            .bucket(self.bucket())
-            .key(key.as_str())
-            .set_expected_bucket_owner(self.owner())
-            .upload_id(&id.0)
-            .set_if_none_match(if_none_match(&condition))
-            .set_if_match(if_match(&condition))
-            .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(each.collect())).build());
-        let joined = complete.send().await;
-        let joined = joined.map_err(|error| conditional(&condition, key, refusal("complete multipart upload of", key.as_str(), error)))?;
+        let joined = self.join("complete multipart upload of", key, id, each.collect(), &condition).await?;
         etag(key.as_str(), joined.e_tag.as_deref())
     }
 
     async fn abort_multipart(&self, key: &Key, id: &MultipartId) -> Result<()> {
-        let abort = self
-            .client
-            .abort_multipart_upload()
-            .bucket(self.bucket())
-            .key(key.as_str())
-            .set_expected_bucket_owner(self.owner())
-            .upload_id(&id.0);
+        let abort = on_object!(self, abort_multipart_upload, key).upload_id(&id.0);
         match abort.send().await.map_err(|error| refusal("abort multipart upload of", key.as_str(), error)) {
             Ok(_) | Err(Error::NotFound(_)) => Ok(()),
             Err(error) => Err(error),
@@ -177,7 +159,7 @@ impl Store for S3 {
     }
 
     async fn list_multipart(&self, key: &Key) -> Result<Vec<(MultipartId, OffsetDateTime)>> {
-        // The uploads of the key itself come before those of longer keys, so that one page is enough.
+        // The uploads of the key itself are listed before those of longer keys, so one page is enough.
         let list = self.client.list_multipart_uploads().bucket(self.bucket()).prefix(key.as_str()).set_expected_bucket_owner(self.owner());
         let listed = list.send().await.map_err(|error| refusal("list multipart uploads of", key.as_str(), error))?;
         let of_key = listed.uploads.unwrap_or_default().into_iter().filter(|upload| upload.key.as_deref() == Some(key.as_str()));
@@ -194,8 +176,7 @@ impl Store for S3 {
     }
 
     async fn delete(&self, key: &Key) -> Result<()> {
-        let delete = self.client.delete_object().bucket(self.bucket()).key(key.as_str()).set_expected_bucket_owner(self.owner());
-        match delete.send().await.map_err(|error| refusal("DELETE", key.as_str(), error)) {
+        match on_object!(self, delete_object, key).send().await.map_err(|error| refusal("DELETE", key.as_str(), error)) {
             Ok(_) | Err(Error::NotFound(_)) => Ok(()),
             Err(error) => Err(error),
         }
@@ -222,18 +203,12 @@ impl Store for S3 {
     fn prefers_multipart(&self) -> bool {
         true
     }
-
-    async fn check(&self) -> Result<()> {
-        let key = Key::new("", CHECK_LEAF);
-        self.put(&key, Body::Bytes(Bytes::from_static(b"remora")), Condition::None).await?;
-        self.delete(&key).await
-    }
 }
 
 #[async_trait]
 impl RemoteStore for S3 {
     async fn refresh_credentials_after(&self, refusal: &Error) -> bool {
-        // The SDK has learned the difference to the store's clock from the refusal.
+        // The SDK has learned from the refusal how far the store's clock is off.
         if refusal.to_string().contains("RequestTimeTooSkewed") {
             return true;
         }
