@@ -1,14 +1,14 @@
-//! A bound on bytes that many share: in memory, or on disk.
+//! A bound on the bytes that many users hold together, in memory or on disk.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What one permit stands for.
+/// How many bytes one permit stands for.
 const UNIT: u64 = 1 << 10;
 
-/// So many bytes, for all who share it. Cheap to clone.
+/// A bound on bytes. Cheap to clone; clones share it.
 #[derive(Debug, Clone)]
 pub struct Budget {
     free: Arc<Semaphore>,
@@ -29,7 +29,7 @@ impl Budget {
         Self { free: Arc::new(Semaphore::new(usize::try_from(all).unwrap_or(Semaphore::MAX_PERMITS))), all }
     }
 
-    /// Bytes that are held now, in whole KiB.
+    /// How many bytes are held now, in whole KiB.
     #[must_use]
     pub fn used(&self) -> u64 {
         let free = u64::try_from(self.free.available_permits()).unwrap_or(u64::MAX);
@@ -43,8 +43,8 @@ impl Budget {
         Some(Hold { permit })
     }
 
-    /// Takes `bytes`, after at most `patience`; who came first is served first. More than there are in all
-    /// are not waited for.
+    /// Takes `bytes`, and waits for them at most `patience`; whoever asks first is served first. `None` at once where the
+    /// whole budget is smaller.
     pub async fn hold(&self, bytes: u64, patience: Duration) -> Option<Hold> {
         let wanted = units(bytes).filter(|wanted| *wanted <= self.all)?;
         let acquired = Arc::clone(&self.free).acquire_many_owned(wanted);
@@ -54,10 +54,11 @@ impl Budget {
 }
 
 impl Hold {
-    /// Makes it one of `bytes`, at once. `false`: there is no room for that, and it is as before.
+    /// Changes how many bytes are held, at once. Returns `false`, and changes nothing, where the budget has no room.
     #[must_use]
     pub fn resize(&mut self, bytes: u64) -> bool {
-        let (Some(wanted), held) = (units(bytes), self.permit.num_permits()) else { return false };
+        let Some(wanted) = units(bytes) else { return false };
+        let held = self.permit.num_permits();
         let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
         if wanted <= held {
             drop(self.permit.split(held - wanted));
@@ -88,14 +89,15 @@ mod tests {
         assert!(budget.try_hold(1).is_none());
         drop(all);
         assert!(budget.try_hold(11 << 10).is_none());
-        // For ever, if it were waited for.
+        // It would be waited for without an end.
         assert!(budget.hold(11 << 10, Duration::from_secs(3600)).await.is_none());
     }
 
     #[test]
     fn a_hold_grows_and_shrinks() {
         let budget = Budget::new(10 << 10);
-        let (mut one, mut other) = (budget.try_hold(0).unwrap(), budget.try_hold(3 << 10).unwrap());
+        let mut one = budget.try_hold(0).unwrap();
+        let mut other = budget.try_hold(3 << 10).unwrap();
         assert!(one.resize(5 << 10) && one.resize((6 << 10) + 1));
         assert!(!other.resize(4 << 10) && !other.resize(u64::MAX));
         assert!(one.resize(1) && other.resize(9 << 10));

@@ -1,19 +1,19 @@
-//! Downloads: one request for what is small, parallel ranges in order for what is not.
+//! Downloads: one request for a small object, several ranges at once, delivered in order, for a large one.
 
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 
 use super::hedge::Hedges;
-use super::resume::{self, Source};
+use super::resume::{self, ObjectVersion};
 use super::shares::Shares;
 use super::window::Reader;
 use crate::metrics::Metrics;
 use crate::store::{Error, GuardedStore, Object, Result};
 use crate::types::{ByteRange, Key};
 
-/// Bytes of one request. Ranges begin and end at multiples of it, as the parts do that BuildKit and
-/// [`super::upload`] make: S3 serves a range within one part the fastest.
+/// Bytes of one request. Ranges begin and end at multiples of this, like the parts that BuildKit and [`super::upload`] send:
+/// S3 is fastest for a range that lies within one part.
 pub const RANGE_BYTES: u64 = 8 << 20;
 
 /// Reads objects. Cheap to clone; clones share their bounds.
@@ -24,50 +24,51 @@ pub struct Downloads {
 }
 
 impl Downloads {
-    /// All reads together keep at most `memory` bytes that their readers have not taken yet. With less
-    /// than [`RANGE_BYTES`] each read has one request at a time. Ranges that are asked for twice are counted
-    /// in `metrics`.
+    /// All reads together buffer at most `memory` bytes. With less than [`RANGE_BYTES`], each read has one request at a
+    /// time. Ranges that are requested twice are counted in `metrics`.
     #[must_use]
     pub fn new(memory: u64, metrics: Metrics) -> Self {
         Self { shares: Shares::new(memory), hedges: Hedges::new(metrics) }
     }
 
-    /// Reads an object, or a part of it, as [`Store::get`] does, but with as many requests at once as the
-    /// reader keeps up with. All of them are for the version that the first one found. What breaks off
-    /// is taken up again where it broke, a bounded number of times; a range that is far slower than the others
-    /// is asked for a second time while the reader waits for it. Dropping the body ends every request.
+    /// Reads an object, or a part of it, as [`Store::get`](crate::store::Store::get) does, but with as many requests at once
+    /// as the reader keeps up with. All of them are for the version that the first one found. A request that breaks off is
+    /// resumed where it broke, a bounded number of times. A range that is far slower than the others is requested a second
+    /// time while the reader waits for it. Dropping the body ends every request.
     ///
     /// # Errors
-    /// Those of [`Store::get`]. In the body [`Error::Precondition`] where the object has become another
-    /// one, or what broke it off in the end.
+    /// Those of [`Store::get`](crate::store::Store::get). The body ends in [`Error::Precondition`] where the object was
+    /// replaced meanwhile, or in the error that broke off the last attempt.
     pub async fn get(&self, store: &Arc<dyn GuardedStore>, key: &Key, range: Option<ByteRange>) -> Result<Object> {
         if !store.prefers_multipart() {
             return store.get(key, range, None).await;
         }
-        let (start, wanted_end) = range.map_or((0, u64::MAX), |range| (range.start(), range.end()));
-        let first = ByteRange::new(start, range_end(start).min(wanted_end));
+        let start = range.map_or(0, ByteRange::start);
+        let first_end = range_end(start);
+        let first = ByteRange::new(start, range.map_or(first_end, |range| range.end().min(first_end)));
         let first = match store.get(key, first, None).await {
             // An empty object has no ranges.
             Err(Error::Invalid(_)) if range.is_none() => return store.get(key, None, None).await,
             answer => answer?,
         };
         let Some(begun) = first.range else { return Ok(first) };
-        let end = first.meta.size.min(wanted_end);
-        let source = Arc::new(Source { store: Arc::clone(store), key: key.clone(), version: first.meta.etag.clone() });
+        let size = first.meta.size;
+        let end = range.map_or(size, |range| range.end().min(size));
+        let source = Arc::new(ObjectVersion { store: Arc::clone(store), key: key.clone(), version: first.meta.etag.clone() });
         let head = resume::read(Arc::clone(&source), begun, Some(first.body));
         let body =
             if begun.end() < end { Reader::open(source, begun, head, end, self.shares.clone(), self.hedges.clone()).boxed() } else { head };
         Ok(Object { meta: first.meta, range: ByteRange::new(start, end), body })
     }
 
-    /// Reads an object with one request at a time and none of the memory, for a reader that can wait. What
-    /// breaks off is taken up again.
+    /// Reads an object with one request at a time and without buffering, for a reader that can wait. A request that breaks
+    /// off is resumed.
     ///
     /// # Errors
     /// As [`Downloads::get`].
     pub async fn get_sequential(&self, store: &Arc<dyn GuardedStore>, key: &Key) -> Result<Object> {
         let Object { meta, range, body } = store.get(key, None, None).await?;
-        let source = Arc::new(Source { store: Arc::clone(store), key: key.clone(), version: meta.etag.clone() });
+        let source = Arc::new(ObjectVersion { store: Arc::clone(store), key: key.clone(), version: meta.etag.clone() });
         let body = match range {
             Some(range) => resume::read(source, range, Some(body)),
             None => body,

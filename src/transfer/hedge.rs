@@ -1,9 +1,9 @@
-//! A second request for a range whose first one is far slower than its siblings.
+//! Hedging: a second request for a range whose first request is far slower than those of its siblings.
 //!
-//! A few of S3's answers take many times as long as the others, and while a reader waits for one of them,
-//! all that was fetched behind it stands still. What is missing of that range is asked for again, over
-//! another connection: on HTTP/1.1 each has one request at a time. Who first brings the byte that the reader
-//! waits for goes on, and the other one is dropped, so nothing is held for it.
+//! A few of S3's answers take many times as long as the others. While a reader waits for one of them, everything that was
+//! buffered behind it stands still. So what is missing of that range is requested again, over another connection (on
+//! HTTP/1.1 each connection has one request at a time). The request that first brings the byte that the reader waits for
+//! goes on. The other one is dropped, so nothing is buffered for it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,34 +15,34 @@ use bytes::{Buf as _, Bytes};
 use futures_util::{StreamExt as _, TryFutureExt as _};
 
 use super::download::RANGE_BYTES;
-use super::resume::{self, Source};
+use super::resume::{self, ObjectVersion};
 use crate::metrics::Metrics;
 use crate::store::ByteStream;
 use crate::types::ByteRange;
 
-/// A range is slow when it takes so many times as long as half of its siblings took,
+/// A range is slow when it takes so many times as long as the median of its siblings, and longer than [`MIN_TIME`].
 const SLOWER: u32 = 3;
-/// and longer than this for each [`RANGE_BYTES`]: twice what S3 takes.
+/// The time for each [`RANGE_BYTES`] below which no range is slow: twice what S3 takes.
 const MIN_TIME: Duration = Duration::from_millis(250);
-/// Siblings to judge by, the fewest and the most.
+/// How many siblings a range is compared with: the fewest and the most.
 const SIBLINGS: (usize, usize) = (3, 15);
-/// One range in so many may be asked for twice, counted over the process,
+/// One range in so many may be requested twice, counted over the whole process.
 const ONE_IN: u64 = 20;
-/// and so many in a row.
+/// So many may be requested twice in a row.
 const IN_A_ROW: u64 = 4;
 
-/// What second requests may cost all readers together. Clones are one and the same.
+/// The budget for the second requests of all readers. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Hedges(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// In parts of a range, of which it takes [`ONE_IN`] to ask for one again.
+    /// Counted in fractions of a range. A second request for one range costs [`ONE_IN`] of them.
     budget: AtomicU64,
     metrics: Metrics,
 }
 
-/// How long the ranges of one object took that came last.
+/// How long the latest ranges of one object took.
 #[derive(Debug, Default)]
 pub(super) struct Siblings(VecDeque<Duration>);
 
@@ -54,7 +54,7 @@ pub(super) struct Hedge {
     race: Race,
 }
 
-/// Counts how it went.
+/// Counts, when it is dropped, which of the two requests won.
 struct Race {
     metrics: Metrics,
     won: bool,
@@ -65,18 +65,18 @@ impl Hedges {
         Self(Arc::new(Inner { budget: AtomicU64::new(IN_A_ROW * ONE_IN), metrics }))
     }
 
-    /// So many bytes are asked for the first time.
+    /// Records that so many bytes are requested for the first time.
     pub(super) fn earn(&self, bytes: u64) {
         let earned = |budget: u64| Some((budget + ranges(bytes)).min(IN_A_ROW * ONE_IN));
         let _ = self.0.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earned);
     }
 
-    /// Asks for `range` again, if that is within the budget.
-    pub(super) fn begin(&self, source: Arc<Source>, range: ByteRange) -> Option<Hedge> {
+    /// Requests `range` again, if the budget allows it.
+    pub(super) fn begin(&self, source: Arc<ObjectVersion>, range: ByteRange) -> Option<Hedge> {
         let spent = |budget: u64| budget.checked_sub(ranges(range.len()) * ONE_IN);
         self.0.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent).ok()?;
         tracing::debug!(object.key = source.key.as_str(), offset = range.start(), "a range is slow; it is asked for again");
-        // Only what has won is taken up again where it breaks off.
+        // A request that has not brought a byte yet is not retried.
         let body = async move {
             let body = source.open(range).await?;
             Ok(resume::read(source, range, Some(body)))
@@ -87,13 +87,13 @@ impl Hedges {
 }
 
 impl Siblings {
-    /// A range of so many bytes took so long.
+    /// Records that a range of so many bytes took so long.
     pub(super) fn add(&mut self, bytes: u64, time: Duration) {
         self.0.truncate(SIBLINGS.1 - 1);
         self.0.push_front(each(bytes, time));
     }
 
-    /// Whether a range of so many bytes that has taken so long by now is far slower than they were.
+    /// Whether a range of so many bytes, which has taken so long until now, is far slower than they were.
     pub(super) fn outran(&self, bytes: u64, time: Duration) -> bool {
         let time = each(bytes, time);
         if time < MIN_TIME || self.0.len() < SIBLINGS.0 {
@@ -106,21 +106,21 @@ impl Siblings {
 }
 
 impl Hedge {
-    /// What it brings from `position` on, the reader's next byte; `None` where it brings nothing.
+    /// What it brings from `position` on, which is the reader's next byte; `None` where it has failed or ended.
     pub(super) fn poll_from(&mut self, position: u64, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
-            let Some(Ok(mut piece)) = ready!(self.body.as_mut().poll_next(context)) else { return Poll::Ready(None) };
+            let Some(Ok(mut chunk)) = ready!(self.body.as_mut().poll_next(context)) else { return Poll::Ready(None) };
             // The first request may have gone on meanwhile.
             let late = position.saturating_sub(self.at);
-            self.at += piece.len() as u64;
+            self.at += chunk.len() as u64;
             if self.at > position {
-                piece.advance(usize::try_from(late).unwrap_or(piece.len()));
-                return Poll::Ready(Some(piece));
+                chunk.advance(usize::try_from(late).unwrap_or(chunk.len()));
+                return Poll::Ready(Some(chunk));
             }
         }
     }
 
-    /// It is the range's only request from now on: the rest of it.
+    /// Makes it the range's only request. Returns the bytes that are still to come.
     pub(super) fn wins(mut self) -> ByteStream {
         self.race.won = true;
         self.body
@@ -133,7 +133,7 @@ impl Drop for Race {
     }
 }
 
-/// How many ranges' worth of bytes, and at least one.
+/// How many ranges `bytes` make up; at least one.
 fn ranges(bytes: u64) -> u64 {
     bytes.div_ceil(RANGE_BYTES).max(1)
 }

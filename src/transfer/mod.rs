@@ -1,8 +1,8 @@
-//! Moves large objects: several requests at once where the store gains by it, within bounds on memory.
+//! Moves large objects: several requests at once where the store prefers that, within bounds on memory.
 //!
-//! [`Downloads`] reads in ranges ([`window`]), each of which goes on after a fault ([`resume`]) and is asked
-//! for again where it is far slower than the others ([`hedge`]).
-//! [`MultipartUploads`] sends in parts that begin while the object still arrives.
+//! [`Downloads`] reads an object in ranges ([`window`]). Each range is resumed after a fault ([`resume`]), and requested a
+//! second time where it is far slower than the others ([`hedge`]). [`MultipartUploads`] sends an object in parts, which can
+//! begin while the object is still arriving. Multipart uploads of an earlier process are aborted ([`orphans`]).
 
 mod budget;
 mod download;

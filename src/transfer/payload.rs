@@ -1,4 +1,4 @@
-//! A part of an object on its way: its bytes, and what they take up while they wait.
+//! A body that is on its way to a store, and the memory or file that it occupies.
 
 use std::fmt;
 use std::fs::File;
@@ -13,8 +13,7 @@ use crate::store::Body;
 /// Bytes of one read of a file.
 const READ_BYTES: u64 = 1 << 20;
 
-/// Bytes that are sent and hashed, in no fixed order. Cheap to clone; what they take up is free again
-/// when the last clone is dropped.
+/// Bytes to be sent and hashed, in any order. Cheap to clone; what they occupy is freed when the last clone is dropped.
 #[derive(Clone)]
 pub struct Payload {
     body: Body,
@@ -22,7 +21,7 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// `body` takes up `held`: memory of a budget, a file that goes with it.
+    /// `body` occupies `held`: for example memory of a budget, or a file that is deleted when `held` is dropped.
     #[must_use]
     pub fn new(body: Body, held: impl Send + Sync + 'static) -> Self {
         Self { body, held: Some(Arc::new(held)) }
@@ -34,10 +33,12 @@ impl Payload {
         &self.body
     }
 
-    /// Some of the bytes; at most as many as there are.
+    /// The `len` bytes from `start` on, as far as there are so many.
     #[must_use]
     pub fn slice(&self, start: u64, len: u64) -> Self {
-        let (start, len) = (start.min(self.body.len()), len.min(self.body.len().saturating_sub(start)));
+        let whole = self.body.len();
+        let start = start.min(whole);
+        let len = len.min(whole - start);
         let index = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
         let body = match &self.body {
             Body::Bytes(bytes) => Body::Bytes(bytes.slice(index(start)..index(start + len))),
@@ -46,10 +47,10 @@ impl Payload {
         Self { body, held: self.held.clone() }
     }
 
-    /// Shows all of them, in order, to `look`. Blocks where they are in a file.
+    /// Passes all of the bytes, in order, to `look`. Blocks where they are in a file.
     ///
     /// # Errors
-    /// Where that cannot be read, or is shorter than it should be.
+    /// Where the file cannot be read or is too short.
     pub fn read(&self, mut look: impl FnMut(&[u8])) -> io::Result<()> {
         match &self.body {
             Body::Bytes(bytes) => look(bytes),
@@ -71,14 +72,14 @@ impl Payload {
         matches!((&self.held, &other.held), (Some(own), Some(its)) if Arc::ptr_eq(own, its))
     }
 
-    /// Whether they are in memory.
+    /// Whether the bytes are in memory.
     #[must_use]
     pub fn is_in_memory(&self) -> bool {
         matches!(self.body, Body::Bytes(_))
     }
 }
 
-/// Of a body that takes up nothing of its own.
+/// A body that occupies nothing of its own.
 impl From<Body> for Payload {
     fn from(body: Body) -> Self {
         Self { body, held: None }
@@ -91,7 +92,7 @@ impl fmt::Debug for Payload {
     }
 }
 
-/// Bytes of a file, read at once.
+/// Some bytes of a file.
 pub(super) fn read_file(path: &Path, offset: u64, len: u64) -> io::Result<Bytes> {
     let mut file = File::open(path)?;
     file.seek(SeekFrom::Start(offset))?;

@@ -1,9 +1,8 @@
 //! The memory that all downloads of the process may take together.
 //!
-//! What a reader takes right now passes through; bytes that arrive ahead of it need room here first.
-//! Nobody waits for room: without it a reader goes on with one request. So there is no deadlock, however
-//! small the shares. Each reader has a fair share, and one that has stopped reading gives its room back
-//! when others need it.
+//! Bytes that a reader takes at once need no memory here; bytes that are buffered for it do. Nobody waits for room: a reader
+//! without room goes on with one request, so there is no deadlock, however small the shares are. Each reader has a fair
+//! share, and a reader that has stopped reading gives its room back when others need it.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -11,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::download::RANGE_BYTES;
 
-/// Room for bytes. Clones are one and the same.
+/// Room for buffered bytes. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Shares(Arc<Inner>);
 
@@ -26,7 +25,7 @@ pub(super) type Room = OwnedSemaphorePermit;
 
 /// A reader, as the others know it.
 pub(super) trait Holder: Send + Sync {
-    /// Whether it has stopped reading. When `needed`, one that has gives its room back.
+    /// Whether it has stopped reading. If it has and room is `needed`, it gives its room back.
     fn is_idle(&self, needed: bool) -> bool;
 }
 
@@ -37,7 +36,7 @@ impl Shares {
         Self(Arc::new(Inner { total, free: Arc::new(free), holders: Mutex::default() }))
     }
 
-    /// Makes a reader known; until it is dropped.
+    /// Adds a reader. It is removed by itself when it is dropped.
     pub(super) fn add(&self, holder: Weak<dyn Holder>) {
         self.0.holders.lock().unwrap_or_else(PoisonError::into_inner).push(holder);
     }
@@ -47,7 +46,7 @@ impl Shares {
         Arc::clone(&self.0.free).try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
     }
 
-    /// What each of those that read now may hold, in bytes.
+    /// How many bytes each active reader may buffer.
     pub(super) fn share(&self) -> u64 {
         let needed = (self.0.free.available_permits() as u64) < RANGE_BYTES;
         let mut holders = self.0.holders.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! How long a reader has waited for its store, without the time that it was away.
+//! How long a reader has waited for its store, not counting the time in which it did not ask.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A reader that waits is woken so often, to look at what it waits for. One that comes back later than that
-/// was away, and has not waited all the time.
+/// A waiting reader is woken this often to poll again. A reader that polls later than that was busy elsewhere, and has not
+/// waited all the time.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// One reader's waits.
@@ -20,12 +20,12 @@ pub(super) struct Waits {
 }
 
 impl Waits {
-    /// All of them, up to the last one that has ended.
+    /// How long all waits took that have ended.
     pub(super) fn total(&self) -> Duration {
         self.total
     }
 
-    /// The reader waits.
+    /// The reader begins to wait.
     pub(super) fn begin(&mut self, now: Instant, context: &mut Context<'_>) {
         self.since = Some(now);
         let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
@@ -34,7 +34,7 @@ impl Waits {
         }
     }
 
-    /// It is there.
+    /// The reader polls again, so its wait has ended.
     pub(super) fn end(&mut self, now: Instant) {
         if let Some(since) = self.since.take() {
             self.total += now.duration_since(since).min(LOOK);

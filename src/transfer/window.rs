@@ -1,8 +1,8 @@
-//! The ranges of one object that are under way at once, delivered in order.
+//! The ranges of one object that are in flight at once, delivered in order.
 //!
-//! Nothing runs by itself: a reader that polls moves all of its ranges, and one that does not keeps what
-//! it has. The window grows while the reader waits for the store and each connection brings little, as
-//! those of S3 do; it shrinks while either is not so, down to one long range at a time.
+//! Nothing runs by itself: a reader that polls moves all of its ranges forward, and a reader that does not poll keeps what
+//! it has. The window grows while the reader waits for the store and each connection is slow, as those of S3 are. It
+//! shrinks while one of the two is not so, down to one long range at a time.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -16,30 +16,30 @@ use tokio::time::Instant;
 
 use super::download::{RANGE_BYTES, range_end};
 use super::hedge::{Hedge, Hedges, Siblings};
-use super::resume::{self, Source};
+use super::resume::{self, ObjectVersion};
 use super::shares::{Holder, Room, Shares};
 use super::waits::Waits;
 use crate::store::{ByteStream, Result};
 use crate::types::ByteRange;
 
-/// Ranges under way when a read begins.
+/// Ranges in flight when a read begins.
 const FIRST_WIDTH: usize = 2;
-/// The most of one reader: eight connections' worth of bytes, although each request begins with a wait.
+/// The most ranges of one reader. They bring eight connections' worth of bytes, as each request begins with a wait.
 const MAX_WIDTH: usize = 12;
-/// How often the window's width is judged while it may grow, in bytes that were delivered.
+/// The window's width is judged each time so many bytes were delivered, while it may grow.
 const STEP_BYTES: u64 = 1 << 20;
-/// The window grows while the reader waits for more than one part in so many of its time.
+/// The window grows while the reader waits for more than this fraction (one in so many) of its time.
 const WAITS_MUCH: u32 = 8;
-/// Bytes a second from which on a connection is no bottleneck: one to S3 brings about 90 MB/s. More
-/// requests to a store nearby cost more than they gain.
+/// From so many bytes a second on, a connection is no bottleneck: one to S3 brings about 90 MB/s. More requests to a nearby
+/// store would cost more than they gain.
 const FAST: u128 = 150_000_000;
-/// How many ranges are asked for in one request when that is the only one.
+/// How many ranges are joined into one request when only one request is in flight.
 const LONE_RANGES: u64 = 4;
-/// With so little of it to come, the next one is asked for: a request's answer takes a while to begin.
+/// When so little is left of the only request, the next one is sent: an answer takes a while to begin.
 const ALMOST_BYTES: u64 = 4 << 20;
-/// It shrinks, once a turn, while the reader waits for less than one part in so many.
+/// The window shrinks, at most once a round, while the reader waits for less than this fraction (one in so many).
 const WAITS_LITTLE: u32 = 64;
-/// A reader that has not asked for so long may do without what was fetched ahead, if others need the room.
+/// A reader that has not polled for so long gives up its buffered ranges if others need the room.
 const IDLE: Duration = Duration::from_secs(2);
 
 /// An object, or a part of it, in order.
@@ -48,27 +48,27 @@ pub(super) struct Reader {
     shares: Shares,
 }
 
-/// Locked while the reader polls, and for a look by the [`Shares`].
+/// Locked while the reader polls, and while the [`Shares`] ask whether it is idle.
 struct Shared(Mutex<Window>);
 
 struct Window {
-    source: Arc<Source>,
-    /// The first byte that was not delivered yet.
+    source: Arc<ObjectVersion>,
+    /// The first byte that has not been delivered yet.
     position: u64,
     end: u64,
     /// Adjacent, from `position` on. All but the first have room in the shares.
     ranges: VecDeque<Range>,
     hedges: Hedges,
     siblings: Siblings,
-    /// How many ranges may be under way.
+    /// How many ranges may be in flight.
     width: usize,
-    /// How many bytes may be held.
+    /// How many bytes may be buffered.
     share: u64,
     waits: Waits,
-    /// Where the width was judged last.
+    /// Where the width was last judged.
     step: Mark,
-    /// Where this turn of the window began.
-    turn: Mark,
+    /// Where this round began. In a round, the reader receives as many ranges as the window is wide.
+    round: Mark,
     polled: Instant,
 }
 
@@ -76,14 +76,14 @@ struct Range {
     span: ByteRange,
     /// How long the reader had waited when it began.
     begun: Duration,
-    /// What arrived ahead of the reader.
-    ready: VecDeque<Result<Bytes>>,
-    /// The rest; `None` at its end.
-    rest: Option<ByteStream>,
-    /// A second request for that; `None` also when it has ended.
+    /// Chunks that arrived before the reader needed them.
+    buffered: VecDeque<Result<Bytes>>,
+    /// What has not arrived yet; `None` at the range's end.
+    unread: Option<ByteStream>,
+    /// A second request for what is missing; `None` also when that has ended.
     hedge: Option<Hedge>,
     hedged: bool,
-    /// Of the whole range, until `ready` is delivered.
+    /// Memory for the whole range, until what is buffered has been delivered.
     room: Option<Room>,
 }
 
@@ -104,8 +104,8 @@ struct Stretch {
 }
 
 impl Reader {
-    /// Reads up to `end`, first what `head` brings: the bytes of `begun`.
-    pub(super) fn open(source: Arc<Source>, begun: ByteRange, head: ByteStream, end: u64, shares: Shares, hedges: Hedges) -> Self {
+    /// Reads up to `end`. `head` brings the first bytes: those of `begun`.
+    pub(super) fn open(source: Arc<ObjectVersion>, begun: ByteRange, head: ByteStream, end: u64, shares: Shares, hedges: Hedges) -> Self {
         let now = Instant::now();
         let head = Range::new(begun, head, None, Duration::ZERO);
         let start = Mark { at: now, position: begun.start(), waited: Duration::ZERO };
@@ -120,7 +120,7 @@ impl Reader {
             share: 0,
             waits: Waits::default(),
             step: start,
-            turn: start,
+            round: start,
             polled: now,
         })));
         let holder: Arc<dyn Holder> = Arc::<Shared>::clone(&window);
@@ -140,11 +140,11 @@ impl Stream for Reader {
         window.waits.end(now);
         loop {
             window.open(&self.shares);
-            let moved = window.fetch_ahead(context);
+            let moved = window.fill_buffers(context);
             match window.poll_first(context) {
-                Poll::Ready(Some(Ok(piece))) => {
-                    window.delivered(piece.len() as u64, now, &self.shares);
-                    return Poll::Ready(Some(Ok(piece)));
+                Poll::Ready(Some(Ok(chunk))) => {
+                    window.delivered(chunk.len() as u64, now, &self.shares);
+                    return Poll::Ready(Some(Ok(chunk)));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     window.ranges.clear();
@@ -153,7 +153,7 @@ impl Stream for Reader {
                 }
                 Poll::Ready(None) if window.ranges.is_empty() => return Poll::Ready(None),
                 Poll::Ready(None) => window.first_ended(),
-                // What came in ahead has not asked to be woken for more.
+                // A range whose chunk was just buffered has not asked to be woken for the next one.
                 Poll::Pending if moved || window.hedge_first() => {}
                 Poll::Pending => {
                     window.waits.begin(now, context);
@@ -181,9 +181,9 @@ impl Window {
                 let Some(room) = shares.reserve(range.len()) else { return };
                 Some(room)
             };
-            let rest = resume::read(Arc::clone(&self.source), range, None);
+            let unread = resume::read(Arc::clone(&self.source), range, None);
             self.hedges.earn(range.len());
-            self.ranges.push_back(Range::new(range, rest, room, self.waits.total()));
+            self.ranges.push_back(Range::new(range, unread, room, self.waits.total()));
         }
     }
 
@@ -192,43 +192,44 @@ impl Window {
         self.ranges.len() == 1 && self.ranges.front().is_some_and(|range| range.span.end() - self.position < ALMOST_BYTES)
     }
 
-    /// Takes a piece of each range behind the first. Whether there was any.
-    fn fetch_ahead(&mut self, context: &mut Context<'_>) -> bool {
+    /// Buffers a chunk of each range behind the first. Returns whether there was one.
+    fn fill_buffers(&mut self, context: &mut Context<'_>) -> bool {
         let mut moved = false;
         for range in self.ranges.iter_mut().skip(1) {
-            let Some(Poll::Ready(piece)) = range.rest.as_mut().map(|rest| rest.as_mut().poll_next(context)) else { continue };
+            let Some(Poll::Ready(chunk)) = range.unread.as_mut().map(|unread| unread.as_mut().poll_next(context)) else { continue };
             moved = true;
-            if !matches!(piece, Some(Ok(_))) {
-                range.rest = None;
+            if !matches!(chunk, Some(Ok(_))) {
+                range.unread = None;
             }
-            if piece.is_none() {
+            if chunk.is_none() {
                 self.siblings.add(range.span.len(), self.waits.total() - range.begun);
             }
-            range.ready.extend(piece);
+            range.buffered.extend(chunk);
         }
         moved
     }
 
-    /// The next piece of the first range, from whichever request has it; `None` at its end.
+    /// The next chunk of the first range, from whichever request has it; `None` at its end.
     fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
         let Some(first) = self.ranges.front_mut() else { return Poll::Ready(None) };
-        if let Some(piece) = first.ready.pop_front() {
-            return Poll::Ready(Some(piece));
+        if let Some(chunk) = first.buffered.pop_front() {
+            return Poll::Ready(Some(chunk));
         }
         first.room = None;
-        let Some(rest) = &mut first.rest else { return Poll::Ready(None) };
-        if let Poll::Ready(piece) = rest.as_mut().poll_next(context) {
-            return Poll::Ready(piece);
+        let Some(unread) = &mut first.unread else { return Poll::Ready(None) };
+        if let Poll::Ready(chunk) = unread.as_mut().poll_next(context) {
+            return Poll::Ready(chunk);
         }
         let Some(hedge) = &mut first.hedge else { return Poll::Pending };
         let brought = ready!(hedge.poll_from(self.position, context));
         let hedge = first.hedge.take();
-        let Some(piece) = brought else { return Poll::Pending };
-        first.rest = hedge.map(Hedge::wins);
-        Poll::Ready(Some(Ok(piece)))
+        let Some(chunk) = brought else { return Poll::Pending };
+        first.unread = hedge.map(Hedge::wins);
+        Poll::Ready(Some(Ok(chunk)))
     }
 
-    /// Asks for what is missing of the first range again, where that is slow, once. Whether it did.
+    /// Sends a second request for what is missing of the first range, if that is slow. Each range has at most one. Returns
+    /// whether a request was sent.
     fn hedge_first(&mut self) -> bool {
         let Some(first) = self.ranges.front_mut().filter(|first| !first.hedged) else { return false };
         let slow = self.siblings.outran(first.span.len(), self.waits.total() - first.begun);
@@ -244,7 +245,7 @@ impl Window {
     /// Goes on to the next range.
     fn first_ended(&mut self) {
         if let Some(first) = self.ranges.pop_front()
-            && first.rest.is_some()
+            && first.unread.is_some()
         {
             self.siblings.add(first.span.len(), self.waits.total() - first.begun);
         }
@@ -256,26 +257,29 @@ impl Window {
             return;
         }
         let here = Mark { at: now, position: self.position, waited: self.waits.total() };
-        let (step, steady) = (here.since(self.step), here.since(self.turn));
-        // What is ready comes in bursts, and then the reader waits: less is judged only by a whole turn of the window.
-        let turned = steady.bytes >= self.width as u64 * RANGE_BYTES;
+        let step = here.since(self.step);
+        let round = here.since(self.round);
+        // Buffered chunks come in bursts, and then the reader waits. So the window shrinks only after a whole round.
+        let is_whole_round = round.bytes >= self.width as u64 * RANGE_BYTES;
         let width = if step.waited * WAITS_MUCH > step.time && !step.is_fast(self.width) {
             (self.width + 1).min(MAX_WIDTH)
-        } else if turned && (steady.waited * WAITS_LITTLE < steady.time || steady.is_fast(self.width)) {
+        } else if is_whole_round && (round.waited * WAITS_LITTLE < round.time || round.is_fast(self.width)) {
             (self.width - 1).max(1)
         } else {
             self.width
         };
-        if turned || width != self.width {
-            self.turn = here;
+        if is_whole_round || width != self.width {
+            self.round = here;
         }
-        (self.width, self.share, self.step) = (width, shares.share(), here);
+        self.width = width;
+        self.share = shares.share();
+        self.step = here;
     }
 }
 
 impl Range {
-    fn new(span: ByteRange, rest: ByteStream, room: Option<Room>, begun: Duration) -> Self {
-        Self { span, begun, ready: VecDeque::new(), rest: Some(rest), hedge: None, hedged: false, room }
+    fn new(span: ByteRange, unread: ByteStream, room: Option<Room>, begun: Duration) -> Self {
+        Self { span, begun, buffered: VecDeque::new(), unread: Some(unread), hedge: None, hedged: false, room }
     }
 }
 
@@ -286,7 +290,7 @@ impl Mark {
 }
 
 impl Stretch {
-    /// Whether each of so many connections brings much.
+    /// Whether each of `width` connections is fast.
     fn is_fast(&self, width: usize) -> bool {
         u128::from(self.bytes) * 1_000_000_000 > FAST * self.time.as_nanos() * width as u128
     }
@@ -297,12 +301,12 @@ impl Holder for Shared {
         let mut window = match self.0.try_lock() {
             Ok(window) => window,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            // It is being polled.
+            // The reader is polling it.
             Err(TryLockError::WouldBlock) => return false,
         };
         let idle = window.polled.elapsed() > IDLE;
         if idle && needed {
-            // Every range with room goes; the first without it, which holds no bytes, stays.
+            // Every range with room is dropped. A first range without room has nothing buffered and stays.
             window.ranges.retain(|range| range.room.is_none());
         }
         idle
