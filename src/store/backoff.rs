@@ -1,9 +1,9 @@
-//! Pauses between the tries of one thing.
+//! Pauses between retries.
 
 use std::time::Duration;
 
-/// Each pause may be twice as long as the one before, up to a bound; it is shortened at random by up to a
-/// half, so that many who failed together do not come back together.
+/// Exponential backoff: each pause may be twice as long as the one before, up to a bound. It is shortened at random by up
+/// to a half (jitter), so that callers that failed together do not retry together.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     next: Duration,

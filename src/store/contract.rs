@@ -26,53 +26,52 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The store as a URL for people: `s3://bucket`, `file:///dir/bucket`. No secrets.
     fn url(&self) -> String;
 
-    /// What is known of an object. [`Error::NotFound`] where there is none.
+    /// What is known of an object without reading it. [`Error::NotFound`] where there is none.
     async fn head(&self, key: &Key) -> Result<Meta>;
 
     /// Reads an object, or a part of it. All bytes come from one version of the object.
     ///
-    /// A `range` that ends behind the object is cut to it; one that begins behind it is
-    /// [`Error::Invalid`]. With `version`, an object that is now another one is [`Error::Precondition`].
-    /// The body yields exactly the range's bytes or ends in an error. Dropping it stops the transfer.
+    /// A `range` that ends behind the object is cut to it; a range that begins behind it is [`Error::Invalid`]. With
+    /// `version`, an object of another version is [`Error::Precondition`]. The body yields exactly the range's bytes or
+    /// ends in an error. Dropping it stops the transfer.
     async fn get(&self, key: &Key, range: Option<ByteRange>, version: Option<&ETag>) -> Result<Object>;
 
-    /// Stores an object whole: readers see the old object or the new one, never a part, and a new one
-    /// is durable when this returns. A `condition` that does not hold is [`Error::Precondition`] and
-    /// changes nothing; of two concurrent calls with [`Condition::Absent`] one fails. A store that knows no
-    /// conditions answers those calls with [`Error::Unsupported`].
+    /// Stores an object whole: readers see either the old object or the new one, never a part, and the new one is durable
+    /// when this returns. A `condition` that does not hold is [`Error::Precondition`] and changes nothing. Of two
+    /// concurrent calls with [`Condition::Absent`] one fails. A store that does not support conditions answers calls that
+    /// have one with [`Error::Unsupported`].
     async fn put(&self, key: &Key, body: Body, condition: Condition) -> Result<ETag>;
 
     /// Begins an object that arrives in parts. Nothing is visible before [`Store::complete_multipart`].
     async fn begin_multipart(&self, key: &Key) -> Result<MultipartId>;
 
-    /// Stores part `number` (1 to 10,000) of it; a part sent again replaces the earlier one. All but
-    /// the last part have at least 5 MiB (S3's rule). An unknown `id` is [`Error::NotFound`].
+    /// Stores part `number` (1 to 10,000) of an upload. A part that is sent again replaces the earlier one. All parts but the
+    /// last have at least 5 MiB (S3's rule). An unknown `id` is [`Error::NotFound`].
     async fn put_part(&self, key: &Key, id: &MultipartId, number: u16, body: Body) -> Result<Part>;
 
-    /// Joins the parts, in the order given, to the object, as atomically as [`Store::put`] does.
+    /// Joins the parts, in the given order, to the object, as atomically as [`Store::put`] does.
     async fn complete_multipart(&self, key: &Key, id: &MultipartId, parts: &[Part], condition: Condition) -> Result<ETag>;
 
-    /// Forgets the parts. An unknown `id` is no error.
+    /// Aborts an upload and drops its parts. An unknown `id` is no error.
     async fn abort_multipart(&self, key: &Key, id: &MultipartId) -> Result<()>;
 
-    /// Uploads of exactly this key that have been begun and not ended, each with the time of its begin by the
-    /// store's clock (whole seconds on S3); the oldest 1,000 at most. None where the store drops by itself
-    /// what nobody ends.
+    /// The uploads of exactly this key that are neither complete nor aborted, each with when it was begun by the store's
+    /// clock (whole seconds on S3). At most 1,000, the oldest. None where the store itself drops unfinished uploads.
     async fn list_multipart(&self, _key: &Key) -> Result<Vec<(MultipartId, OffsetDateTime)>> {
         Ok(Vec::new())
     }
 
-    /// Makes the object young again for lifecycle rules; its bytes stay as they are.
+    /// Makes the object young again for lifecycle rules. Its bytes do not change.
     async fn touch(&self, key: &Key) -> Result<()>;
 
     /// Deletes an object. A missing one is no error.
     async fn delete(&self, key: &Key) -> Result<()>;
 
-    /// Objects whose whole key begins with `prefix` (which need not end at a slash), in the order of
-    /// their keys' bytes, those behind `after`, at most `limit` (1 to 1,000).
+    /// At most `limit` (1 to 1,000) of the objects whose whole key begins with `prefix`, which need not end at a slash. They
+    /// are in the order of their keys' bytes and begin behind `after`.
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page>;
 
-    /// Whether a large object is moved faster in parts, several at once, than in one request.
+    /// Whether a large object moves faster with several requests at once (ranges, parts) than with one request.
     fn prefers_multipart(&self) -> bool;
 
     /// Checks that the store can be reached and written, by a small write that leaves nothing behind.
@@ -105,7 +104,7 @@ pub struct Meta {
 
 /// An object that is being read.
 pub struct Object {
-    /// Of the whole object, also where a part of it is read.
+    /// What is known of the whole object, also where only a part of it is read.
     pub meta: Meta,
     /// Where the bytes of `body` lie in the object; `None` for an empty object.
     pub range: Option<ByteRange>,
@@ -119,16 +118,16 @@ impl fmt::Debug for Object {
     }
 }
 
-/// Bytes in order, in pieces of the producer's choice.
+/// Bytes in order, in chunks of the producer's choice.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
 /// What is to be stored.
 #[derive(Debug, Clone)]
 pub enum Body {
-    /// From memory.
+    /// Bytes in memory.
     Bytes(Bytes),
-    /// From a finished local file. A directory store may keep the file itself (a hard link), so it
-    /// must not be written again.
+    /// Bytes of a finished local file. A directory store may keep the file itself (as a hard link), so it must not be
+    /// written again.
     File {
         /// The file.
         path: PathBuf,
@@ -162,9 +161,9 @@ pub enum Condition {
     /// Always.
     #[default]
     None,
-    /// Only where there is no object yet (`If-None-Match: *`).
+    /// Only if there is no object yet (`If-None-Match: *`).
     Absent,
-    /// Only over this version (`If-Match`).
+    /// Only if the object has this version (`If-Match`).
     Matches(ETag),
 }
 
@@ -184,13 +183,13 @@ pub struct Part {
 /// Some of the objects below a prefix.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
-    /// Whole keys with what is known of each.
+    /// The whole key of each object, and what is known of it.
     pub entries: Vec<(String, Meta)>,
     /// Whether there are more behind the last entry.
     pub more: bool,
 }
 
-/// Why a store could not do what it was asked. The variants are the decisions that a caller can take.
+/// Why a store could not do what it was asked. There is one variant for each decision that a caller can take.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// There is no such object, bucket or upload.
@@ -205,16 +204,16 @@ pub enum Error {
     /// The call cannot succeed as it is.
     #[error("invalid: {0}")]
     Invalid(String),
-    /// The store does not know this call or its condition, and never will.
+    /// The store does not support this call or its condition.
     #[error("not supported by the store: {0}")]
     Unsupported(String),
-    /// No room or no rate left: trying again later may help.
+    /// There is no room left, or the store is throttling: trying again later may help.
     #[error("exhausted: {0}")]
     Exhausted(String),
-    /// The store did not answer, or broke off.
+    /// The store did not answer, or broke off its answer.
     #[error("store unavailable: {0}")]
     Unavailable(String),
-    /// Anything else; the source has the details.
+    /// Anything else.
     #[error("store error: {message}")]
     Internal {
         /// What was being done.

@@ -21,7 +21,7 @@ pub struct Served {
 /// All buckets of a remora.
 #[derive(Debug, Clone)]
 pub enum Stores {
-    /// Each folder of a directory is a bucket; made when first written.
+    /// Each folder of a directory is a bucket, which is made by its first write.
     Directory {
         /// The directory.
         root: PathBuf,
@@ -49,7 +49,7 @@ impl Stores {
     /// A bucket by name.
     ///
     /// # Errors
-    /// [`Denied`], naming what is served, for a bucket that is not.
+    /// [`Denied`], which names what is served, for a bucket that is not served.
     pub fn bucket(&self, name: &BucketName) -> Result<Served, Denied> {
         match self {
             Self::Directory { root, .. } => Ok(Served { store: Arc::new(Directory::new(root, name)), region: None, prefix: String::new() }),
@@ -92,7 +92,7 @@ impl Stores {
         }
     }
 
-    /// Every bucket known without a look at the store: for readiness checks.
+    /// The buckets that are known without asking a store: for readiness checks.
     #[must_use]
     pub fn known(&self) -> Vec<Arc<dyn GuardedStore>> {
         match self {

@@ -76,7 +76,7 @@ impl Hedges {
         let spent = |budget: u64| budget.checked_sub(ranges(range.len()) * ONE_IN);
         self.0.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent).ok()?;
         tracing::debug!(object.key = source.key.as_str(), offset = range.start(), "a range is slow; it is asked for again");
-        // A request that has not brought a byte yet is not retried.
+        // Opening is not retried; only an answer that has begun is resumed.
         let body = async move {
             let body = source.open(range).await?;
             Ok(resume::read(source, range, Some(body)))

@@ -1,4 +1,4 @@
-//! What the operating system said, as the store's vocabulary.
+//! Errors of the operating system as errors of the store.
 
 use std::io;
 use std::path::Path;
@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::store::Error;
 
-/// Why `action` on `path` failed.
+/// The error of the store for `action` on `path`, which has failed.
 pub(super) fn refusal(action: &str, path: &Path, error: io::Error) -> Error {
     let path = path.display();
     match Errno::from_io_error(&error) {

@@ -1,4 +1,4 @@
-//! Listing: a walk over the folders that can hold matching keys, which keeps the first of them.
+//! Listings: a walk over the folders that can hold matching keys. It keeps the first ones in the order of keys.
 
 use std::collections::BinaryHeap;
 use std::fs;
@@ -59,7 +59,7 @@ impl Directory {
     }
 }
 
-/// The first `limit` matching keys of a walk in any order, and one more that tells that there are more.
+/// The first `limit` matching keys of a walk, whose order is arbitrary, and one more key, which says that there are more.
 struct First<'a> {
     prefix: &'a str,
     after: Option<&'a str>,
@@ -68,7 +68,7 @@ struct First<'a> {
 }
 
 impl First<'_> {
-    /// Whether a key that begins with `above` can be among them.
+    /// Whether a key that begins with `above` can be among the first.
     fn may_lie_below(&self, above: &str) -> bool {
         let matches = above.starts_with(self.prefix) || self.prefix.starts_with(above);
         let behind = self.after.is_none_or(|after| above > after || after.starts_with(above));

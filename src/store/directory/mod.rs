@@ -1,7 +1,7 @@
 //! A bucket in a directory: `<root>/<bucket>/<key>`.
 //!
-//! All that touches the disk runs on tokio's blocking threads, in large steps. See [`path`] for names and
-//! [`write`] for how writes are atomic and durable.
+//! Everything that touches the disk runs on tokio's blocking threads, in large steps. See [`path`] for how keys become file
+//! names, [`write`] for how writes are atomic and durable, [`multipart`] for parts and [`list`] for listings.
 
 mod error;
 mod list;
@@ -26,8 +26,8 @@ use crate::types::{BucketName, ByteRange, ETag, Key};
 
 /// Bytes of one read.
 const READ_BYTES: u64 = 512 << 10;
-/// Reads of one body that run ahead of its reader, the one it waits for included.
-const READS_AHEAD: usize = 2;
+/// Reads of one body that run at once, including the one that its reader waits for.
+const READS_AT_ONCE: usize = 2;
 
 /// A bucket that is a folder.
 #[derive(Debug, Clone)]
@@ -47,12 +47,12 @@ impl Directory {
         self.root.join(self.bucket.as_str())
     }
 
-    /// A place for what is not an object. No bucket's name begins with a dot.
+    /// The folder for files that are not objects. No bucket's name begins with a dot.
     fn state_dir(&self, name: &str) -> PathBuf {
         self.root.join(".remora").join(name)
     }
 
-    /// Runs `work` where it may block.
+    /// Runs `work` on a thread that may block.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> Result<T> + Send + 'static) -> Result<T> {
         let this = self.clone();
         finished(tokio::task::spawn_blocking(move || work(&this)).await)
@@ -112,17 +112,21 @@ impl Store for Directory {
     }
 
     async fn put_part(&self, key: &Key, id: &MultipartId, number: u16, body: Body) -> Result<Part> {
-        let (key, id) = (key.clone(), id.clone());
+        let key = key.clone();
+        let id = id.clone();
         self.blocking(move |this| this.put_part_now(&key, &id, number, &body)).await
     }
 
     async fn complete_multipart(&self, key: &Key, id: &MultipartId, parts: &[Part], condition: Condition) -> Result<ETag> {
-        let (key, id, parts) = (key.clone(), id.clone(), parts.to_vec());
+        let key = key.clone();
+        let id = id.clone();
+        let parts = parts.to_vec();
         self.blocking(move |this| this.complete_multipart_now(&key, &id, &parts, &condition)).await
     }
 
     async fn abort_multipart(&self, key: &Key, id: &MultipartId) -> Result<()> {
-        let (key, id) = (key.clone(), id.clone());
+        let key = key.clone();
+        let id = id.clone();
         self.blocking(move |this| this.abort_multipart_now(&key, &id)).await
     }
 
@@ -137,7 +141,8 @@ impl Store for Directory {
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page> {
-        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        let prefix = prefix.to_owned();
+        let after = after.map(str::to_owned);
         self.blocking(move |this| this.list_now(&prefix, after.as_deref(), limit)).await
     }
 
@@ -156,14 +161,14 @@ fn meta(metadata: &Metadata) -> Meta {
 
 /// The version of a file: its inode, its size and the nanoseconds of its modification time.
 ///
-/// A replaced object has a new inode, but a file system hands out a freed inode again, so two versions
-/// may share it, and the same size. The nanoseconds tell them apart; a touch sets the seconds alone. They
-/// do so also for a file that was changed in place by other means, which the creation time would not.
+/// A replaced object has a new inode, but a file system may use a freed inode again, so two versions may have the same inode
+/// and the same size. The nanoseconds tell them apart; a touch changes only the seconds. They also tell versions apart where
+/// a file was changed in place by other means, which the creation time would not.
 fn etag(metadata: &Metadata) -> ETag {
     ETag::new(&format!("{:x}-{:x}-{:x}", metadata.ino(), metadata.size(), metadata.mtime_nsec()))
 }
 
-/// The bytes of `range`. The file is one version: a replaced object is another file.
+/// The bytes of `range`. An open file is one version, since a replaced object is another file.
 fn read(path: PathBuf, file: File, range: ByteRange) -> ByteStream {
     let source = Arc::new((path, file));
     let mut next = range.start();
@@ -178,7 +183,7 @@ fn read(path: PathBuf, file: File, range: ByteRange) -> ByteStream {
             let reading = tokio::task::spawn_blocking(move || read_step(&source.0, &source.1, step));
             async move { finished(reading.await) }
         })
-        .buffered(READS_AHEAD)
+        .buffered(READS_AT_ONCE)
         .boxed()
 }
 

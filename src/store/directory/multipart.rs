@@ -1,7 +1,7 @@
-//! Objects that arrive in parts, each written at once where it belongs in the whole.
+//! Multipart uploads: each part is written at once to where it belongs in the whole object.
 //!
-//! The first part that arrives tells how long all but the last are. A part that does not fit in with that,
-//! or comes again, gets a file of its own; only then is the whole copied together in the end.
+//! The first part that arrives says how long all parts but the last are. A part that does not fit this, or is sent again,
+//! gets a file of its own. Only then are the parts copied together in the end.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -15,13 +15,13 @@ use super::{Directory, etag};
 use crate::store::{Body, Condition, Error, MultipartId, Part, Result};
 use crate::types::{ETag, Key};
 
-/// S3's rule, kept here too: what works on a directory works on S3.
+/// S3's rule. It is kept here too, so that what works on a directory works on S3.
 const MIN_PART_BYTES: u64 = 5 << 20;
 /// S3's rule.
 const MAX_PARTS: u16 = 10_000;
-/// The parts that are where they belong.
+/// The name of the file with the parts that are where they belong.
 const WHOLE: &str = "whole";
-/// How long all parts but the last are.
+/// The name of the file that says how long all parts but the last are.
 const STRIDE: &str = "stride";
 
 /// The bytes of one part.
@@ -55,14 +55,16 @@ impl Directory {
         Ok(Part { number, etag: rename(&temp, &file, &folder.join(file_name(number)))? })
     }
 
-    /// Writes a part into the whole; `None` where its place is not known, or was taken before.
+    /// Writes a part into the whole; `None` where its place is not known or was taken before.
     fn put_in_place(&self, folder: &Path, number: u16, bytes: &[u8]) -> Result<Option<ETag>> {
-        let (len, stride) = (bytes.len() as u64, self.stride(folder, bytes.len() as u64)?);
+        let len = bytes.len() as u64;
+        let stride = self.stride(folder, len)?;
         let place = folder.join(place_name(number));
         if len > stride || len == 0 || File::create_new(&place).is_err() {
             return Ok(None);
         }
-        let (whole, offset) = (folder.join(WHOLE), u64::from(number - 1) * stride);
+        let whole = folder.join(WHOLE);
+        let offset = u64::from(number - 1) * stride;
         let fail = |error| refusal("write", &whole, error);
         let mut file = File::options().create(true).truncate(false).write(true).open(&whole).map_err(fail)?;
         if let Err(error) = file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytes)) {
@@ -75,7 +77,7 @@ impl Directory {
         rename(&temp, &file, &place).map(Some)
     }
 
-    /// How long all parts but the last are, which is as long as the first that asks.
+    /// How long all parts but the last are. The first part that asks sets this to its own length.
     fn stride(&self, folder: &Path, len: u64) -> Result<u64> {
         let path = folder.join(STRIDE);
         if !path.exists() {
@@ -113,7 +115,7 @@ impl Directory {
             stored.push(found);
         }
         let etag = self.publish_parts(key, &folder.join(WHOLE), stored, condition)?;
-        // What stays after a failure is swept some day.
+        // What is left after a failure is removed by a later sweep.
         let _ = fs::remove_dir_all(folder);
         Ok(etag)
     }
@@ -142,7 +144,7 @@ impl Directory {
         let temp = self.temp_path()?;
         fs::rename(whole, &temp.path).map_err(fail)?;
         self.publish(key, &target, &temp, &file, condition).inspect_err(|_| {
-            // As it was: the call may come again with another condition.
+            // The upload must be as before, since the call may be made again with another condition.
             let _ = fs::rename(&temp.path, whole);
         })
     }
@@ -159,14 +161,14 @@ impl Directory {
     }
 
     fn parts_dir(&self, key: &Key, id: &MultipartId) -> Result<PathBuf> {
-        // Digits alone: an id can never be a path.
+        // Hex digits only, so that an id can never be a path.
         let ours = id.0.len() == 32 && id.0.bytes().all(|byte| byte.is_ascii_hexdigit());
         let folder = self.state_dir("multipart").join(&id.0);
         if ours && folder.is_dir() { Ok(folder) } else { Err(Error::NotFound(format!("multipart upload {:?} of {key}", id.0))) }
     }
 }
 
-/// Makes `temp` the file at `path`; its version.
+/// Makes `temp` the file at `path`. Returns its version.
 fn rename(temp: &Temp, file: &File, path: &Path) -> Result<ETag> {
     let meta = file.metadata().map_err(|error| refusal("write", &temp.path, error))?;
     fs::rename(&temp.path, path).map_err(|error| refusal("write", path, error))?;
@@ -181,9 +183,10 @@ fn find(folder: &Path, number: u16) -> Result<Option<(Stored, ETag)>> {
         return Ok(Some((Stored { file, path, offset: 0, len: meta.len() }, etag(&meta))));
     }
     let place = folder.join(place_name(number));
-    // One that is not finished is empty.
+    // The file of a part that is not finished is empty.
     let (Ok(len), Ok(meta)) = (read_number(&place), fs::metadata(&place)) else { return Ok(None) };
-    let (stride, path) = (folder.join(STRIDE), folder.join(WHOLE));
+    let path = folder.join(WHOLE);
+    let stride = folder.join(STRIDE);
     let stride = read_number(&stride).map_err(|error| refusal("read", &stride, error))?;
     let file = File::open(&path).map_err(|error| refusal("read", &path, error))?;
     Ok(Some((Stored { file, path, offset: u64::from(number - 1) * stride, len }, etag(&meta))))
@@ -195,12 +198,13 @@ fn read_number(path: &Path) -> io::Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// The file of a part that is not in the whole.
+/// The name of the file of a part that is not in the whole.
 fn file_name(number: u16) -> String {
     format!("{number:05}")
 }
 
-/// Who has it may write a part into the whole; then it holds the part's length.
+/// The name of the file that reserves a part's place: whoever creates it may write the part into the whole. After that it
+/// holds the part's length.
 fn place_name(number: u16) -> String {
     format!("{number:05}.place")
 }

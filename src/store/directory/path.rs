@@ -1,7 +1,7 @@
-//! Keys as paths: unique, safe on any Linux file system, and plain for plain keys.
+//! Keys as paths: unique, safe on any Linux file system, and readable for ordinary keys.
 //!
-//! Each folder of a key is a folder and its leaf is one file, whose slashes are written `%2F`. `%`, NUL,
-//! `.`, `..` and empty names are written so that they can be told apart and never leave the bucket.
+//! Each folder of a key is a folder, and its leaf is one file, in whose name slashes are written as `%2F`. `%`, NUL, `.`,
+//! `..` and empty names are encoded, so that they can be told apart and never leave the bucket.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;

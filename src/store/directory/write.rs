@@ -1,7 +1,7 @@
-//! Atomic, durable writes: a temporary file, synced, then renamed under the key's lock.
+//! Atomic, durable writes: a temporary file that is synced and then renamed under the key's lock.
 //!
-//! `<root>/.remora` holds what is not an object: `tmp` (in the same file system as the objects, so that
-//! renames are atomic), `locks`, `multipart`. Several processes may share a root.
+//! `<root>/.remora` holds what is not an object: `tmp` (in the same file system as the objects, so that renames are atomic),
+//! `locks` and `multipart`. Several processes may share a root.
 
 use std::fs::{self, File, FileTimes};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -16,20 +16,20 @@ use super::{Directory, etag, path};
 use crate::store::{Body, Condition, Error, Result};
 use crate::types::{Digest, ETag, Key};
 
-/// What a dead process left in `.remora` goes after this.
+/// Files that a dead process left in `.remora` are removed after this time.
 const STALE_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// How often somebody looks for it.
+/// How often the processes that share a root look for such files.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
-/// A file that goes when it is dropped, unless it was renamed.
+/// A file that is removed when this is dropped, unless it was renamed.
 pub(super) struct Temp {
     pub(super) path: PathBuf,
 }
 
 impl Drop for Temp {
     fn drop(&mut self) {
-        // Usually it was renamed and is gone. It is still there after a failure, and after a rename onto
-        // a hard link of the same file, which does nothing.
+        // Usually the file was renamed and is gone. It is still there after a failure, and after a rename onto a hard link
+        // of the same file, which does nothing.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -84,7 +84,7 @@ impl Directory {
         renew(&file).map_err(|error| refusal("touch", &path, error))
     }
 
-    /// Puts `body` into a temporary file; it is not synced yet.
+    /// Puts `body` into a temporary file, which is not synced yet.
     pub(super) fn store_temp(&self, body: &Body) -> Result<(Temp, File)> {
         match body {
             Body::Bytes(bytes) => {
@@ -113,7 +113,7 @@ impl Directory {
         }
         source.seek(SeekFrom::Start(offset)).map_err(fail)?;
         let (temp, mut file) = self.new_temp()?;
-        // std::io::copy lets the kernel copy, or share, the bytes where it can.
+        // std::io::copy lets the kernel copy or share the bytes where it can.
         let copied = io::copy(&mut source.take(len), &mut file).map_err(|error| refusal("write", &temp.path, error))?;
         if copied != len {
             return Err(Error::Invalid(format!("{} ended after {copied} of {len} bytes", path.display())));
@@ -122,11 +122,11 @@ impl Directory {
         Ok((temp, file))
     }
 
-    /// A second name for a whole file; `None` where the file systems cannot do that.
+    /// A hard link to a whole file; `None` where the file system cannot make one.
     fn link(&self, path: &Path, source: &File) -> Result<Option<Temp>> {
-        // A file that has another name already may be an object, whose version must stay what it is.
+        // A file that has more than one name may be an object, whose version must not change.
         let fresh = source.metadata().is_ok_and(|meta| meta.nlink() == 1);
-        // Before it is linked, so that it never looks like a stale file.
+        // The date is set before the link is made, so that the link never looks like a stale file.
         let dated = if fresh { stamp(source) } else { renew(source) };
         if dated.is_err() {
             return Ok(None);
@@ -147,11 +147,11 @@ impl Directory {
         Ok(Temp { path: folder.join(unique()) })
     }
 
-    /// Excludes the other writers of `path`, in this process and in others, until it is dropped.
+    /// Locks out other writers of `path`, in this process and in others, until the file is dropped.
     fn lock(&self, path: &Path) -> Result<File> {
         let folder = self.state_dir("locks");
         make_folder(&folder)?;
-        // 256 locks for all keys: no lock file has to go, and writers of different keys rarely meet.
+        // All keys share 256 locks: no lock file ever has to be removed, and writers of different keys rarely meet.
         let name = &Digest::of(path.as_os_str().as_encoded_bytes()).to_string()["sha256:".len()..][..2];
         let lock = folder.join(name);
         let fail = |error| refusal("lock", &lock, error);
@@ -160,8 +160,8 @@ impl Directory {
         Ok(file)
     }
 
-    /// Removes what dead processes left, once an hour among all that share the root. A failure shows
-    /// up in the write that follows.
+    /// Removes what dead processes have left. Of all processes that share the root, one does this once an hour. A failure
+    /// shows up in the write that follows.
     pub(super) fn sweep(&self) {
         let marker = self.state_dir("swept");
         if !older_than(&marker, SWEEP_EVERY).unwrap_or(true) || make_folder(&self.state_dir("tmp")).is_err() {
@@ -220,13 +220,13 @@ fn version(path: &Path) -> Result<Option<ETag>> {
     }
 }
 
-/// Dates a new version: the nanoseconds are part of its [`etag`]. The kernel's own time would not do:
-/// it stands still for some milliseconds, enough for two versions.
+/// Sets the time of a new version, whose nanoseconds are part of its [`etag`]. The time that the kernel sets would not do: it
+/// stands still for some milliseconds, which is enough for two versions.
 pub(super) fn stamp(file: &File) -> io::Result<()> {
     file.set_modified(SystemTime::now())
 }
 
-/// Sets the time to now and keeps its nanoseconds, hence the version.
+/// Sets the time to now but keeps its nanoseconds, and with them the version.
 fn renew(file: &File) -> io::Result<()> {
     let nanoseconds = u64::try_from(file.metadata()?.mtime_nsec()).unwrap_or(0);
     let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();

@@ -1,9 +1,8 @@
-//! The breaker: closed while the store answers, open when it does not, half open while it is probed.
+//! The circuit breaker: closed while the store answers, open when it does not, half open while it is probed.
 //!
-//! It counts what calls in a row without an answer have cost, not how many they were: two that waited for
-//! seconds say more than two that broke at once. No caller is the probe: that is a task beside the calls,
-//! so a dead store costs once. (The crates for this, `failsafe` and `recloser`, count calls and probe with
-//! those of callers.)
+//! It adds up how much time calls in a row without an answer have cost, and does not count the calls: two that waited for
+//! seconds say more than two that broke at once. No call of a caller is used as a probe: a task of its own probes, so a dead
+//! store costs only once. (The crates for this, `failsafe` and `recloser`, count calls and probe with those of callers.)
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::metrics::BreakerState;
 
-/// What a failure costs at least: ten that come at once open a breaker with the default budget.
+/// The least that a failure costs: ten that come at once open a breaker with the default budget.
 const MIN_COST: Duration = Duration::from_millis(500);
 
 /// One store's breaker.
@@ -26,11 +25,11 @@ pub(super) struct Breaker {
     answers: AtomicU64,
 }
 
-/// What there was since the last answer.
+/// The time since the last answer.
 #[derive(Debug)]
 struct Silence {
     since: Instant,
-    /// What the failures in it have cost.
+    /// How much the failures since then have cost.
     spent: Duration,
 }
 
@@ -44,25 +43,25 @@ impl Breaker {
         *self.state.borrow() == BreakerState::Closed
     }
 
-    /// Waits until it is closed.
+    /// Waits until the breaker is closed.
     pub(super) async fn closed(&self) {
-        // The sender is `self`, so this ends only with the state.
+        // The sender is a field of `self`, so the wait can end only with that state.
         let _ = self.state.subscribe().wait_for(|state| *state == BreakerState::Closed).await;
     }
 
-    /// How many answers there were: when it has not grown, the store has been silent.
+    /// How many answers there have been. While this does not grow, the store is silent.
     pub(super) fn answers(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// The store has answered, whatever it said.
+    /// Records that the store has answered, whatever the answer was.
     pub(super) fn answered(&self) {
         self.answers.fetch_add(1, Ordering::Relaxed);
         *self.silence() = Silence::new();
     }
 
-    /// A call that was made at `begun` got no answer; at most `most` of its time counts. Returns whether
-    /// this has opened the breaker.
+    /// Records that a call that was made at `begun` got no answer. At most `most` of its time counts. Returns whether this
+    /// has opened the breaker.
     pub(super) fn failed(&self, begun: Instant, most: Duration) -> bool {
         let mut silence = self.silence();
         let cost = begun.max(silence.since).elapsed().min(most);
@@ -77,8 +76,8 @@ impl Breaker {
             })
     }
 
-    /// Moves on after it was opened.
-    pub(super) fn becomes(&self, state: BreakerState) {
+    /// Changes the state after the breaker was opened.
+    pub(super) fn set(&self, state: BreakerState) {
         *self.silence() = Silence::new();
         self.state.send_replace(state);
     }
@@ -114,7 +113,7 @@ mod tests {
         assert!(!fails_after(&breaker, 3 * SECOND).await && breaker.is_closed());
         assert!(fails_after(&breaker, 3 * SECOND).await && !breaker.is_closed());
         assert!(!fails_after(&breaker, 3 * SECOND).await);
-        breaker.becomes(BreakerState::Closed);
+        breaker.set(BreakerState::Closed);
         assert!(!fails_after(&breaker, 3 * SECOND).await && breaker.is_closed());
     }
 

@@ -1,4 +1,4 @@
-//! One call: tried again while that may help, within its time, as long as the breaker is closed.
+//! One call: retried while that may help, within its deadline, as long as the breaker is closed.
 
 use std::future::Future;
 use std::pin::pin;
@@ -12,25 +12,25 @@ use crate::store::contract::CHECK_LEAF;
 use crate::store::{Backoff, Error, Result};
 use crate::types::Key;
 
-/// The slowest upload to put up with, in bytes a second.
+/// The slowest upload that is put up with, in bytes a second.
 const MIN_UPLOAD_RATE: u64 = 256 << 10;
-/// What joining parts or copying may take by themselves: S3 says some minutes.
+/// How long it may take to join parts or to copy an object: S3's documentation says some minutes.
 const LONG: Duration = Duration::from_secs(300);
-/// Tries of one call. With 30 % of them refused, one call in 15,000 fails.
+/// Attempts of one call. With 30 % of them refused, one call in 15,000 fails.
 const MAX_TRIES: u32 = 8;
-/// Pauses between tries, the first and the longest.
+/// Pauses between attempts: the first and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// The pause before the first probe of a store that has just gone silent.
 const FIRST_PROBE: Duration = Duration::from_millis(500);
 
-/// How long a try may take.
+/// How long an attempt may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pace {
-    /// Until the first byte is due.
+    /// As long as the deadline of the first byte.
     Quick,
-    /// As long as the body takes, on top of the total.
+    /// The total deadline, and on top of it this time for the bytes of the body.
     Body(Duration),
-    /// Some minutes.
+    /// The total deadline and some minutes.
     Long,
 }
 
@@ -41,7 +41,7 @@ impl Pace {
 }
 
 impl Guarded {
-    /// Makes a call, and again where that may help.
+    /// Makes a call, and retries it where that may help.
     pub(super) async fn call<T, F>(&self, pace: Pace, call: impl Fn() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
@@ -52,13 +52,15 @@ impl Guarded {
             Pace::Body(bytes) => total + bytes,
             Pace::Long => total + LONG,
         };
-        let (deadline, mut backoff, mut credentials_refreshed) = (Instant::now() + limit, Backoff::new(PAUSES.0, PAUSES.1), false);
+        let deadline = Instant::now() + limit;
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        let mut credentials_refreshed = false;
         for tries in 1.. {
             let Ok(slot) = timeout(deadline.saturating_duration_since(Instant::now()), self.0.limit.slot()).await else {
                 return Err(Error::Exhausted(format!("{} is throttling: no request could go out in {limit:?}", self.0.store.url())));
             };
             if !self.0.breaker.is_closed() {
-                return Err(self.gone());
+                return Err(self.breaker_is_open());
             }
             let error = match self.attempt(pace, deadline, call()).await {
                 Ok(done) => return Ok(done),
@@ -86,7 +88,7 @@ impl Guarded {
             tracing::debug!(%error, tries, "a call to the store is made again");
             sleep(pause).await;
         }
-        Err(self.gone())
+        Err(self.breaker_is_open())
     }
 
     async fn attempt<T>(&self, pace: Pace, deadline: Instant, call: impl Future<Output = Result<T>>) -> Result<T> {
@@ -94,14 +96,14 @@ impl Guarded {
         let left = deadline.saturating_duration_since(begun);
         let first_byte = self.0.policy.deadlines.first_byte;
         let outcome = match pace {
-            Pace::Quick => timeout(first_byte.min(left), call).await.unwrap_or_else(|_| Err(self.silent(begun.elapsed()))),
-            Pace::Body(_) | Pace::Long => Box::pin(self.doubted(left, call)).await,
+            Pace::Quick => timeout(first_byte.min(left), call).await.unwrap_or_else(|_| Err(self.no_answer(begun.elapsed()))),
+            Pace::Body(_) | Pace::Long => Box::pin(self.watched(left, call)).await,
         };
         match &outcome {
             Err(Error::Unavailable(why)) => {
-                // A long upload that broke says no more than a lookup that did.
+                // A long upload that broke says no more than a lookup that broke.
                 if self.0.breaker.failed(begun, 2 * first_byte) {
-                    self.opened(why);
+                    self.probe_until_back(why);
                 }
             }
             Err(Error::Exhausted(_)) => {
@@ -125,25 +127,25 @@ impl Guarded {
         outcome
     }
 
-    /// A call that may take long: while nothing else is answered meanwhile, a HEAD says whether it is
+    /// Waits for a call that may take long. While the store answers nothing else meanwhile, a HEAD says whether the call is
     /// still worth waiting for.
-    async fn doubted<T>(&self, limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn watched<T>(&self, limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
         let begun = Instant::now();
         let mut call = pin!(timeout(limit, call));
         loop {
             let answers = self.0.breaker.answers();
             tokio::select! {
-                outcome = call.as_mut() => return outcome.unwrap_or_else(|_| Err(self.silent(begun.elapsed()))),
+                outcome = call.as_mut() => return outcome.unwrap_or_else(|_| Err(self.no_answer(begun.elapsed()))),
                 () = sleep(self.0.policy.deadlines.first_byte) => {}
             }
             if self.0.breaker.answers() != answers {
                 continue;
             }
             tokio::select! {
-                outcome = call.as_mut() => return outcome.unwrap_or_else(|_| Err(self.silent(begun.elapsed()))),
+                outcome = call.as_mut() => return outcome.unwrap_or_else(|_| Err(self.no_answer(begun.elapsed()))),
                 answered = self.answers_a_probe() => match answered {
                     true => self.0.breaker.answered(),
-                    false => return Err(self.silent(begun.elapsed())),
+                    false => return Err(self.no_answer(begun.elapsed())),
                 },
             }
         }
@@ -156,38 +158,39 @@ impl Guarded {
         !matches!(looked, Err(_) | Ok(Err(Error::Unavailable(_))))
     }
 
-    /// Says that the breaker has opened, and looks for the store until it is back.
-    fn opened(&self, why: &str) {
+    /// Logs that the breaker has opened, and probes the store until it is back.
+    fn probe_until_back(&self, why: &str) {
         let guarded = self.clone();
         let url = self.0.store.url();
         tracing::warn!(store.url = url, "{url} does not answer: calls fail at once until it does ({why})");
         self.0.metrics.breaker(BreakerState::Open);
         self.0.shutdown.spawn(async move {
-            let (opened, mut backoff) = (Instant::now(), Backoff::new(FIRST_PROBE, guarded.0.policy.breaker.probe_interval));
+            let opened = Instant::now();
+            let mut backoff = Backoff::new(FIRST_PROBE, guarded.0.policy.breaker.probe_interval);
             loop {
                 sleep(backoff.pause()).await;
-                guarded.becomes(BreakerState::HalfOpen);
+                guarded.set_breaker(BreakerState::HalfOpen);
                 if guarded.answers_a_probe().await {
                     break;
                 }
-                guarded.becomes(BreakerState::Open);
+                guarded.set_breaker(BreakerState::Open);
             }
-            guarded.becomes(BreakerState::Closed);
+            guarded.set_breaker(BreakerState::Closed);
             tracing::info!(store.url = url, "{url} answers again after {:.1} s", opened.elapsed().as_secs_f64());
         });
     }
 
-    fn becomes(&self, state: BreakerState) {
-        tracing::debug!(store.url = self.0.store.url(), ?state, "the breaker moves on");
+    fn set_breaker(&self, state: BreakerState) {
+        tracing::debug!(store.url = self.0.store.url(), ?state, "the breaker changes its state");
         self.0.metrics.breaker(state);
-        self.0.breaker.becomes(state);
+        self.0.breaker.set(state);
     }
 
-    fn silent(&self, waited: Duration) -> Error {
+    fn no_answer(&self, waited: Duration) -> Error {
         Error::Unavailable(format!("no answer from {} in {:.1} s", self.0.store.url(), waited.as_secs_f64()))
     }
 
-    fn gone(&self) -> Error {
+    fn breaker_is_open(&self) -> Error {
         Error::Unavailable(format!("{} does not answer (its breaker is open)", self.0.store.url()))
     }
 }

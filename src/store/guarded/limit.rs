@@ -1,8 +1,8 @@
-//! How many requests may be out at once: halved when the store says to slow down, one more for each round
-//! of answers (additive increase, multiplicative decrease), for the whole process.
+//! How many requests may be in flight at once, for the whole process: half as many when the store says to slow down, and one
+//! more after each round of answers (additive increase, multiplicative decrease).
 //!
-//! The SDK's adaptive retry mode was looked at instead: it paces each client's retries by a token bucket
-//! that nothing outside can see or bound, and leaves first tries of other calls alone.
+//! The SDK's adaptive retry mode was considered instead. It paces the retries of each client by a token bucket that nothing
+//! outside can see or bound, and does not hold back the first attempts of other calls.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-/// Refusals this close together are of one burst, and halve once.
+/// Refusals that are this close together belong to one burst, which halves the limit once.
 const BURST: Duration = Duration::from_millis(100);
 
 /// The slots of one store.
@@ -18,15 +18,16 @@ const BURST: Duration = Duration::from_millis(100);
 pub(super) struct Limit {
     max: usize,
     slots: Semaphore,
-    state: Mutex<State>,
+    state: Mutex<Allowance>,
 }
 
+/// How many requests are allowed, and how that came about.
 #[derive(Debug)]
-struct State {
+struct Allowance {
     allowed: usize,
-    /// Slots that are to go as soon as they are free.
+    /// How many slots are to be removed as soon as they are free.
     surplus: usize,
-    /// Answers since `allowed` changed last.
+    /// Answers since `allowed` last changed.
     answers: usize,
     halved: Option<Instant>,
 }
@@ -41,16 +42,16 @@ pub(super) struct Slot<'limit> {
 impl Limit {
     pub(super) fn new(max: usize) -> Self {
         let max = max.max(1);
-        Self { max, slots: Semaphore::new(max), state: Mutex::new(State { allowed: max, surplus: 0, answers: 0, halved: None }) }
+        Self { max, slots: Semaphore::new(max), state: Mutex::new(Allowance { allowed: max, surplus: 0, answers: 0, halved: None }) }
     }
 
     /// Waits for a slot.
     pub(super) async fn slot(&self) -> Slot<'_> {
-        // Never closed; without a permit the call would only be uncounted.
+        // The semaphore is never closed. Without a permit the call would only not be counted.
         Slot { limit: self, permit: self.slots.acquire().await.ok() }
     }
 
-    /// The store has said to slow down. Returns how many are allowed now, where that has changed.
+    /// Records that the store has said to slow down. Returns how many requests are allowed now, where that has changed.
     pub(super) fn throttled(&self) -> Option<usize> {
         let mut state = self.state();
         state.answers = 0;
@@ -60,11 +61,13 @@ impl Limit {
         let allowed = state.allowed / 2;
         let wanted = state.allowed - allowed;
         state.surplus += wanted - self.slots.forget_permits(wanted);
-        (state.allowed, state.halved) = (allowed, Some(Instant::now()));
+        state.allowed = allowed;
+        state.halved = Some(Instant::now());
         Some(allowed)
     }
 
-    /// The store has done what it was asked. Returns how many are allowed now, where that has changed.
+    /// Records that the store has done what it was asked. Returns how many requests are allowed now, where that has
+    /// changed.
     pub(super) fn answered(&self) -> Option<usize> {
         let mut state = self.state();
         if state.allowed == self.max {
@@ -74,7 +77,8 @@ impl Limit {
         if state.answers < state.allowed {
             return None;
         }
-        (state.allowed, state.answers) = (state.allowed + 1, 0);
+        state.allowed += 1;
+        state.answers = 0;
         match state.surplus {
             0 => self.slots.add_permits(1),
             _ => state.surplus -= 1,
@@ -82,12 +86,12 @@ impl Limit {
         Some(state.allowed)
     }
 
-    /// Whether the store has not asked for less lately, and a slot is free.
+    /// Whether the store is not throttling and a slot is free.
     pub(super) fn has_headroom(&self) -> bool {
         self.state().allowed == self.max && self.slots.available_permits() > 0
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Allowance> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

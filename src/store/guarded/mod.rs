@@ -1,9 +1,9 @@
-//! A store that is far away, kept from being waited for: deadlines, retries, a breaker, a limit.
+//! The guard of a remote store: deadlines, retries, a circuit breaker and a limit on concurrent requests.
 //!
-//! Every call of a [`Guarded`] store ends in time. A call that got no answer, or was told to slow down,
-//! is made again after a pause with jitter; the SDK below makes each once. When nothing is answered any
-//! more, the [`breaker`] opens and calls fail at once until a probe of its own is answered. The [`limit`]
-//! lets fewer calls out at once while the store asks for less.
+//! Every call of a [`Guarded`] store ends in time. A call that got no answer, or was told to slow down, is retried after a
+//! pause with jitter; the SDK below makes each call once. When the store no longer answers at all, the [`breaker`] opens and
+//! calls fail at once until a probe is answered. The [`limit`] allows fewer requests at once while the store is throttling.
+//! [`traits`] has the two sides of the guard.
 
 mod breaker;
 mod call;
@@ -30,7 +30,7 @@ use crate::metrics::StoreMetrics;
 use crate::shutdown::Shutdown;
 use crate::types::{ByteRange, ETag, Key};
 
-/// A store whose calls end in time. Cheap to clone.
+/// A remote store whose calls end in time. Cheap to clone.
 #[derive(Clone)]
 pub struct Guarded(Arc<Inner>);
 
@@ -50,7 +50,7 @@ impl fmt::Debug for Guarded {
 }
 
 impl Guarded {
-    /// Guards `store`; the breaker's probes are tasks of `shutdown`.
+    /// Guards `store`. The breaker's probes are tasks of `shutdown`.
     #[must_use]
     pub fn new(store: Arc<dyn RemoteStore>, policy: Policy, metrics: StoreMetrics, shutdown: Shutdown) -> Self {
         let breaker = Breaker::new(policy.breaker.budget);
@@ -63,15 +63,16 @@ impl Guarded {
         self.0.store.as_ref()
     }
 
-    /// Ends a body that does not move while its reader waits. A reader that pauses is no stall: what came
-    /// meanwhile is there when it goes on.
+    /// Ends a body with an error when its reader waits and no byte arrives. A reader that pauses is no stall: what arrived
+    /// meanwhile is there when the reader goes on.
     fn unstalled(&self, key: &Key, body: ByteStream) -> ByteStream {
-        let (key, stall) = (key.clone(), self.0.policy.deadlines.stall);
+        let key = key.clone();
+        let stall = self.0.policy.deadlines.stall;
         stream::try_unfold(body, move |mut body| {
             let key = key.clone();
             async move {
                 match timeout(stall, body.next()).await {
-                    Ok(piece) => Ok(piece.transpose()?.map(|piece| (piece, body))),
+                    Ok(chunk) => Ok(chunk.transpose()?.map(|chunk| (chunk, body))),
                     Err(_) => Err(Error::Unavailable(format!("reading {:?} stalled for {stall:?}", key.as_str()))),
                 }
             }

@@ -5,14 +5,14 @@ use std::time::Duration;
 /// What each call to the store may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
-    /// Until a connection is open.
+    /// Time until a connection is open.
     pub connect: Duration,
-    /// Until a request that sends next to nothing is answered; what takes longer by its nature is doubted
-    /// after this time, and given up when the store does not answer a HEAD either.
+    /// Time until a request that sends next to nothing is answered. A call that by its nature takes longer is checked after
+    /// this time, and given up if the store does not answer a HEAD either.
     pub first_byte: Duration,
-    /// Without a byte of a body, while somebody waits for one.
+    /// Time without a byte of a body while its reader waits.
     pub stall: Duration,
-    /// The whole call with its retries, without the time that the bytes which it sends may take.
+    /// Time for the whole call with its retries. The time that the bytes of its body may take comes on top.
     pub total: Duration,
 }
 
@@ -30,7 +30,7 @@ impl Default for Deadlines {
 /// When the breaker opens and how it closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BreakerPolicy {
-    /// What calls without an answer, one after the other, may cost together before it opens.
+    /// How much time calls without an answer may cost together before the breaker opens.
     pub budget: Duration,
     /// The longest pause between two probes of a store that does not answer.
     pub probe_interval: Duration,
@@ -42,14 +42,14 @@ impl Default for BreakerPolicy {
     }
 }
 
-/// All of it.
+/// The whole policy of a guard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// How long.
+    /// How long a call may take.
     pub deadlines: Deadlines,
     /// When to give up on the store as a whole.
     pub breaker: BreakerPolicy,
-    /// Requests at once; fewer while the store is throttling.
+    /// How many requests may be in flight at once. Fewer while the store is throttling.
     pub max_requests: usize,
 }
 

@@ -1,4 +1,4 @@
-//! What is sent to S3 and what is read from it.
+//! The bodies that are sent to S3 and read from it.
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::{ByteStream as Sent, Length};
@@ -13,7 +13,8 @@ use crate::types::{ByteRange, Key};
 
 /// Bytes of one read of a file that is sent.
 const READ_BYTES: usize = 256 << 10;
-/// The body as the SDK takes it: one that can be sent again.
+
+/// The body as the SDK takes it. It can be sent again.
 pub(super) async fn send(body: Body) -> Result<Sent> {
     match body {
         Body::Bytes(bytes) => Ok(bytes.into()),
@@ -24,12 +25,12 @@ pub(super) async fn send(body: Body) -> Result<Sent> {
     }
 }
 
-/// The range as a header. S3 servers count in signed numbers, so an end beyond those is left open.
+/// The range as a header. S3 servers parse offsets as signed numbers, so an end beyond those is left open.
 pub(super) fn range_header(range: ByteRange) -> String {
     if i64::try_from(range.end()).is_ok() { range.to_header() } else { format!("bytes={}-", range.start()) }
 }
 
-/// An answer to a GET of `wanted`. A store may ignore the range and answer with the whole object.
+/// The object in an answer to a GET of `wanted`. A store may ignore the range and answer with the whole object.
 pub(super) fn object(key: &Key, wanted: Option<ByteRange>, answer: GetObjectOutput) -> Result<Object> {
     let (begin, size) = match &answer.content_range {
         Some(text) => {
@@ -45,25 +46,26 @@ pub(super) fn object(key: &Key, wanted: Option<ByteRange>, answer: GetObjectOutp
     Ok(Object { meta, range, body: exactly(key.to_string(), answer.body, skip, len) })
 }
 
-/// First byte and whole size of `bytes 0-9/100`.
+/// The first byte and the whole size in `bytes 0-9/100`.
 fn content_range(text: &str) -> Option<(u64, i64)> {
     let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
     Some((range.split_once('-')?.0.parse().ok()?, size.parse().ok()?))
 }
 
-/// The `len` bytes behind the first `skip` ones, or an error.
+/// The `len` bytes that follow the first `skip` bytes, or an error.
 fn exactly(key: String, body: Sent, skip: u64, len: u64) -> ByteStream {
     stream::try_unfold((key, body, skip, len), |(key, mut body, mut skip, mut left)| async move {
         while left > 0 {
-            let mut piece = match body.next().await {
-                Some(Ok(piece)) => piece,
+            let mut chunk = match body.next().await {
+                Some(Ok(chunk)) => chunk,
                 Some(Err(error)) => return Err(Error::Unavailable(format!("reading {key:?} broke off: {}", causes(&error)))),
                 None => return Err(Error::Unavailable(format!("reading {key:?} ended {left} bytes early"))),
             };
-            drop(split_to(&mut piece, skip, |rest| skip = rest));
-            let piece = split_to(&mut piece, left, |rest| left = rest);
-            if !piece.is_empty() {
-                return Ok(Some((piece, (key, body, skip, left))));
+            // Skips what comes before the range.
+            drop(split_to(&mut chunk, skip, |wanted| skip = wanted));
+            let chunk = split_to(&mut chunk, left, |wanted| left = wanted);
+            if !chunk.is_empty() {
+                return Ok(Some((chunk, (key, body, skip, left))));
             }
         }
         Ok(None)
@@ -72,10 +74,10 @@ fn exactly(key: String, body: Sent, skip: u64, len: u64) -> ByteStream {
 }
 
 /// Takes up to `want` bytes off the front and reports how many are still wanted.
-fn split_to(piece: &mut Bytes, want: u64, still: impl FnOnce(u64)) -> Bytes {
-    let count = usize::try_from(want).map_or(piece.len(), |want| want.min(piece.len()));
+fn split_to(chunk: &mut Bytes, want: u64, still: impl FnOnce(u64)) -> Bytes {
+    let count = usize::try_from(want).map_or(chunk.len(), |want| want.min(chunk.len()));
     still(want - count as u64);
-    piece.split_to(count)
+    chunk.split_to(count)
 }
 
 #[cfg(test)]

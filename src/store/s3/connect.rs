@@ -1,4 +1,5 @@
-//! The client: credentials, region, endpoint, and of the deadlines those that only it can hold. Nothing is sent to S3 here.
+//! The client of the SDK: its credentials, region and endpoint, and the deadlines that only the SDK can keep. Nothing is
+//! sent to S3 here.
 
 use std::time::Duration;
 
@@ -20,19 +21,19 @@ use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_types::service_config::ServiceConfigKey;
 use secrecy::ExposeSecret as _;
 
-use super::credentials::Renewed;
+use super::credentials::RenewedCredentials;
 use super::{Checksums, Credentials, S3, S3Config};
 use crate::store::{Error, Result};
 
-/// Connections that are kept for the next request: enough for two reads with a full window, and no more,
-/// since each keeps its read buffer (up to 400 KiB).
+/// Idle connections that are kept for the next request. These are enough for two reads with a full window. There are no
+/// more, since each keeps its read buffer (up to 400 KiB).
 const MAX_IDLE: usize = 32;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Tries of one request for credentials, the first included.
+/// Attempts of one request for credentials, including the first.
 const CREDENTIALS_ATTEMPTS: u32 = 3;
-/// What one of them may take.
+/// How long one of these attempts may take.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
-/// Where a store that is not AWS leaves the region open: what such stores take.
+/// The region for stores that are not AWS, where none is configured. Such stores accept it.
 const DEFAULT_REGION: &str = "us-east-1";
 
 impl S3 {
@@ -59,16 +60,16 @@ impl S3 {
         };
         let mut client = aws_sdk_s3::config::Builder::from(&shared)
             .retry_config(RetryConfig::disabled())
-            // The deadlines of a call are the guard's; what is not disabled here comes from `shared`.
+            // The guard keeps the deadlines of a call. What is not disabled here comes from `shared`.
             .timeout_config(TimeoutConfig::builder().connect_timeout(config.deadlines.connect).disable_operation_attempt_timeout().build())
-            // What is read is watched by whoever reads: a reader that pauses is no stall.
+            // The guard watches what is read: a reader that pauses is no stall.
             .stalled_stream_protection(
                 StalledStreamProtectionConfig::enabled().download_enabled(false).grace_period(config.deadlines.stall).build(),
             )
             .force_path_style(config.path_style.unwrap_or(endpoint.is_some()))
             .request_checksum_calculation(checksums.0)
             .response_checksum_validation(checksums.1);
-        let credentials = credentials(&config, &shared).await.map(Renewed::new);
+        let credentials = credentials(&config, &shared).await.map(RenewedCredentials::new);
         client
             .set_endpoint_url(endpoint)
             .set_identity_cache(IdentityCache::no_cache())
@@ -77,13 +78,13 @@ impl S3 {
     }
 }
 
-/// What the AWS environment and profile say. `region` is what is known better than they.
+/// What the AWS environment and profile say. `region` takes precedence over both.
 async fn load(config: &S3Config, http: &SharedHttpClient, region: Option<Region>) -> SdkConfig {
     let profile = match &config.credentials {
         Credentials::Profile(name) => Some(name.as_str()),
         Credentials::Default | Credentials::Static { .. } | Credentials::AssumeRole { .. } => None,
     };
-    // Not the default chain: that asks the instance's metadata service too, which takes seconds where
+    // The default chain is not used for the region: it also asks the instance's metadata service, which takes seconds where
     // there is none. See `region_elsewhere`.
     let mut profile_region = ProfileFileRegionProvider::builder();
     if let Some(profile) = profile {
@@ -105,7 +106,7 @@ async fn load(config: &S3Config, http: &SharedHttpClient, region: Option<Region>
     loader.load().await
 }
 
-/// The SDK's HTTP client; it panics where TLS has no root certificates, so that is looked for first.
+/// The SDK's HTTP client. It would panic if there were no root certificates for TLS, so they are looked up first.
 fn http_client(endpoint: Option<&str>) -> Result<SharedHttpClient> {
     let builder = aws_smithy_http_client::Builder::new().pool_max_idle_per_host(MAX_IDLE).pool_idle_timeout(IDLE_TIMEOUT);
     let roots = rustls_native_certs::load_native_certs();
@@ -119,7 +120,7 @@ fn http_client(endpoint: Option<&str>) -> Result<SharedHttpClient> {
     Err(Error::Invalid(format!("no root certificates for TLS ({why}): install ca-certificates, or set SSL_CERT_FILE")))
 }
 
-/// `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, or the profile's equals of them.
+/// `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, or the equivalent keys of the profile.
 fn environment_endpoint(shared: &SdkConfig) -> Option<String> {
     let service = ServiceConfigKey::builder().service_id("S3").env("AWS_ENDPOINT_URL").profile("endpoint_url").build().ok()?;
     let for_s3 = shared.service_config().and_then(|service_config| service_config.load_config(service));
@@ -141,7 +142,7 @@ async fn region_elsewhere(config: &S3Config, http: &SharedHttpClient, has_endpoi
 
 async fn credentials(config: &S3Config, shared: &SdkConfig) -> Option<SharedCredentialsProvider> {
     match &config.credentials {
-        // `load` has made the chain for the profile.
+        // `load` has set up the chain for the profile.
         Credentials::Default | Credentials::Profile(_) => shared.credentials_provider(),
         Credentials::Static { access_key_id, secret_access_key, session_token } => {
             let token = session_token.as_ref().map(|token| token.expose_secret().to_owned());

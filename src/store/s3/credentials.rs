@@ -1,8 +1,7 @@
-//! Credentials, renewed before they expire and once when the store refuses them.
+//! Credentials. They are renewed before they expire, and once when the store refuses them.
 //!
-//! The SDK's own cache renews in time too, but nobody can tell it that what it holds is no longer valid. So
-//! it is off, and each call asks here. A fetch goes on for the next who asks when the one it was begun for
-//! has given up waiting.
+//! The SDK's own cache also renews in time, but it cannot be told that its credentials are no longer valid. So it is turned
+//! off, and each call asks here. When the call that began a fetch gives up waiting, the fetch goes on for the next call.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,56 +13,57 @@ use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentials
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 
-/// They are renewed with a quarter of their life left, but no sooner than this before the end.
+/// Credentials are renewed when a quarter of their life is left, but no earlier than this before their end.
 const RENEW_BEFORE: Duration = Duration::from_secs(300);
-/// What a fetch may take. Credential processes ask people's browsers sometimes.
+/// How long a fetch may take. Credential processes sometimes open a browser and ask the user.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
-/// Refusals this soon after a fetch are not about what it brought.
+/// A refusal this soon after a fetch is not about the credentials that it brought.
 const JUST_FETCHED: Duration = Duration::from_secs(5);
 
 type Fetch = Shared<BoxFuture<'static, Result<Credentials, Arc<CredentialsError>>>>;
 
-/// The credentials of one bucket. Clones are one and the same.
+/// The credentials of one bucket. Clones share them.
 #[derive(Clone)]
-pub(super) struct Renewed(Arc<Inner>);
+pub(super) struct RenewedCredentials(Arc<Inner>);
 
 struct Inner {
     source: SharedCredentialsProvider,
-    state: Mutex<State>,
+    state: Mutex<Held>,
 }
 
+/// The credentials that are held, and when they were fetched.
 #[derive(Default)]
-struct State {
-    held: Option<Credentials>,
-    /// `None`: they are good for ever.
+struct Held {
+    credentials: Option<Credentials>,
+    /// `None`: they never expire.
     renew_at: Option<SystemTime>,
     fetch: Option<Fetch>,
     fetched: Option<Instant>,
-    /// When a fetch last brought others than were held.
+    /// When a fetch last brought other credentials than were held.
     changed: Option<Instant>,
 }
 
-impl fmt::Debug for Renewed {
+impl fmt::Debug for RenewedCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Renewed").finish_non_exhaustive()
+        f.debug_struct("RenewedCredentials").finish_non_exhaustive()
     }
 }
 
-impl Renewed {
+impl RenewedCredentials {
     pub(super) fn new(source: SharedCredentialsProvider) -> Self {
         Self(Arc::new(Inner { source, state: Mutex::default() }))
     }
 
-    /// After the store has refused what was held: whether there are others now.
+    /// Called after the store has refused what was held. Returns whether there are other credentials now.
     pub(super) async fn renew(&self) -> bool {
         let recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < JUST_FETCHED);
         let fetched = self.state().fetched;
-        // One fetch does for all calls that were refused together.
+        // All calls that were refused together share one fetch.
         (recent(fetched) || self.fetch().await.is_ok()) && recent(self.state().changed)
     }
 
     async fn get(&self) -> provider::Result {
-        let good = |state: &State| state.held.clone().filter(|_| state.renew_at.is_none_or(|at| SystemTime::now() < at));
+        let good = |state: &Held| state.credentials.clone().filter(|_| state.renew_at.is_none_or(|at| SystemTime::now() < at));
         let held = good(&self.state());
         match held {
             Some(held) => Ok(held),
@@ -71,7 +71,8 @@ impl Renewed {
         }
     }
 
-    /// Fetches, or waits for the fetch under way. What is held and good still beats an error.
+    /// Fetches credentials, or waits for the fetch that is running. If that fails and the held ones are still valid, it
+    /// returns those.
     async fn fetch(&self) -> provider::Result {
         let fetch = {
             let source = self.0.source.clone();
@@ -88,7 +89,7 @@ impl Renewed {
         if state.fetch.as_ref().is_some_and(|current| current.ptr_eq(&fetch)) {
             state.take(&fetched);
         }
-        match (fetched, &state.held) {
+        match (fetched, &state.credentials) {
             (Ok(fetched), _) => Ok(fetched),
             (Err(error), Some(held)) if held.expiry().is_some_and(|expiry| SystemTime::now() < expiry) => {
                 tracing::warn!(%error, "cannot renew the credentials for S3: {error}");
@@ -102,28 +103,30 @@ impl Renewed {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Held> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    /// Takes what a fetch has brought.
+impl Held {
+    /// Takes over what a fetch has brought.
     fn take(&mut self, fetched: &Result<Credentials, Arc<CredentialsError>>) {
-        (self.fetch, self.fetched) = (None, Some(Instant::now()));
+        self.fetch = None;
+        self.fetched = Some(Instant::now());
         let Ok(fetched) = fetched else { return };
         self.renew_at = fetched.expiry().map(|expiry| {
             let life = expiry.duration_since(SystemTime::now()).unwrap_or_default();
             expiry - RENEW_BEFORE.min(life / 4)
         });
-        if self.held.as_ref() != Some(fetched) {
+        if self.credentials.as_ref() != Some(fetched) {
             tracing::debug!(expiry = ?fetched.expiry(), "new credentials for S3");
-            (self.held, self.changed) = (Some(fetched.clone()), Some(Instant::now()));
+            self.credentials = Some(fetched.clone());
+            self.changed = Some(Instant::now());
         }
     }
 }
 
-impl ProvideCredentials for Renewed {
+impl ProvideCredentials for RenewedCredentials {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
@@ -137,7 +140,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// Gives credentials that are numbered and live for so long.
+    /// Provides numbered credentials that live for so long.
     #[derive(Debug, Clone, Default)]
     struct Source {
         life: Option<Duration>,
@@ -159,8 +162,8 @@ mod tests {
         }
     }
 
-    fn renewed(source: Source) -> (Renewed, Source) {
-        (Renewed::new(SharedCredentialsProvider::new(source.clone())), source)
+    fn renewed(source: Source) -> (RenewedCredentials, Source) {
+        (RenewedCredentials::new(SharedCredentialsProvider::new(source.clone())), source)
     }
 
     #[tokio::test]
@@ -198,7 +201,7 @@ mod tests {
         credentials.state().fetched = Instant::now().checked_sub(2 * JUST_FETCHED);
         credentials.state().changed = Instant::now().checked_sub(2 * JUST_FETCHED);
         assert!(credentials.renew().await);
-        // The others whose calls were refused with the old ones.
+        // Another call that was refused with the old credentials.
         assert!(credentials.renew().await);
         assert_eq!(credentials.get().await.unwrap().access_key_id(), "2");
         assert_eq!(source.fetches.load(Ordering::SeqCst), 2);

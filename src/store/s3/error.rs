@@ -1,4 +1,4 @@
-//! What S3 and the SDK report, as the store's vocabulary: the one place that knows S3's error codes.
+//! Errors of S3 and of the SDK as errors of the store. This is the only place that knows S3's error codes.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use crate::store::Error;
 
-/// Codes that refuse the caller, some of them with status 400.
+/// Codes that refuse the caller. Some of them come with status 400.
 const DENIED: [&str; 9] = [
     "AccessDenied",
     "AuthorizationHeaderMalformed",
@@ -21,7 +21,7 @@ const DENIED: [&str; 9] = [
     "TokenRefreshRequired",
     "UnauthorizedAccess",
 ];
-/// Codes that ask for less, whatever their status. The last three are MinIO's and Ceph's.
+/// Codes that ask for fewer requests or fewer bytes, whatever their status. The last three are those of MinIO and Ceph.
 const EXHAUSTED: [&str; 7] = [
     "SlowDown",
     "RequestLimitExceeded",
@@ -32,7 +32,8 @@ const EXHAUSTED: [&str; 7] = [
     "XMinioStorageFull",
 ];
 
-/// Why `action` on `subject` failed. S3's messages name keys and conditions, never a secret.
+/// The error of the store for `action` on `subject`, which has failed. S3's messages name keys and conditions, but never a
+/// secret.
 pub(super) fn refusal<E>(action: &str, subject: &str, error: SdkError<E, HttpResponse>) -> Error
 where
     E: ProvideErrorMetadata + std::error::Error + Debug + Send + Sync + 'static,
@@ -69,14 +70,14 @@ fn classify(status: u16, code: &str, message: String, subject: &str) -> Error {
         429 => Error::Exhausted(message),
         301 | 307 => Error::Invalid(format!("{message} (is the bucket in another region?)")),
         416 => Error::Invalid(message),
-        // A HEAD has no code, and no HEAD of ours is malformed.
+        // The answer to a HEAD has no code, and remora sends no malformed HEAD.
         400 if !code.is_empty() => Error::Invalid(message),
         408 | 500..=599 => Error::Unavailable(message),
         _ => Error::Internal { message, source: None },
     }
 }
 
-/// A provider that timed out may do better later; one that has nothing, or is refused, will not.
+/// Whether a provider has no credentials or is refused. A provider that timed out may do better later.
 fn credentials_refused(error: &(dyn std::error::Error + 'static)) -> bool {
     chain(error)
         .filter_map(|error| error.downcast_ref::<CredentialsError>())
@@ -97,7 +98,7 @@ fn chain<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item
     })
 }
 
-/// S3 left out what it always sends.
+/// The error for an answer that lacks what S3 always sends.
 pub(super) fn unanswered(subject: &str, what: &str) -> Error {
     Error::Internal { message: format!("the store's answer for {subject:?} has no valid {what}"), source: None }
 }

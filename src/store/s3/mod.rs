@@ -21,7 +21,7 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use time::OffsetDateTime;
 
 pub use self::config::{Checksums, Credentials, S3Config, ServerSideEncryption};
-use self::credentials::Renewed;
+use self::credentials::RenewedCredentials;
 use self::error::{refusal, unanswered};
 use super::{Body, Condition, Error, Meta, MultipartId, Object, Page, Part, RemoteStore, Result, Store};
 use crate::types::{ByteRange, ETag, Key};
@@ -32,7 +32,7 @@ pub struct S3 {
     config: S3Config,
     region: String,
     /// `None` where the AWS environment has no provider at all.
-    credentials: Option<Renewed>,
+    credentials: Option<RenewedCredentials>,
 }
 
 impl fmt::Debug for S3 {
