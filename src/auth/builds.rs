@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::keyring::Keyring;
 use crate::types::{Promises, Usage};
 
 /// One registration of a build. BuildKit's ref alone would not do: a client may use one twice.
@@ -47,24 +46,5 @@ impl Builds {
             beside.remove(&id);
         }
         self.lingering.extract_if(.., |_, beside| beside.is_empty()).map(|(id, _)| id).collect()
-    }
-}
-
-/// A build that runs. Its grants end, in time, after this is dropped.
-#[derive(Debug)]
-pub struct BuildGuard {
-    keyring: Keyring,
-    id: BuildId,
-}
-
-impl BuildGuard {
-    pub(super) fn new(keyring: Keyring, id: BuildId) -> Self {
-        Self { keyring, id }
-    }
-}
-
-impl Drop for BuildGuard {
-    fn drop(&mut self) {
-        self.keyring.end_build(self.id);
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
 use super::builds::BuildId;
-use super::keyring::{Credential, IssuedGrant, Purpose};
+use super::credential::{Credential, IssuedGrant, Purpose};
 use crate::types::{Documents, ManifestName};
 
 /// Ended grants whose ids are remembered, so that a late user is told "ended" and not "unknown".

@@ -1,88 +1,16 @@
 //! All access keys, and how long each is valid.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
-use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use super::builds::{BuildGuard, BuildId, Builds};
+use super::builds::{BuildId, Builds};
+use super::credential::{Credential, GrantRequest, IssuedGrant, OperatorKey, Purpose, Refused};
 use super::grants::{BuildGrant, Grants};
-use crate::types::{Documents, Durability, Grant, GrantBuilder, ManifestName, Promises, Rights, Scope, Usage};
-
-/// A key pair of the configuration.
-#[derive(Debug, Clone)]
-pub struct OperatorKey {
-    /// The public half.
-    pub access_key_id: String,
-    /// The secret half.
-    pub secret_access_key: SecretString,
-    /// What it opens.
-    pub grant: Grant,
-}
-
-/// What an access key id stands for.
-#[derive(Debug, Clone)]
-pub struct Credential {
-    /// To check the request's signature with.
-    pub secret_access_key: SecretString,
-    /// What the caller may do.
-    pub grant: Grant,
-    /// Cancelled when the build that it was made for is over, and so are those that ran beside it. Of an operator's
-    /// key: never.
-    pub over: CancellationToken,
-}
-
-/// Why an access key id opens nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// Nobody gave it out.
-    #[error("this access key id is not known to remora")]
-    Unknown,
-    /// Its build is over.
-    #[error("this grant has ended with the build that it was made for")]
-    Ended,
-}
-
-/// A grant as a build's cache options carry it.
-#[derive(Clone)]
-pub struct IssuedGrant {
-    /// For `access_key_id=`.
-    pub access_key_id: String,
-    /// For `secret_access_key=`.
-    pub secret_access_key: String,
-}
-
-impl fmt::Debug for IssuedGrant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IssuedGrant").field("access_key_id", &self.access_key_id).finish_non_exhaustive()
-    }
-}
-
-/// What a build's grant is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Purpose {
-    /// `--cache-from`.
-    Import,
-    /// `--cache-to`.
-    Export,
-}
-
-/// What a build needs a grant for.
-#[derive(Debug, Clone, Copy)]
-pub struct GrantRequest<'a> {
-    /// An import may read the manifests in `names` and the blobs that they name. An export may write.
-    pub purpose: Purpose,
-    /// Where.
-    pub scope: &'a Scope,
-    /// Which manifests.
-    pub names: &'a [ManifestName],
-    /// When what is written is acknowledged.
-    pub durability: Durability,
-}
+use crate::types::{Documents, Grant, GrantBuilder, Promises, Rights, Usage};
 
 /// All access keys. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -149,7 +77,7 @@ impl Keyring {
     #[must_use]
     pub fn begin_build(&self, reference: &str) -> BuildGuard {
         let id = self.state().builds.begin(reference);
-        BuildGuard::new(self.clone(), id)
+        BuildGuard { keyring: self.clone(), id }
     }
 
     /// A grant for a running build; the same one when asked for again. `None` where no such build runs.
@@ -216,7 +144,7 @@ impl Keyring {
         self.state().grants.len()
     }
 
-    pub(super) fn end_build(&self, id: BuildId) {
+    fn end_build(&self, id: BuildId) {
         let mut state = self.state();
         let ends = Instant::now() + self.0.grace;
         // Documents are read when the build begins, or published before it ends. Layers may still be read later.
@@ -234,6 +162,19 @@ impl Keyring {
     }
 }
 
+/// A running build. When this is dropped, the build is over, and its grants end some time later.
+#[derive(Debug)]
+pub struct BuildGuard {
+    keyring: Keyring,
+    id: BuildId,
+}
+
+impl Drop for BuildGuard {
+    fn drop(&mut self) {
+        self.keyring.end_build(self.id);
+    }
+}
+
 /// Random letters and digits; 40 of them carry 238 bits.
 fn random_text(chars: usize) -> String {
     rand::rng().sample_iter(rand::distr::Alphanumeric).take(chars).map(char::from).collect()
@@ -242,7 +183,7 @@ fn random_text(chars: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Right;
+    use crate::types::{Durability, ManifestName, Right, Scope};
 
     fn scope() -> Scope {
         Scope::new("bucket".parse().unwrap(), "").unwrap()

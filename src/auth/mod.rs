@@ -5,8 +5,9 @@
 //! live in memory alone, and end with their build. The secret is never logged; `Debug` hides it.
 
 mod builds;
+mod credential;
 mod grants;
 mod keyring;
 
-pub use builds::BuildGuard;
-pub use keyring::{Credential, GrantRequest, IssuedGrant, Keyring, OperatorKey, Purpose, Refused};
+pub use credential::{Credential, GrantRequest, IssuedGrant, OperatorKey, Purpose, Refused};
+pub use keyring::{BuildGuard, Keyring};

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::Failure;
+use super::failure::Failure;
 use crate::types::Address;
 
 /// Longer than the checks behind `/readyz` may take.

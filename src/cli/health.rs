@@ -2,8 +2,8 @@
 
 use http::StatusCode;
 
-use super::Failure;
 use super::admin::AdminArgs;
+use super::failure::Failure;
 use crate::admin::Report;
 
 #[derive(Debug, clap::Args)]

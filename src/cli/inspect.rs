@@ -5,7 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::Failure;
+use super::failure::Failure;
 use super::output::{age, count, print_json, print_table, size, table};
 use super::scope::{ScopeArgs, parse_name};
 

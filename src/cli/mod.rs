@@ -4,6 +4,7 @@
 //! (`EX_USAGE` of sysexits).
 
 mod admin;
+mod failure;
 mod health;
 mod inspect;
 mod ls;
@@ -20,8 +21,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use failure::Failure;
+
 use crate::config::{self, Config, Flags};
-use crate::telemetry;
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 64;
@@ -67,41 +69,6 @@ ADDR is unix:///path or tcp://host:port. A flag beats its variable, and that the
     /// Read every blob that the caches need; exit 1 when one is missing or not what it should be
     #[command(after_help = "Example:\n  remora verify --store s3://build-cache --json | jq .problems")]
     Verify(verify::Args),
-}
-
-/// Why a command ended without doing its work.
-#[derive(Debug)]
-enum Failure {
-    /// Flags or configuration.
-    Usage(String),
-    /// Everything else.
-    Failed(anyhow::Error),
-    /// It was said on the way.
-    Said,
-}
-
-impl From<config::Error> for Failure {
-    fn from(error: config::Error) -> Self {
-        Self::Usage(error.to_string())
-    }
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl From<crate::cache::Error> for Failure {
-    fn from(error: crate::cache::Error) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        Self::Failed(error.into())
-    }
 }
 
 /// Runs the command that `arguments` (the program's name first) ask for.
@@ -176,12 +143,6 @@ fn check_config(config: &Config, out: &mut dyn Write) -> Result<(), Failure> {
         writeln!(std::io::stderr(), "remora: warning: {warning}")?;
     }
     Ok(out.write_all(config.to_toml()?.as_bytes())?)
-}
-
-/// Logs of commands for people: only what went wrong.
-fn log_warnings() {
-    let filter = "warn".parse().unwrap_or_default();
-    let _ = telemetry::init(&telemetry::Config { filter, format: telemetry::Format::Auto });
 }
 
 #[cfg(test)]

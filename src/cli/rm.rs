@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::Failure;
+use super::failure::Failure;
 use super::output::{count, print_json};
 use super::scope::{ScopeArgs, parse_name};
 use crate::cache::Error;

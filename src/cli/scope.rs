@@ -7,9 +7,10 @@ use crate::cache::{Cache, ManifestInfo};
 use crate::config::{Config, Flags, StoreFlags};
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
+use crate::telemetry;
 use crate::types::{BucketName, Grant, ManifestName, Scope};
 
-use super::Failure;
+use super::failure::Failure;
 
 /// Manifests in one page of a listing; S3's own bound.
 const PAGE: usize = 1000;
@@ -51,7 +52,7 @@ impl Drop for Spool {
 
 impl ScopeArgs {
     pub(super) async fn open(self) -> Result<Opened, Failure> {
-        super::log_warnings();
+        log_warnings();
         let mut config = Config::load(&Flags { store: self.store, ..Flags::default() })?;
         let usage = |invalid: crate::types::Invalid| Failure::Usage(invalid.to_string());
         let bucket: BucketName = match &self.bucket {
@@ -93,4 +94,10 @@ impl Opened {
 /// A manifest's name from the command line.
 pub(super) fn parse_name(text: &str) -> Result<ManifestName, Failure> {
     text.parse().map_err(|invalid: crate::types::Invalid| Failure::Usage(invalid.to_string()))
+}
+
+/// Turns on the logs of a command for people: warnings and errors only.
+fn log_warnings() {
+    let filter = "warn".parse().unwrap_or_default();
+    let _ = telemetry::init(&telemetry::Config { filter, format: telemetry::Format::Auto });
 }

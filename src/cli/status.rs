@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::time::Duration;
 
-use super::Failure;
 use super::admin::AdminArgs;
+use super::failure::Failure;
 use super::output::{age, count, print_json, size};
 use crate::admin::Status;
 

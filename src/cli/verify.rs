@@ -9,7 +9,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::Failure;
+use super::failure::Failure;
 use super::output::{count, print_json, size};
 use super::scope::{Opened, ScopeArgs, parse_name};
 use crate::cache::{CacheConfig, Error};

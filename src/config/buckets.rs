@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use super::Error;
+use super::endpoint_url::check_url;
+use super::error::Error;
 use super::file::{Bucket, Checksums, File, OperatorKey, Right, Sse};
 use super::secret::Secrets;
 use super::store_url::StoreUrl;
@@ -143,7 +144,7 @@ fn policy(file: &File) -> store::Policy {
 
 fn bucket_config(table: &str, bucket: &Bucket, policy: store::Policy, secrets: &mut Secrets) -> Result<BucketConfig, Error> {
     if let Some(endpoint) = &bucket.endpoint {
-        super::check_url(&format!("{table}.endpoint"), endpoint)?;
+        check_url(&format!("{table}.endpoint"), endpoint)?;
     }
     let sse = match (bucket.sse, &bucket.sse_kms_key_id) {
         (Some(Sse::Kms), key) => Some(store::ServerSideEncryption::Kms(key.clone())),

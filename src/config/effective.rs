@@ -6,7 +6,7 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::Error;
+use super::error::Error;
 use super::file::File;
 
 /// Keys that hold the place of a secret, which was read and is not shown.

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::defaults;
+use super::error::Error;
 use super::store_url::StoreUrl;
 use super::units::{Capacity, Count, Period, Size, Text};
-use super::{Error, defaults};
 use crate::telemetry::{Filter, Format};
 use crate::types::{Address, BucketName, Durability};
 

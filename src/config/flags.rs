@@ -9,7 +9,7 @@ use clap::parser::ValueSource;
 use serde::de::DeserializeOwned;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 
-use super::Error;
+use super::error::Error;
 use super::file::File;
 use super::units::Text;
 use crate::types::Address;

@@ -7,6 +7,8 @@
 mod buckets;
 mod defaults;
 mod effective;
+mod endpoint_url;
+mod error;
 mod file;
 mod flags;
 mod secret;
@@ -23,22 +25,12 @@ use crate::types::{Address, Durability};
 use crate::{auth, cache, telemetry};
 
 pub use buckets::{BucketConfig, StoreConfig};
+pub use error::Error;
 pub use file::OnUnavailable;
 pub use flags::{Flags, StoreFlags};
 
+use endpoint_url::check_url;
 use file::File;
-
-/// A configuration that cannot be used: one line for people.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Error(String);
-
-impl Error {
-    fn new(message: impl AsRef<str>) -> Self {
-        // Parsers' messages may have several lines.
-        Self(message.as_ref().split_whitespace().collect::<Vec<_>>().join(" "))
-    }
-}
 
 /// All of it, checked: only the machine (a port in use, a disk) can still be in the way.
 #[derive(Debug)]
@@ -219,17 +211,4 @@ fn disk_cache(file: &mut File) -> Result<Option<cache::DiskSettings>, Error> {
         read_ahead: disk.read_ahead.0,
         read_ahead_fetches: disk.read_ahead_fetches.0,
     }))
-}
-
-/// Whether it is `http[s]://host[:port]` and nothing more.
-fn check_url(key: &str, url: &str) -> Result<(), Error> {
-    let parsed = url.parse::<http::Uri>().ok();
-    let good = parsed.is_some_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https"))
-            && uri.path_and_query().is_none_or(|path| path.as_str() == "/")
-            && uri.authority().is_some_and(|authority| !authority.as_str().contains('@') && !authority.host().is_empty())
-    });
-    // Perhaps with a password in it: not to be shown.
-    let shown = if url.contains('@') { "…@…" } else { url };
-    if good { Ok(()) } else { Err(Error::new(format!("{key}: invalid URL {shown:?}: want http://host:port or https://host:port"))) }
 }

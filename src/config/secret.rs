@@ -5,7 +5,7 @@ use std::path::Path;
 
 use secrecy::SecretString;
 
-use super::Error;
+use super::error::Error;
 
 /// No secret is longer; more is some other file.
 const MAX_BYTES: usize = 64 << 10;

@@ -5,16 +5,13 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 
 use super::hedge::Hedges;
+use super::ranges::range_end;
 use super::resume::{self, ObjectVersion};
 use super::shares::Shares;
 use super::window::Reader;
 use crate::metrics::Metrics;
 use crate::store::{Error, GuardedStore, Object, Result};
 use crate::types::{ByteRange, Key};
-
-/// Bytes of one request. Ranges begin and end at multiples of this, like the parts that BuildKit and [`super::upload`] send:
-/// S3 is fastest for a range that lies within one part.
-pub const RANGE_BYTES: u64 = 8 << 20;
 
 /// Reads objects. Cheap to clone; clones share their bounds.
 #[derive(Debug, Clone)]
@@ -24,7 +21,7 @@ pub struct Downloads {
 }
 
 impl Downloads {
-    /// All reads together buffer at most `memory` bytes. With less than [`RANGE_BYTES`], each read has one request at a
+    /// All reads together buffer at most `memory` bytes. With less than [`RANGE_BYTES`](super::RANGE_BYTES), each read has one request at a
     /// time. Ranges that are requested twice are counted in `metrics`.
     #[must_use]
     pub fn new(memory: u64, metrics: Metrics) -> Self {
@@ -75,9 +72,4 @@ impl Downloads {
         };
         Ok(Object { meta, range, body })
     }
-}
-
-/// Where the range that holds the byte at `start` ends.
-pub(super) fn range_end(start: u64) -> u64 {
-    (start / RANGE_BYTES).saturating_add(1).saturating_mul(RANGE_BYTES)
 }

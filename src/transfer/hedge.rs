@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes};
 use futures_util::{StreamExt as _, TryFutureExt as _};
 
-use super::download::RANGE_BYTES;
+use super::ranges::RANGE_BYTES;
 use super::resume::{self, ObjectVersion};
 use crate::metrics::Metrics;
 use crate::store::ByteStream;

@@ -9,6 +9,7 @@ mod download;
 mod hedge;
 mod orphans;
 mod payload;
+mod ranges;
 mod resume;
 mod shares;
 mod upload;
@@ -16,6 +17,7 @@ mod waits;
 mod window;
 
 pub use budget::{Budget, Hold};
-pub use download::{Downloads, RANGE_BYTES};
+pub use download::Downloads;
 pub use payload::Payload;
+pub use ranges::RANGE_BYTES;
 pub use upload::{MultipartUploads, SINGLE_PUT_BYTES, Upload, part_bytes};

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::download::RANGE_BYTES;
+use super::ranges::RANGE_BYTES;
 
 /// Room for buffered bytes. Clones share it.
 #[derive(Debug, Clone)]

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tokio::time::Instant;
 
-use super::download::{RANGE_BYTES, range_end};
 use super::hedge::{Hedge, Hedges, Siblings};
+use super::ranges::{RANGE_BYTES, range_end};
 use super::resume::{self, ObjectVersion};
 use super::shares::{Holder, Room, Shares};
 use super::waits::Waits;

@@ -1,0 +1,36 @@
+//! How a command can fail.
+
+/// Why a command ended without doing its work.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Flags or configuration.
+    Usage(String),
+    /// Everything else.
+    Failed(anyhow::Error),
+    /// It was said on the way.
+    Said,
+}
+
+impl From<crate::config::Error> for Failure {
+    fn from(error: crate::config::Error) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<crate::cache::Error> for Failure {
+    fn from(error: crate::cache::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
