@@ -1,4 +1,4 @@
-//! Who is calling: from a request's access key id to the grant that the handlers find in its extensions.
+//! Who is calling: from a request's access key id to the grant, which the operations find in the request's extensions.
 
 use http::{Method, Request, header};
 use s3s::access::{S3Access, S3AccessContext};
@@ -8,10 +8,10 @@ use secrecy::ExposeSecret;
 
 use crate::auth::{Credential, Keyring, Refused};
 
-use super::operations::Name;
+use super::operations::OperationName;
 use crate::endpoints::Activity;
 
-/// Gives s3s the secret to check a signature with.
+/// Gives s3s the secret with which it checks a signature.
 pub(super) struct Signatures(pub(super) Keyring);
 
 #[async_trait::async_trait]
@@ -21,14 +21,14 @@ impl S3Auth for Signatures {
     }
 }
 
-/// Lets signed requests to the grant's own bucket pass, and hands the grant on.
+/// Lets signed requests pass that are for the grant's own bucket, and hands the grant on.
 pub(super) struct Access(pub(super) Keyring);
 
 #[async_trait::async_trait]
 impl S3Access for Access {
     async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
         let operation = context.s3_op().name().to_owned();
-        if let Some(name) = context.extensions_mut().get::<Name>() {
+        if let Some(name) = context.extensions_mut().get::<OperationName>() {
             name.set(&operation);
         }
         let credentials = context.credentials().ok_or_else(unsigned)?;
@@ -48,9 +48,8 @@ impl S3Access for Access {
     }
 }
 
-/// Refuses, before a byte of the body is read, two forms of requests that s3s would take: browsers' form
-/// uploads, which it collects in memory before it looks at the signature, and Signature Version 2, whose
-/// date it does not check.
+/// Refuses two kinds of requests that s3s would accept, before a byte of their body is read: browsers' form uploads, which
+/// s3s collects in memory before it checks the signature, and Signature Version 2, whose date s3s does not check.
 pub(super) fn check_form<B>(request: &Request<B>) -> S3Result<()> {
     let starts_with = |name, start: &str| {
         let value = request.headers().get(name).map(http::HeaderValue::as_bytes);

@@ -1,4 +1,4 @@
-//! Buckets: the one that the caller's key is for, and its objects listed as `aws s3 ls` wants them.
+//! Buckets: the bucket that the caller's key is for, and listings of its objects, as `aws s3 ls` asks for them.
 
 use s3s::dto::*;
 use s3s::{S3Error, S3ErrorCode, S3Result};
@@ -10,9 +10,9 @@ use crate::types::{Grant, percent_encoded};
 use super::object::{quoted, signed};
 use super::operations::Operations;
 
-/// S3's bound for one answer; also what is asked of the store at once.
+/// The most keys of one answer, as in S3, and of one call to the store.
 const MAX_KEYS: i32 = 1000;
-/// Store pages that one request may cost. A listing that needs more goes on in the next request.
+/// How many pages of the store one request may read. A listing that needs more goes on in the next request.
 const MAX_PAGES: usize = 100;
 
 /// What one answer of a listing shows.
@@ -34,7 +34,7 @@ impl Operations {
     pub(super) fn buckets(&self, grant: &Grant) -> ListBucketsOutput {
         let bucket = Bucket {
             name: Some(grant.scope().bucket().to_string()),
-            // Unknown, but the AWS command line does not print a bucket without one.
+            // Not known, but the AWS command line does not print a bucket that has none.
             creation_date: Some(OffsetDateTime::UNIX_EPOCH.into()),
             ..Default::default()
         };
@@ -48,7 +48,7 @@ impl Operations {
 
     pub(super) fn location(&self, grant: &Grant) -> S3Result<GetBucketLocationOutput> {
         let served = self.cache.stores().bucket(grant.scope().bucket())?;
-        // S3's oldest region is the one that has no name here.
+        // S3's oldest region has no name in this answer.
         let region = served.region.filter(|region| region != "us-east-1");
         Ok(GetBucketLocationOutput { location_constraint: region.map(Into::into) })
     }
@@ -128,7 +128,7 @@ impl Operations {
             }
             match page.next {
                 None => return Ok(listing),
-                // Jumps over what is left of a common prefix.
+                // Skips the remaining keys of a common prefix.
                 Some(next) => after = after.filter(|jump| *jump > next).or(Some(next)),
             }
         }
@@ -144,7 +144,7 @@ fn common_prefix<'key>(key: &'key str, prefix: &str, delimiter: Option<&str>) ->
     key.get(..prefix.len() + at + delimiter.len())
 }
 
-/// Behind every key that begins with `prefix`: no key has this character, the last of all.
+/// A key behind every key that begins with `prefix`: no key has this character, which is the last of all.
 fn end_of(prefix: &str) -> String {
     format!("{prefix}{}", char::MAX)
 }

@@ -21,7 +21,7 @@ pub(super) fn check_read(if_match: Option<&ETagCondition>, if_none_match: Option
     Ok(())
 }
 
-/// The condition of a write. As S3: `If-None-Match: *` and `If-Match: <etag>`, nothing else.
+/// The condition of a write. As in S3, it can be `If-None-Match: *` or `If-Match: <etag>` and nothing else.
 pub(super) fn of_write(if_match: Option<&ETagCondition>, if_none_match: Option<&ETagCondition>) -> S3Result<Condition> {
     match (if_match, if_none_match) {
         (None, None) => Ok(Condition::None),

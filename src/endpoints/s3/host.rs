@@ -1,9 +1,9 @@
-//! Where a request names its bucket: first in the path, or as the first labels of the host name.
+//! Where a request names its bucket: at the beginning of its path (path style), or at the beginning of the host name
+//! (virtual-hosted style).
 //!
-//! remora does not know all of its own host names, but it knows the one bucket that the caller's key is
-//! for. So a request is of the virtual-hosted style when its host name begins with that bucket and a dot.
-//! A path that begins with the bucket is of the path style all the same: the bucket `remora` behind
-//! `http://remora.ci.svc:9190` is no rare choice, a prefix named like its bucket is.
+//! remora does not know all of its own host names, but it knows the one bucket that the caller's key is for. So a request is
+//! virtual-hosted when its host name begins with that bucket and a dot. However, a path that begins with the bucket is
+//! always path style: a bucket `remora` behind `http://remora.ci.svc:9190` is likely, a prefix named like its bucket is not.
 
 use http::{Request, header};
 use s3s::S3Result;
@@ -13,7 +13,7 @@ use s3s::validation::NameValidation;
 use crate::auth::Keyring;
 use crate::types::BucketName;
 
-/// The bucket of a request of the virtual-hosted style.
+/// The bucket of a virtual-hosted request.
 pub(super) fn virtual_bucket<B>(request: &Request<B>, keyring: &Keyring) -> Option<BucketName> {
     let grant = keyring.lookup(access_key_id(request)?).ok()?.grant;
     let bucket = grant.scope().bucket();
@@ -23,7 +23,7 @@ pub(super) fn virtual_bucket<B>(request: &Request<B>, keyring: &Keyring) -> Opti
     (first != Some(bucket.as_str())).then(|| bucket.clone())
 }
 
-/// Whom the request says it is from; the signature is checked later.
+/// The access key id that the request names. Its signature is checked later.
 fn access_key_id<B>(request: &Request<B>) -> Option<&str> {
     let authorization = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let credential = match authorization {

@@ -1,14 +1,15 @@
-//! The s3 endpoint: the S3 API as far as BuildKit's `type=s3` and plain S3 tools speak it.
+//! The s3 endpoint: the part of the S3 API that BuildKit's `type=s3` and ordinary S3 tools use.
 //!
-//! s3s parses, checks signatures (Signature Version 4) and prints XML; the files here put each operation
-//! onto the cache's calls. An access key stands for a grant of the [`Keyring`]. HTTP/1.1 alone: no S3
-//! client speaks HTTP/2 without TLS. `GET /.remora/probe/<nonce>` answers with the nonce, unsigned: it
-//! is how the control endpoint finds out whether buildkitd reaches this endpoint.
+//! s3s parses requests, checks signatures (Signature Version 4) and prints XML. The files here turn each operation into
+//! calls of the cache. An access key stands for a grant of the [`Keyring`]. Only HTTP/1.1 is served: no S3 client uses
+//! HTTP/2 without TLS. `GET /.remora/probe/<nonce>` is unsigned and answers with the nonce: that is how the control endpoint
+//! finds out whether buildkitd reaches this endpoint.
 
 mod auth;
 mod bucket;
 mod checksum;
 mod condition;
+mod dispatch;
 mod host;
 mod multipart;
 mod object;
@@ -36,18 +37,17 @@ use crate::shutdown::Shutdown;
 
 use super::{Activity, Connection, Listener, accept_loop};
 
-/// Bounds the wait for a request's headers, and with it how long a connection may be idle. buildkitd makes an S3
-/// client for each build and leaves its connections open for 90 s when the build is over (the default of the AWS SDK
-/// for Go), so it is the server that has to close them. Amazon S3 closes idle connections after some seconds, too: S3
-/// clients connect again.
+/// How long a connection may wait for a request's headers, and so how long it may be idle. buildkitd makes an S3 client for
+/// each build and leaves its connections open for 90 s after the build (the default of the AWS SDK for Go), so the server
+/// has to close them. Amazon S3 also closes idle connections after some seconds, and S3 clients connect again.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How strict the endpoint is.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// How far a request's date may be from this machine's. Whole seconds.
+    /// How far a request's date may differ from this machine's clock. Whole seconds.
     pub clock_skew: Duration,
-    /// Connections at once on each listener; more wait.
+    /// How many connections each listener serves at once. More have to wait.
     pub max_connections: usize,
 }
 
@@ -82,7 +82,8 @@ impl S3 {
         let service = {
             let activity = activity.clone();
             service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
-                let (s3, running) = (Arc::clone(&self), activity.begin());
+                let s3 = Arc::clone(&self);
+                let running = activity.begin();
                 request.extensions_mut().insert(activity.clone());
                 async move { s3.answer(request).await.map(|response| running.answered(response)) }
             })
@@ -103,7 +104,7 @@ impl S3 {
     }
 
     async fn answer(&self, request: http::Request<hyper::body::Incoming>) -> Result<HttpResponse, HttpError> {
-        let operation = operations::Name::default();
+        let operation = operations::OperationName::default();
         let unread = unread::Unread::default();
         let mut request = request.map(|body| unread.track(body));
         let mut response = if let Some(nonce) = probe::nonce(&request) {
@@ -144,7 +145,7 @@ fn builder(operations: &operations::Operations, keyring: &Keyring, config: &Conf
     builder.set_access(auth::Access(keyring.clone()));
     builder.set_validation(host::BucketNames);
     let mut limits = s3s::config::S3Config::default();
-    // Named for presigned URLs; s3s holds the date of signed headers against it too.
+    // The name says presigned URLs, but s3s also checks the date of signed headers with it.
     limits.presigned_url_max_skew_time_secs = u32::try_from(config.clock_skew.as_secs()).unwrap_or(u32::MAX);
     builder.set_config(Arc::new(s3s::config::StaticConfigProvider::new(Arc::new(limits))));
     builder

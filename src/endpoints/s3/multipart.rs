@@ -1,4 +1,4 @@
-//! Multipart uploads: Create, UploadPart, UploadPartCopy of the object itself, Complete, Abort, ListParts.
+//! Multipart uploads of clients: Create, UploadPart, UploadPartCopy of the object itself, Complete, Abort, ListParts.
 
 use s3s::dto::*;
 use s3s::{S3Error, S3ErrorCode, S3Result};
@@ -13,7 +13,7 @@ use super::operations::Operations;
 use super::request_body::RequestBody;
 use super::target::Target;
 
-/// S3's bound.
+/// The most parts of one upload, as in S3.
 const MAX_PARTS: i32 = 10_000;
 
 impl Operations {
@@ -109,7 +109,7 @@ impl Operations {
             bucket: Some(input.bucket),
             key: Some(input.key),
             upload_id: Some(input.upload_id),
-            // All at once: there are never more than a client can take.
+            // All parts are in one answer: there are never more than a client can take.
             is_truncated: Some(false),
             parts: Some(sent.into_iter().filter(|sent| i32::from(sent.number) > behind).map(part).collect()),
             ..Default::default()
@@ -129,7 +129,7 @@ fn named_part(part: CompletedPart) -> S3Result<(u16, types::ETag)> {
     }
 }
 
-/// S3 has a code of its own for an upload that does not exist.
+/// The error of a call for an upload. S3 has a code of its own for an upload that does not exist.
 fn of_upload(error: cache::Error) -> S3Error {
     let missing = matches!(error, cache::Error::NotFound(_));
     let mut error = S3Error::from(error);

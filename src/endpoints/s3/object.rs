@@ -1,4 +1,4 @@
-//! Single objects: Head, Get (with ranges), Put, Copy onto itself, Delete.
+//! Single objects: Head, Get (with ranges), Put, Copy of an object onto itself, Delete.
 
 use std::pin::Pin;
 use std::sync::Mutex;
@@ -20,7 +20,7 @@ use super::operations::Operations;
 use super::request_body::RequestBody;
 use super::target::Target;
 
-/// S3's bound for one put and for one part.
+/// The most bytes of one put and of one part, as in S3.
 pub(super) const MAX_PUT_BYTES: u64 = 5 << 30;
 const CONTENT_TYPE: &str = "application/octet-stream";
 
@@ -226,7 +226,7 @@ pub(super) fn dropped_etag() -> types::ETag {
     types::ETag::new("dropped")
 }
 
-/// The body of a response. s3s wants it `Sync`, hence the mutex, which is never locked.
+/// The body of a response. s3s requires it to be `Sync`, hence the mutex, which is never locked.
 struct Sent {
     body: Mutex<Outgoing>,
     metrics: Metrics,
@@ -238,9 +238,9 @@ impl Stream for Sent {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let Self { body, metrics } = &mut *self;
         let body = body.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-        body.as_mut().poll_next(context).map(|piece| {
-            piece.inspect(|piece| match piece {
-                Ok(piece) => metrics.sent(Endpoint::S3, piece.len() as u64),
+        body.as_mut().poll_next(context).map(|chunk| {
+            chunk.inspect(|chunk| match chunk {
+                Ok(chunk) => metrics.sent(Endpoint::S3, chunk.len() as u64),
                 Err(error) => tracing::warn!(%error, "a response broke off"),
             })
         })
@@ -260,8 +260,8 @@ pub(super) fn body_size(content_length: Option<i64>) -> S3Result<u64> {
 /// Collects a body of `size` bytes.
 async fn collect(mut body: Incoming, size: u64) -> cache::Result<Bytes> {
     let mut bytes = BytesMut::new();
-    while let Some(piece) = body.next().await {
-        bytes.extend_from_slice(&piece?);
+    while let Some(chunk) = body.next().await {
+        bytes.extend_from_slice(&chunk?);
         if bytes.len() as u64 > size {
             break;
         }
@@ -273,7 +273,7 @@ async fn collect(mut body: Incoming, size: u64) -> cache::Result<Bytes> {
     }
 }
 
-/// Objects have one version and, once stored, no parts.
+/// Refuses requests for a part or a version: objects have one version and, once stored, no parts.
 fn check_whole(part: Option<PartNumber>, version: Option<&str>) -> S3Result<()> {
     if part.is_some() {
         return Err(S3Error::with_message(S3ErrorCode::NotImplemented, "objects cannot be read by part number"));
@@ -288,7 +288,7 @@ pub(super) fn quoted(etag: &types::ETag) -> ETag {
     ETag::Strong(etag.as_str().to_owned())
 }
 
-/// S3's sizes are signed; ours are far below where that matters.
+/// S3's sizes are signed numbers. The sizes here are far below the point where that matters.
 pub(super) fn signed(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }

@@ -1,20 +1,11 @@
-//! The operations that are served; all others answer `NotImplemented`.
-//!
-//! s3s wants them in one `impl`. Each takes the grant that `auth` left in the request's extensions and
-//! goes on in the file that has its name's noun: object, multipart, bucket.
+//! What all operations share, and their names.
 
 use std::sync::{Arc, OnceLock};
 
-use s3s::dto::*;
-use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
-
 use crate::cache::Cache;
 use crate::metrics::Metrics;
-use crate::types::Grant;
 
-use super::request_body::RequestBody;
-
-/// The operations as the metrics name them: a closed set.
+/// The names of the operations in the metrics: a closed set.
 const NAMES: [&str; 16] = [
     "Probe",
     "HeadObject",
@@ -34,11 +25,11 @@ const NAMES: [&str; 16] = [
     "GetBucketLocation",
 ];
 
-/// What a request turns out to be: unknown until its signature is checked.
+/// Which operation a request is for. Not known until the request's signature has been checked.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Name(Arc<OnceLock<&'static str>>);
+pub(super) struct OperationName(Arc<OnceLock<&'static str>>);
 
-impl Name {
+impl OperationName {
     pub(super) fn set(&self, name: &str) {
         if let Some(known) = NAMES.iter().find(|known| **known == name) {
             self.0.get_or_init(|| known);
@@ -50,7 +41,7 @@ impl Name {
     }
 }
 
-/// The operations over a cache. Cheap to clone.
+/// What the operations work with. Their methods are in the files of their subjects. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Operations {
     pub(super) cache: Cache,
@@ -60,88 +51,5 @@ pub(super) struct Operations {
 impl Operations {
     pub(super) fn new(cache: Cache, metrics: Metrics) -> Self {
         Self { cache, metrics }
-    }
-}
-
-fn grant<T>(request: &S3Request<T>) -> S3Result<Grant> {
-    let missing = || S3Error::with_message(S3ErrorCode::InternalError, "the request has no grant");
-    request.extensions.get::<Grant>().cloned().ok_or_else(missing)
-}
-
-#[async_trait::async_trait]
-impl s3s::S3 for Operations {
-    async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
-        self.head(&grant(&request)?, &request.input).await.map(S3Response::new)
-    }
-
-    async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
-        self.get(&grant(&request)?, &request.input).await.map(S3Response::new)
-    }
-
-    async fn put_object(&self, mut request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
-        let body = request.input.body.take();
-        let sent = RequestBody::of(&mut request, body, &self.metrics);
-        self.put(&grant(&request)?, request.input, sent).await.map(S3Response::new)
-    }
-
-    async fn copy_object(&self, request: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
-        self.copy(&grant(&request)?, &request.input).await.map(S3Response::new)
-    }
-
-    async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
-        self.delete(&grant(&request)?, &request.input.key).await?;
-        Ok(S3Response::new(DeleteObjectOutput::default()))
-    }
-
-    async fn create_multipart_upload(
-        &self,
-        request: S3Request<CreateMultipartUploadInput>,
-    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
-        self.create_upload(&grant(&request)?, request.input).await.map(S3Response::new)
-    }
-
-    async fn upload_part(&self, mut request: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
-        let body = request.input.body.take();
-        let sent = RequestBody::of(&mut request, body, &self.metrics);
-        self.part(&grant(&request)?, request.input, sent).await.map(S3Response::new)
-    }
-
-    async fn upload_part_copy(&self, request: S3Request<UploadPartCopyInput>) -> S3Result<S3Response<UploadPartCopyOutput>> {
-        self.part_copy(&grant(&request)?, &request.input).map(S3Response::new)
-    }
-
-    async fn complete_multipart_upload(
-        &self,
-        request: S3Request<CompleteMultipartUploadInput>,
-    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
-        self.complete_upload(&grant(&request)?, request.input).await.map(S3Response::new)
-    }
-
-    async fn abort_multipart_upload(
-        &self,
-        request: S3Request<AbortMultipartUploadInput>,
-    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
-        self.abort_upload(&grant(&request)?, &request.input).await?;
-        Ok(S3Response::new(AbortMultipartUploadOutput::default()))
-    }
-
-    async fn list_parts(&self, request: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
-        self.parts(&grant(&request)?, request.input).map(S3Response::new)
-    }
-
-    async fn list_objects_v2(&self, request: S3Request<ListObjectsV2Input>) -> S3Result<S3Response<ListObjectsV2Output>> {
-        self.list(&grant(&request)?, request.input).await.map(S3Response::new)
-    }
-
-    async fn list_buckets(&self, request: S3Request<ListBucketsInput>) -> S3Result<S3Response<ListBucketsOutput>> {
-        Ok(S3Response::new(self.buckets(&grant(&request)?)))
-    }
-
-    async fn head_bucket(&self, request: S3Request<HeadBucketInput>) -> S3Result<S3Response<HeadBucketOutput>> {
-        self.bucket(&grant(&request)?).map(S3Response::new)
-    }
-
-    async fn get_bucket_location(&self, request: S3Request<GetBucketLocationInput>) -> S3Result<S3Response<GetBucketLocationOutput>> {
-        self.location(&grant(&request)?).map(S3Response::new)
     }
 }

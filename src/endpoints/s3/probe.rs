@@ -1,12 +1,12 @@
-//! The reachability probe: a path that answers with the nonce in it, to anybody.
+//! The reachability probe: a path with a nonce in it, which answers anybody with that nonce.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 use s3s::{Body, HttpResponse};
 
-/// No bucket name begins with a dot, so this hides no object.
+/// No bucket's name begins with a dot, so this path hides no object.
 const PATH: &str = "/.remora/probe/";
-/// The answer repeats what an unknown caller sent, so that must be short and plain.
+/// The answer repeats what an unknown caller has sent, so the nonce must be short and plain.
 const MAX_NONCE_CHARS: usize = 64;
 
 /// The nonce, where `request` is a probe.

@@ -1,7 +1,7 @@
-//! The cache's errors as S3's, and the only place where they are logged.
+//! Errors of the cache as errors of S3. This is the only place of the endpoint where they are logged.
 //!
-//! Codes are chosen by what the AWS SDKs do with them: they try again after 500 and 503, and show the
-//! message of everything else at once. So only what may pass by itself is one of those.
+//! The codes are chosen by what the AWS SDKs do with them: they retry after 500 and 503, and show the message of everything
+//! else at once. So only errors that may go away by themselves get one of those two.
 
 use http::StatusCode;
 use s3s::{S3Error, S3ErrorCode};
@@ -40,7 +40,7 @@ impl From<Denied> for S3Error {
     }
 }
 
-/// S3 has no code for this, as it promises that it cannot be.
+/// S3 has no code for this, since S3 promises that it cannot happen.
 fn corrupt(message: String) -> S3Error {
     let mut error = S3Error::with_message(S3ErrorCode::Custom("CorruptObject".into()), message);
     error.set_status_code(StatusCode::UNPROCESSABLE_ENTITY);

@@ -1,4 +1,4 @@
-//! What a request's key names, and the grant that holds there.
+//! What a request's key names, and the grant that applies there.
 
 use s3s::dto::CopySource;
 use s3s::{S3Error, S3ErrorCode, S3Result};
@@ -9,14 +9,14 @@ use crate::types::Grant;
 /// A blob or a manifest in the caller's bucket.
 #[derive(Debug)]
 pub(super) struct Target {
-    /// The caller's grant, for the prefix that the key has.
+    /// The caller's grant for the prefix that the key has.
     pub(super) grant: Grant,
-    /// What the key names there.
+    /// What the key names under that prefix.
     pub(super) item: Item,
 }
 
 impl Target {
-    /// Where `key` leads; `None` for one that can name neither a blob nor a manifest.
+    /// What `key` names; `None` for a key that can name neither a blob nor a manifest.
     pub(super) fn find(grant: &Grant, key: &str) -> S3Result<Option<Self>> {
         let scope = grant.scope();
         if !key.starts_with(scope.prefix()) {
@@ -29,12 +29,12 @@ impl Target {
         }
     }
 
-    /// Where `key` leads, for reading: other keys have no object.
+    /// What `key` names, for reading. A key that can name nothing has no object.
     pub(super) fn to_read(grant: &Grant, key: &str) -> S3Result<Self> {
         Self::find(grant, key)?.ok_or_else(|| S3Error::with_message(S3ErrorCode::NoSuchKey, format!("not found: {key}")))
     }
 
-    /// Where `key` leads, for writing: other keys can have no object.
+    /// What `key` names, for writing. A key that can name nothing is invalid.
     pub(super) fn to_write(grant: &Grant, key: &str) -> S3Result<Self> {
         let refuse = || {
             let scope = grant.scope();
@@ -45,7 +45,7 @@ impl Target {
         Self::find(grant, key)?.ok_or_else(refuse)
     }
 
-    /// Checks that a copy is one of the object onto itself: the way to make an object young again.
+    /// Checks that a copy is of an object onto itself, which is how clients make an object young again.
     pub(super) fn check_copy(source: &CopySource, bucket: &str, key: &str) -> S3Result<()> {
         match source {
             CopySource::Bucket { bucket: from_bucket, key: from_key, .. } if **from_bucket == *bucket && **from_key == *key => Ok(()),
