@@ -1,11 +1,11 @@
-//! The builds that run now, and which of them ran beside which.
+//! The running builds, and which builds ran at the same time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::types::{Promises, Usage};
 
-/// One registration of a build. BuildKit's ref alone would not do: a client may use one twice.
+/// One registration of a build. BuildKit's ref would not be enough, since a client may use a ref twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct BuildId(u64);
 
@@ -13,7 +13,7 @@ pub(super) struct BuildId(u64);
 pub(super) struct Builds {
     next: u64,
     running: BTreeMap<BuildId, Running>,
-    /// Builds that are over, with those that ran beside them and still run.
+    /// Builds that are over, each with the builds that ran at the same time and are still running.
     lingering: BTreeMap<BuildId, BTreeSet<BuildId>>,
 }
 
@@ -36,7 +36,7 @@ impl Builds {
         self.running.iter().rfind(|(_, build)| build.reference == reference).map(|(id, build)| (*id, build))
     }
 
-    /// Ends a build and returns the builds whose grants nobody can be using from now on.
+    /// Ends a build. Returns the builds whose grants nobody can be using any more.
     pub(super) fn end(&mut self, id: BuildId) -> Vec<BuildId> {
         if self.running.remove(&id).is_none() {
             return Vec::new();

@@ -14,26 +14,26 @@ pub struct OperatorKey {
     pub access_key_id: String,
     /// The secret half.
     pub secret_access_key: SecretString,
-    /// What it opens.
+    /// What it gives access to.
     pub grant: Grant,
 }
 
 /// What an access key id stands for.
 #[derive(Debug, Clone)]
 pub struct Credential {
-    /// To check the request's signature with.
+    /// For checking the signature of a request.
     pub secret_access_key: SecretString,
     /// What the caller may do.
     pub grant: Grant,
-    /// Cancelled when the build that it was made for is over, and so are those that ran beside it. Of an operator's
-    /// key: never.
+    /// Cancelled when the build that it was issued to is over, and all builds that ran at the same time are over, too. For an
+    /// operator's key: never.
     pub over: CancellationToken,
 }
 
-/// Why an access key id opens nothing.
+/// Why an access key id gives no access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// Nobody gave it out.
+    /// It was never issued.
     #[error("this access key id is not known to remora")]
     Unknown,
     /// Its build is over.
@@ -41,7 +41,7 @@ pub enum Refused {
     Ended,
 }
 
-/// A grant as a build's cache options carry it.
+/// A grant in the form in which a build's cache options carry it.
 #[derive(Clone)]
 pub struct IssuedGrant {
     /// For `access_key_id=`.
@@ -65,15 +65,15 @@ pub enum Purpose {
     Export,
 }
 
-/// What a build needs a grant for.
+/// What a build asks for when it needs a grant.
 #[derive(Debug, Clone, Copy)]
 pub struct GrantRequest<'a> {
-    /// An import may read the manifests in `names` and the blobs that they name. An export may write.
+    /// An import may read the manifests in `names` and the blobs that they name. An export may write them.
     pub purpose: Purpose,
-    /// Where.
+    /// Where the grant applies.
     pub scope: &'a Scope,
-    /// Which manifests.
+    /// Which manifests it is for.
     pub names: &'a [ManifestName],
-    /// When what is written is acknowledged.
+    /// How far a write has to get before it is acknowledged.
     pub durability: Durability,
 }

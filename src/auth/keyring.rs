@@ -19,7 +19,7 @@ pub struct Keyring(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     operator: HashMap<String, Credential>,
-    /// How long grants outlive their build: BuildKit finishes lazy work a little later.
+    /// How long grants stay valid after their build: BuildKit finishes lazy work a little later.
     grace: Duration,
     /// Whether builds go on without their cache when the store fails.
     tolerant: bool,
@@ -33,13 +33,13 @@ struct State {
 }
 
 impl Keyring {
-    /// A keyring with the operator's keys; builds' grants end `grace` after their build.
+    /// A keyring with the operator's keys. Grants of builds end `grace` after their build.
     #[must_use]
     pub fn new(operator_keys: Vec<OperatorKey>, grace: Duration) -> Self {
         Self::make(operator_keys, grace, false)
     }
 
-    /// As [`Keyring::new`]; builds go on without their cache when the store fails.
+    /// Like [`Keyring::new`], but builds go on without their cache when the store fails.
     #[must_use]
     pub fn tolerant(operator_keys: Vec<OperatorKey>, grace: Duration) -> Self {
         Self::make(operator_keys, grace, true)
@@ -58,7 +58,7 @@ impl Keyring {
     /// What an access key id stands for.
     ///
     /// # Errors
-    /// [`Refused`], saying whether it was ever valid.
+    /// [`Refused`], which says whether the key was ever valid.
     pub fn lookup(&self, access_key_id: &str) -> Result<Credential, Refused> {
         if let Some(credential) = self.0.operator.get(access_key_id) {
             return Ok(credential.clone());
@@ -71,23 +71,23 @@ impl Keyring {
         }
     }
 
-    /// Registers a build, by BuildKit's ref. Its grants live while the guard does, and a little longer:
-    /// until every build that ran beside it is over too (BuildKit lets builds share steps, and with
-    /// them the cache that one of them brought), then for the grace period.
+    /// Registers a build by BuildKit's ref. Its grants are valid while the guard exists, and a little longer: until every build
+    /// that ran at the same time is over, too (BuildKit lets builds share steps, and with them the cache that one of them
+    /// has imported), and then for the grace period.
     #[must_use]
     pub fn begin_build(&self, reference: &str) -> BuildGuard {
         let id = self.state().builds.begin(reference);
         BuildGuard { keyring: self.clone(), id }
     }
 
-    /// A grant for a running build; the same one when asked for again. `None` where no such build runs.
+    /// A grant for a running build. The same request gets the same grant again. `None` where no such build is running.
     #[must_use]
     pub fn issue(&self, reference: &str, asked: &GrantRequest<'_>) -> Option<IssuedGrant> {
         self.issue_with(reference, asked, |grant| grant)
     }
 
-    /// As [`Keyring::issue`], for a build's session: its documents, up to `max_document_bytes` together,
-    /// stay with the grant.
+    /// Like [`Keyring::issue`], for a build's session: the grant keeps the session's documents, up to `max_document_bytes`
+    /// together.
     #[must_use]
     pub fn issue_for_session(&self, reference: &str, asked: &GrantRequest<'_>, max_document_bytes: u64) -> Option<IssuedGrant> {
         self.issue_with(reference, asked, |grant| grant.documents(Arc::new(Documents::new(max_document_bytes))))

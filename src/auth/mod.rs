@@ -1,8 +1,8 @@
 //! Who is calling: access keys, and the grant that each stands for.
 //!
-//! Two kinds of key open the s3 endpoint. Operator keys come from the configuration and live as long as
-//! the process. Grants of builds are made by the control endpoint for one build, one scope and one use,
-//! live in memory alone, and end with their build. The secret is never logged; `Debug` hides it.
+//! There are two kinds of keys. Operator keys come from the configuration and are valid as long as the process runs. Grants
+//! of builds are issued by the control endpoint for one build, one scope and one purpose. They exist only in memory and end
+//! with their build. Secrets are never logged; `Debug` hides them.
 
 mod builds;
 mod credential;

@@ -1,4 +1,4 @@
-//! Addresses to listen on or dial.
+//! Addresses to listen on or to connect to.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// Whether only this machine can reach it.
+    /// Whether it can be reached only from this machine.
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {

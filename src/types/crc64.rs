@@ -1,4 +1,4 @@
-//! Checksums of whole blobs, for bytes that were proved by their digest once.
+//! Checksums of whole blobs, for bytes that were checked against their digest before.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,10 +9,10 @@ use crc_fast::CrcAlgorithm::Crc64Nvme;
 
 use super::Invalid;
 
-/// A CRC-64/NVME, written as S3 writes `x-amz-checksum-crc64nvme`: 8 bytes, the highest first, in base64.
+/// A CRC-64/NVME, written as in S3's `x-amz-checksum-crc64nvme`: 8 bytes, big-endian, in base64.
 ///
-/// It takes less than a fifteenth of the time of a digest. It finds what went wrong by itself, and proves nothing
-/// against whoever chose the bytes.
+/// It takes less than a fifteenth of the time of a digest. It detects accidental damage, but proves nothing against somebody
+/// who has chosen the bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Crc64(u64);
 
@@ -37,7 +37,7 @@ impl fmt::Debug for Crc64 {
     }
 }
 
-/// Computes a [`Crc64`] from data that arrives in pieces.
+/// Computes a [`Crc64`] from data that arrives in chunks.
 #[derive(Debug, Clone)]
 pub struct Crc64Hasher(crc_fast::Digest);
 
@@ -48,7 +48,7 @@ impl Default for Crc64Hasher {
 }
 
 impl Crc64Hasher {
-    /// Takes the next piece.
+    /// Takes the next chunk.
     pub fn update(&mut self, data: &[u8]) {
         self.0.update(data);
     }
@@ -64,9 +64,9 @@ impl Crc64Hasher {
 mod tests {
     use super::*;
 
-    fn crc(pieces: &[&[u8]]) -> Crc64 {
+    fn crc(chunks: &[&[u8]]) -> Crc64 {
         let mut hasher = Crc64Hasher::default();
-        pieces.iter().for_each(|piece| hasher.update(piece));
+        chunks.iter().for_each(|chunk| hasher.update(chunk));
         hasher.finish()
     }
 

@@ -20,7 +20,7 @@ impl Digest {
         hasher.finish().digest
     }
 
-    /// Where it lies among all digests, from 0 to 2^64: they are spread evenly, and listed in this order.
+    /// Where it lies among all digests, from 0 to 2^64. Digests are spread evenly and listed in this order.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.0.iter().take(8).fold(0, |position, &byte| position << 8 | u64::from(byte))
@@ -54,21 +54,21 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// What is known of bytes that were hashed.
+/// The digest and the checksum of the same bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sums {
-    /// Proves them.
+    /// Proves which bytes they are.
     pub digest: Digest,
-    /// Finds out cheaply whether they are the same the next time.
+    /// A cheap way to see later whether the bytes are still the same.
     pub crc: Crc64,
 }
 
-/// Computes [`Sums`] from data that arrives in pieces.
+/// Computes [`Sums`] from data that arrives in chunks.
 #[derive(Clone, Default)]
 pub struct Hasher(Sha256, Crc64Hasher);
 
 impl Hasher {
-    /// Takes the next piece.
+    /// Takes the next chunk.
     pub fn update(&mut self, data: &[u8]) {
         self.0.update(data);
         self.1.update(data);

@@ -1,7 +1,7 @@
 //! The documents of one build's session: small blobs that BuildKit writes or reads beside the layers.
 //!
-//! Over a session a cache manifest travels in its OCI form, two JSON documents. The store holds neither,
-//! so they live here, in memory, until the build is over.
+//! Over a session, a cache manifest is transferred in its OCI form, which is two JSON documents. The store holds neither of
+//! them, so they are kept here, in memory, until the build is over.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::Digest;
 
-/// Documents by their digest, bounded in bytes.
+/// Documents by their digest. Their total size is bounded.
 #[derive(Debug)]
 pub struct Documents {
     max_bytes: u64,
@@ -19,7 +19,7 @@ pub struct Documents {
 }
 
 impl Documents {
-    /// None yet; at most `max_bytes` together.
+    /// No documents; at most `max_bytes` together.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {
         Self { max_bytes, held: Mutex::new(Some(HashMap::new())) }
@@ -31,18 +31,18 @@ impl Documents {
         self.held().as_ref()?.get(digest).cloned()
     }
 
-    /// All of them.
+    /// All documents.
     #[must_use]
     pub fn all(&self) -> Vec<Bytes> {
         self.held().iter().flat_map(HashMap::values).cloned().collect()
     }
 
-    /// Lets go of all of them, and takes no more.
+    /// Drops all documents, and accepts no more.
     pub fn end(&self) {
         *self.held() = None;
     }
 
-    /// Keeps a document; `false`: there is no room for it, or the build is over.
+    /// Keeps a document. Returns `false` where there is no room for it or the build is over.
     #[must_use]
     pub fn insert(&self, document: Bytes) -> bool {
         let digest = Digest::of(&document);

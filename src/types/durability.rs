@@ -1,17 +1,17 @@
-//! Where an export must be before its build is told that it is done.
+//! How far an export has to get before the build is told that it is done.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::Invalid;
 
-/// What an acknowledged write has reached.
+/// Where an acknowledged write is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
-    /// The store.
+    /// In the store.
     #[default]
     S3,
-    /// remora's own disk; the store gets it later.
+    /// On remora's own disk. The store gets it later.
     Local,
 }
 

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-/// The version of an object, as the store names it: opaque, without quotes, compared for equality alone.
+/// The version of an object, as the store names it: opaque, without quotes, and compared only for equality.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ETag(String);
 
 impl ETag {
-    /// Takes a tag with or without the quotes that HTTP puts around it.
+    /// Accepts a tag with or without the quotes that HTTP puts around it.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(text.trim_matches('"').to_owned())
@@ -19,7 +19,7 @@ impl ETag {
         &self.0
     }
 
-    /// The tag as an HTTP header carries it.
+    /// The tag as it is written in an HTTP header.
     #[must_use]
     pub fn quoted(&self) -> String {
         format!("\"{}\"", self.0)

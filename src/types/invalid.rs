@@ -9,7 +9,7 @@ pub struct Invalid {
     allowed: &'static str,
 }
 
-/// Longer values are cut in messages, so that a hostile one cannot fill the log.
+/// Longer values are shortened in messages, so that a hostile value cannot fill the log.
 const SHOWN_CHARS: usize = 128;
 
 impl Invalid {

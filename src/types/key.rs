@@ -4,9 +4,8 @@ use std::fmt;
 
 /// The key of one object in a bucket: a folder part and a leaf.
 ///
-/// S3 sees the two joined. The directory store makes folders of the first and one file name of the
-/// second, so that the manifests `app` and `app/next` can live beside each other. Keys are built in
-/// `cache::layout` alone.
+/// S3 gets the two joined. The directory store makes folders from the first and one file name from the second, so that the
+/// manifests `app` and `app/next` can exist side by side. Only `cache::layout` builds keys.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     text: String,
@@ -17,7 +16,7 @@ impl Key {
     /// Joins `folder` (a prefix, usually with a slash at its end) and `leaf`.
     #[must_use]
     pub fn new(folder: &str, leaf: &str) -> Self {
-        // What follows the prefix's last slash belongs to the file name, as it does for S3.
+        // What follows the last slash of the prefix belongs to the file name.
         let start = folder.rfind('/').map_or(0, |slash| slash + 1);
         Self { text: format!("{folder}{leaf}"), leaf: start }
     }
@@ -34,7 +33,7 @@ impl Key {
         &self.text[..self.leaf]
     }
 
-    /// The rest: may contain slashes, which are part of a name and not folders.
+    /// The part behind that. It may contain slashes, which are part of a name and do not separate folders.
     #[must_use]
     pub fn leaf(&self) -> &str {
         &self.text[self.leaf..]

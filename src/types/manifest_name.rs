@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::Invalid;
 
-/// The name of a cache manifest. May contain slashes (`team/app`), as BuildKit's own client allows.
+/// The name of a cache manifest. It may contain slashes (`team/app`), as BuildKit's own client allows.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ManifestName(String);
 

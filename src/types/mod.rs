@@ -1,4 +1,4 @@
-//! The vocabulary that every layer shares: parsed once at the edge, trusted from there on.
+//! The types that every layer shares. Values are parsed once, at the edge, and trusted from there on.
 
 mod address;
 mod bucket;

@@ -1,4 +1,4 @@
-//! Where one cache lives: a bucket, and the prefixes of BuildKit's native layout in it.
+//! Where one cache is: a bucket, and the prefixes of BuildKit's native layout in it.
 
 use std::fmt;
 
@@ -6,8 +6,8 @@ use super::{BucketName, Invalid};
 
 /// A bucket and the three prefixes of a `type=s3` cache.
 ///
-/// Prefixes are joined as they are (`prefix` + `blobs_prefix` + digest), with no slash added, because
-/// BuildKit's own client does so and its objects must be found.
+/// Prefixes are joined as they are (`prefix` + `blobs_prefix` + digest), without adding a slash, since BuildKit's own client
+/// does so and its objects must be found.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Scope {
     bucket: BucketName,

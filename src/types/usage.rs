@@ -1,4 +1,4 @@
-//! What one build used of the cache: the numbers of its summary line.
+//! How much one build has used the cache: the numbers of its summary line.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
