@@ -1,6 +1,7 @@
-//! The composition root: makes every part, binds every listener, starts them, and ends them in order.
+//! The composition root: makes every part, binds every listener, starts everything, and ends everything in order.
 //!
-//! The end: unready, no new builds, serve those that run, close the endpoints; the admin endpoint goes last.
+//! At the end remora says that it is not ready, takes no new builds, serves those that are running, and closes the endpoints.
+//! The admin endpoint is closed last.
 
 use std::fs::{File, TryLockError};
 use std::future::Future;
@@ -26,7 +27,7 @@ use crate::types::Address;
 /// How long the last answers of the admin endpoint may take.
 const ADMIN_DEADLINE: Duration = Duration::from_millis(200);
 
-/// Between two lines of the log that say what a drain waits for.
+/// The pause between two log lines that say what a drain is waiting for.
 const DRAIN_REPORT: Duration = Duration::from_secs(30);
 
 /// A remora that serves.
@@ -36,17 +37,18 @@ pub struct App {
     admin_shutdown: Shutdown,
     metrics: Metrics,
     drain_deadline: Duration,
-    /// Held while the process runs: the spool has one user.
+    /// Locked while the process runs, since only one process may use the spool.
     _data_dir: File,
 }
 
 impl App {
-    /// Makes and starts everything. Nothing is served before all of it could be made.
+    /// Makes and starts everything. Nothing is served before all parts could be made.
     ///
     /// # Errors
     /// One that names what is in the way: the data directory, a store, an address.
     pub async fn start(config: Config) -> Result<Self> {
-        let (shutdown, admin_shutdown) = (Shutdown::default(), Shutdown::default());
+        let shutdown = Shutdown::default();
+        let admin_shutdown = Shutdown::default();
         let data_dir = claim(&config.data_dir)?;
         let control_listeners = bind("control", &config.control.addresses).await?;
         let content_listeners = bind("content", &config.content.addresses).await?;
@@ -91,8 +93,8 @@ impl App {
         Ok(Self { shutdown, admin_shutdown, metrics, drain_deadline: config.drain_deadline, _data_dir: data_dir })
     }
 
-    /// Takes no new builds and serves those that run, at most until the drain deadline; then closes. Dropping
-    /// this future leaves the rest to the end of the process.
+    /// Takes no new builds, serves those that are running, at most until the drain deadline, and then closes. Where this
+    /// future is dropped, the end of the process does the rest.
     pub async fn drain(self) {
         self.shutdown.drain();
         tracing::info!(
@@ -110,7 +112,7 @@ impl App {
         self.admin_shutdown.finish(ADMIN_DEADLINE).await;
     }
 
-    /// Says now and then what the drain waits for.
+    /// Logs now and then what the drain is waiting for.
     async fn tell_what_runs(&self) {
         loop {
             tokio::time::sleep(DRAIN_REPORT).await;
@@ -119,7 +121,7 @@ impl App {
     }
 }
 
-/// Connects to what the cache is kept in. What watches over it are tasks of `shutdown`.
+/// Opens the stores in which the cache is kept. The tasks that watch over them belong to `shutdown`.
 ///
 /// # Errors
 /// Where a bucket's client cannot be made.
@@ -140,7 +142,7 @@ pub async fn open_stores(config: StoreConfig, metrics: &Metrics, shutdown: &Shut
     }
 }
 
-/// Makes the data directory and takes it for this process.
+/// Makes the data directory and locks it for this process.
 fn claim(data_dir: &Path) -> Result<File> {
     let failed = || format!("data_dir: cannot write to {}", data_dir.display());
     std::fs::create_dir_all(data_dir).with_context(failed)?;
@@ -170,7 +172,7 @@ where
     }
 }
 
-/// The URL of the s3 endpoint for a buildkitd that shares this machine's network.
+/// The URL of the s3 endpoint for a buildkitd in this machine's network.
 fn advertised(listeners: &[Listener]) -> Option<String> {
     let host_port = listeners.iter().find_map(|listener| match listener.address() {
         Address::Tcp(host_port) => host_port.parse::<std::net::SocketAddr>().ok(),
@@ -184,11 +186,11 @@ fn advertised(listeners: &[Listener]) -> Option<String> {
     Some(url)
 }
 
-/// How long a store is asked: less than a check may take, so that the answer is the one given here.
+/// How long a store may take to answer. This is less than a check may take, so that the error is the one that is made here.
 const STORE_CHECK: Duration = Duration::from_secs(2);
 
-/// A store that does not answer fails no build unless it is told to; one that refuses remora, or is not
-/// there, is set up wrongly, which must not go unseen.
+/// Checks of the stores. A store that does not answer fails no build unless the configuration says so. A store that refuses
+/// remora, or does not exist, is set up wrongly, and that must not go unnoticed.
 fn store_checks(stores: &Stores, on_unavailable: OnUnavailable) -> Vec<Check> {
     let check = |store: Arc<dyn store::GuardedStore>| {
         Check::new(format!("store {}", store.url()), move || {

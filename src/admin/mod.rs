@@ -1,10 +1,10 @@
 //! The admin endpoint, for operators and orchestrators, on its own listener:
 //!
 //! - `/livez`: 200 while the process runs
-//! - `/readyz`: 200 when builds can be served, else 503; each check with its cause, as JSON. A store that does
-//!   not answer is told there, and makes it 503 only where builds get the error (`on_unavailable = "fail"`)
+//! - `/readyz`: 200 when builds can be served, else 503; the checks and the causes of failed ones, as JSON. A store that
+//!   does not answer is reported there, but makes it 503 only where builds get the error (`on_unavailable = "fail"`)
 //! - `/metrics`: Prometheus (OpenMetrics text)
-//! - `/status`: what goes on and what waits, as JSON, for `remora status`
+//! - `/status`: what is running and what is waiting, as JSON, for `remora status`
 //! - `/`: this list
 
 mod readiness;
@@ -26,14 +26,14 @@ use crate::endpoints::{Listener, accept_loop};
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 
-use status::Source;
+use status::StatusSource;
 
 pub use readiness::{Check, CheckReport, Fault, Readiness, Report};
 pub use status::{Status, StoreStatus};
 
-/// Probes and scrapers need few.
+/// Probes and scrapers need only a few.
 const MAX_CONNECTIONS: usize = 64;
-/// A caller that sends no whole request in this time is cut off.
+/// A caller that has not sent a whole request after this time is disconnected.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const INDEX: &str = "\
@@ -50,20 +50,21 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves `readiness`, `metrics`, and what goes on in `cache`.
+    /// Serves `readiness`, `metrics`, and the status of `cache`.
     #[must_use]
     pub fn new(readiness: Readiness, metrics: Metrics, cache: Cache) -> Self {
-        let source = Source { cache, metrics: metrics.clone(), started: Instant::now() };
+        let source = StatusSource { cache, metrics: metrics.clone(), started: Instant::now() };
         let router = Router::new()
             .route("/", get(|| async { INDEX }))
             .route("/livez", get(|| async { "ok\n" }))
             .route("/readyz", get(readyz).with_state(Arc::new(readiness)))
             .route("/metrics", get(scrape).with_state(metrics))
-            .route("/status", get(tell).with_state(source));
+            .route("/status", get(status).with_state(source));
         Self { router }
     }
 
-    /// Serves until `shutdown`: one of its own, so that probes are answered while the rest drains.
+    /// Serves until `shutdown`. The admin endpoint has a shutdown of its own, so that probes are answered while everything
+    /// else drains.
     pub async fn serve(self: Arc<Self>, listener: Listener, shutdown: Shutdown) {
         accept_loop(listener, shutdown, MAX_CONNECTIONS, |connection, _| {
             let service = TowerToHyperService::new(self.router.clone());
@@ -86,7 +87,7 @@ async fn readyz(State(readiness): State<Arc<Readiness>>) -> impl IntoResponse {
     (status, [(header::CONTENT_TYPE, "application/json")], body)
 }
 
-async fn tell(State(source): State<Source>) -> impl IntoResponse {
+async fn status(State(source): State<StatusSource>) -> impl IntoResponse {
     let body = serde_json::to_string(&source.status()).unwrap_or_default();
     ([(header::CONTENT_TYPE, "application/json")], body)
 }

@@ -1,4 +1,4 @@
-//! Whether builds can be served: every check, run at most once in a few seconds, each in bounded time.
+//! Whether builds can be served. All checks run at most once in a few seconds, each in bounded time.
 
 use std::fmt;
 use std::future::Future;
@@ -12,9 +12,9 @@ use tokio::sync::Mutex;
 
 use crate::shutdown::Shutdown;
 
-/// Probes within this time get the last answer: a check writes to the store.
+/// Probes within this time get the last answer, since a check writes to the store.
 const FRESH: Duration = Duration::from_secs(5);
-/// A check that takes longer has failed.
+/// A check that takes longer than this has failed.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
 type Outcome = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send>>;
@@ -24,7 +24,7 @@ type Outcome = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send>>;
 pub enum Fault {
     /// Builds cannot be served.
     Fatal(String),
-    /// Builds are served all the same, slower.
+    /// Builds are served, but more slowly.
     Bearable(String),
 }
 
@@ -35,8 +35,7 @@ pub struct Check {
 }
 
 impl Check {
-    /// `run` says what is wrong, fit to be shown to operators; a check that takes too long says nothing, and
-    /// is [`Fault::Fatal`].
+    /// `run` returns what is wrong, in words for operators. A check that takes too long is [`Fault::Fatal`].
     pub fn new<F>(name: impl Into<String>, run: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<(), Fault>> + Send + 'static,
@@ -69,10 +68,10 @@ pub struct CheckReport {
     pub name: String,
     /// Whether it works.
     pub ok: bool,
-    /// Whether builds are served all the same, where it does not.
+    /// Whether builds are served although it does not work.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bearable: bool,
-    /// Why not.
+    /// Why it does not work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
 }
@@ -91,18 +90,18 @@ pub struct Report {
 pub struct Readiness {
     checks: Vec<Check>,
     shutdown: Shutdown,
-    /// Held while the checks run, so that they run once for all who ask meanwhile.
+    /// Held while the checks run, so that they run once for all probes that arrive meanwhile.
     last: Mutex<Option<(Instant, Arc<Report>)>>,
 }
 
 impl Readiness {
-    /// Ready when all of `checks` are ok or bearable and `shutdown` is not draining.
+    /// Ready when all `checks` are ok or bearable and `shutdown` is not draining.
     #[must_use]
     pub fn new(checks: Vec<Check>, shutdown: Shutdown) -> Self {
         Self { checks, shutdown, last: Mutex::default() }
     }
 
-    /// The answer of now, or of a few seconds ago.
+    /// The current answer, or one that is a few seconds old.
     pub async fn report(&self) -> Arc<Report> {
         if self.shutdown.is_draining() {
             let draining = CheckReport { name: "running".to_owned(), ok: false, bearable: false, cause: Some("draining".to_owned()) };

@@ -12,36 +12,37 @@ use crate::metrics::Metrics;
 pub struct StoreStatus {
     /// Where it is.
     pub url: String,
-    /// Whether calls are made: closed (they are), half open, open (they fail at once). `None`: always, to a directory.
+    /// The state of the breaker: closed (calls are made), half open, open (calls fail at once). `None` for a directory, to
+    /// which calls are always made.
     pub breaker: Option<String>,
 }
 
-/// All that is told.
+/// The whole status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Of remora.
+    /// The version of remora.
     pub version: String,
-    /// Since it started.
+    /// How long ago it started.
     pub uptime_seconds: u64,
-    /// Builds that run through the control endpoint.
+    /// Builds that are running through the control endpoint.
     pub builds_running: u64,
-    /// Those that it serves.
+    /// The stores that it serves.
     pub stores: Vec<StoreStatus>,
-    /// What waits.
+    /// What is waiting in the cache.
     #[serde(flatten)]
     pub cache: CacheStatus,
 }
 
-/// Where it comes from. Cheap to clone.
+/// Where the status comes from. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Source {
+pub(super) struct StatusSource {
     pub(super) cache: Cache,
     pub(super) metrics: Metrics,
     pub(super) started: Instant,
 }
 
-impl Source {
-    /// As it is now.
+impl StatusSource {
+    /// The current status.
     pub(super) fn status(&self) -> Status {
         let stores = self.cache.stores().known().into_iter().map(|store| {
             let url = store.url();

@@ -1,4 +1,4 @@
-//! Metrics that belong to one subject.
+//! Metrics that are grouped by their subject.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -16,33 +16,33 @@ pub struct DiskMetrics {
 }
 
 impl DiskMetrics {
-    /// A blob was read with a disk cache: whether the disk cache had it.
+    /// Counts a read of a blob, by whether the disk cache had it.
     pub fn lookup(&self, found: bool) {
         let counter = if found { &self.hits } else { &self.misses };
         counter.inc();
     }
 
-    /// Bytes came from the disk cache.
+    /// Counts bytes that came from the disk cache.
     pub fn read(&self, bytes: u64) {
         self.read.inc_by(bytes);
     }
 
-    /// A blob was put into the disk cache.
+    /// Counts a blob that was put into the disk cache.
     pub fn filled(&self) {
         self.fills.inc();
     }
 
-    /// A blob had to make room for another.
+    /// Counts a blob that had to make room for another.
     pub fn evicted(&self) {
         self.evictions.inc();
     }
 
-    /// The disk failed, or did not hold what was written.
+    /// Counts an error of the disk, or a blob on it that is not what was written.
     pub fn failed(&self) {
         self.faults.inc();
     }
 
-    /// So many bytes are in the disk cache now.
+    /// Sets how many bytes are in the disk cache.
     pub fn set_bytes(&self, bytes: u64) {
         self.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
@@ -56,12 +56,12 @@ pub struct ReadAheadMetrics {
 }
 
 impl ReadAheadMetrics {
-    /// Bytes of a blob were fetched.
+    /// Counts bytes that were fetched.
     pub fn fetched(&self, bytes: u64) {
         self.ahead.inc_by(bytes);
     }
 
-    /// Bytes that were fetched are gone, and nobody had asked for them.
+    /// Counts bytes that were fetched and dropped without anybody asking for them.
     pub fn wasted(&self, bytes: u64) {
         self.wasted.inc_by(bytes);
     }
@@ -78,19 +78,19 @@ pub struct ManifestMetrics {
 }
 
 impl ManifestMetrics {
-    /// So much of a manifest was left out.
+    /// Counts a manifest from which so much was left out.
     pub fn pruned(&self, layers: usize, records: usize) {
         self.pruned.inc();
         self.pruned_layers.inc_by(layers as u64);
         self.pruned_records.inc_by(records as u64);
     }
 
-    /// A manifest was published with results of other exports.
+    /// Counts a manifest that was published with results of other exports.
     pub fn merged(&self) {
         self.merged.inc();
     }
 
-    /// A publication met another one of the same name.
+    /// Counts a publication that conflicted with another one of the same name.
     pub fn conflicted(&self) {
         self.conflicts.inc();
     }

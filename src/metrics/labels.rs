@@ -56,7 +56,7 @@ label_values! {
 }
 
 label_values! {
-    /// How the bytes of a build's cache go.
+    /// How the bytes of a build's cache are transferred.
     Transport {
         /// Over HTTP, through the s3 endpoint.
         Relay => "relay",
@@ -66,11 +66,11 @@ label_values! {
 }
 
 label_values! {
-    /// Why a call to the store was made again.
+    /// Why a call to the store was retried.
     Retry {
         /// It got no answer, or the store failed.
         Unavailable => "unavailable",
-        /// The store asked for less.
+        /// The store was throttling.
         Throttled => "throttled",
         /// It was signed with something that is no longer valid.
         Denied => "denied",
@@ -80,9 +80,9 @@ label_values! {
 label_values! {
     /// How the second request for a slow range ended.
     HedgeOutcome {
-        /// It brought what the reader waited for.
+        /// It was the first to bring what the reader waited for.
         Won => "won",
-        /// The first one did after all, or the reader left.
+        /// The first request was faster after all, or the reader stopped reading.
         Lost => "lost",
     }
 }
@@ -90,11 +90,11 @@ label_values! {
 /// Whether calls to a store are made; the gauge shows it as a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerState {
-    /// 0: they are.
+    /// 0: calls are made.
     Closed,
-    /// 1: the store is asked whether it answers.
+    /// 1: a probe finds out whether the store answers.
     HalfOpen,
-    /// 2: they fail at once.
+    /// 2: calls fail at once.
     Open,
 }
 

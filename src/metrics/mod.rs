@@ -1,4 +1,4 @@
-//! What remora counts, in Prometheus' terms, on a registry of the caller's.
+//! What remora counts, as metrics of Prometheus. Each [`Metrics`] has a registry of its own.
 
 mod families;
 mod groups;
@@ -25,93 +25,93 @@ pub struct StoreMetrics {
 }
 
 impl Metrics {
-    /// A request ended.
+    /// Counts a request that has ended.
     pub fn request(&self, endpoint: Endpoint, operation: &'static str, class: Class) {
         self.0.requests.get_or_create(&RequestLabels { endpoint, operation, class }).inc();
     }
 
-    /// A lookup of a blob or manifest ended.
+    /// Counts a lookup of a blob or manifest that has ended.
     pub fn lookup(&self, endpoint: Endpoint, kind: Kind, found: bool) {
         let family = if found { &self.0.hits } else { &self.0.misses };
         family.get_or_create(&LookupLabels { endpoint, kind }).inc();
     }
 
-    /// Bytes went to a caller.
+    /// Counts bytes that went to a caller.
     pub fn sent(&self, endpoint: Endpoint, bytes: u64) {
         self.0.sent.get_or_create(&EndpointLabels { endpoint }).inc_by(bytes);
     }
 
-    /// Bytes came from a caller.
+    /// Counts bytes that came from a caller.
     pub fn received(&self, endpoint: Endpoint, bytes: u64) {
         self.0.received.get_or_create(&EndpointLabels { endpoint }).inc_by(bytes);
     }
 
-    /// A lookup of a blob was answered without asking the store.
+    /// Counts a lookup of a blob that was answered without asking the store.
     pub fn answered_from_memory(&self) {
         self.0.from_memory.inc();
     }
 
-    /// Those of the disk cache.
+    /// The metrics of the disk cache.
     #[must_use]
     pub fn disk(&self) -> &DiskMetrics {
         &self.0.disk
     }
 
-    /// Those of blobs that are fetched before a build asks for them.
+    /// The metrics of blobs that are fetched before a build asks for them.
     #[must_use]
     pub fn read_ahead(&self) -> &ReadAheadMetrics {
         &self.0.read_ahead
     }
 
-    /// Those of manifests.
+    /// The metrics of manifests.
     #[must_use]
     pub fn manifests(&self) -> &ManifestMetrics {
         &self.0.manifests
     }
 
-    /// A blob was made young again in the background.
+    /// Counts a blob that was made young again in the background.
     pub fn touched(&self) {
         self.0.touches.inc();
     }
 
-    /// A blob was not made young again, as too many waited.
+    /// Counts a blob that was not made young again because too many were waiting.
     pub fn touch_dropped(&self) {
         self.0.dropped_touches.inc();
     }
 
-    /// A build with an s3 cache begins.
+    /// Counts a build with an s3 cache.
     pub fn build(&self, transport: Transport) {
         self.0.builds.get_or_create(&BuildLabels { transport }).inc();
     }
 
-    /// A build's manifest was not published, as the store failed.
+    /// Counts a build's manifest that was not published because the store failed.
     pub fn export_dropped(&self) {
         self.0.exports_dropped.inc();
     }
 
-    /// A stored blob turned out not to have its digest.
+    /// Counts a stored blob that turned out not to match its digest.
     pub fn blob_corrupt(&self) {
         self.0.corrupt_blobs.inc();
     }
 
-    /// A range that was asked for twice is at its end: whether the second request won.
+    /// Counts a range that was requested twice, by whether the second request won.
     pub fn range_hedged(&self, won: bool) {
         let outcome = if won { HedgeOutcome::Won } else { HedgeOutcome::Lost };
         self.0.hedges.get_or_create(&HedgeLabels { outcome }).inc();
     }
 
-    /// So many entries of so many bytes are in the journal now.
+    /// Sets how many entries, of how many bytes together, are in the journal.
     pub fn journal(&self, entries: usize, bytes: u64) {
         self.0.journal_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
         self.0.journal_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    /// How many builds run now.
-    pub fn running_builds(&self, change: i64) {
+    /// Changes how many builds are running.
+    pub fn change_builds_running(&self, change: i64) {
         self.0.running.inc_by(change);
     }
 
-    /// How many builds run now, as counted so far.
+    /// How many builds are running.
     #[must_use]
     pub fn builds_running(&self) -> u64 {
         u64::try_from(self.0.running.get()).unwrap_or_default()
@@ -124,12 +124,12 @@ impl Metrics {
         [BreakerState::Closed, BreakerState::HalfOpen, BreakerState::Open].into_iter().find(|known| *known as i64 == state)
     }
 
-    /// A build is run again without its cache.
+    /// Counts a build that is run again without its cache.
     pub fn build_replayed(&self) {
         self.0.replayed.inc();
     }
 
-    /// Those of a store, by its URL.
+    /// The metrics of the store with this URL.
     #[must_use]
     pub fn store(&self, url: String) -> StoreMetrics {
         let metrics = StoreMetrics { metrics: self.clone(), store: url };
@@ -137,10 +137,10 @@ impl Metrics {
         metrics
     }
 
-    /// All of them, in Prometheus' text format.
+    /// All metrics in Prometheus' text format.
     #[must_use]
     pub fn encode(&self) -> String {
-        // Outside a runtime, as in a unit test, there are none.
+        // Outside a runtime, for example in a unit test, there are no tasks.
         let tasks = tokio::runtime::Handle::try_current().map_or(0, |runtime| runtime.metrics().num_alive_tasks());
         self.0.tasks.set(i64::try_from(tasks).unwrap_or(i64::MAX));
         let mut text = String::new();
@@ -153,17 +153,17 @@ impl Metrics {
 }
 
 impl StoreMetrics {
-    /// The breaker's state is this now.
+    /// Sets the state of the breaker.
     pub fn breaker(&self, state: BreakerState) {
         self.metrics.0.breakers.get_or_create(&self.labels()).set(state as i64);
     }
 
-    /// A call was made again.
+    /// Counts a call that was retried.
     pub fn retried(&self, reason: Retry) {
         self.metrics.0.retries.get_or_create(&RetryLabels { store: self.store.clone(), reason }).inc();
     }
 
-    /// So many requests may be out at once now.
+    /// Sets how many requests may be in flight at once.
     pub fn allowed(&self, requests: usize) {
         self.metrics.0.allowed.get_or_create(&self.labels()).set(i64::try_from(requests).unwrap_or(i64::MAX));
     }

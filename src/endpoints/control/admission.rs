@@ -45,8 +45,8 @@ struct Place {
 }
 
 impl Arrival {
-    fn may_begin(&self, drains_since: Option<Instant>) -> bool {
-        self.before_the_drain && drains_since.is_none_or(|since| since + LATE_STARTS > Instant::now())
+    fn may_begin(&self, draining_since: Option<Instant>) -> bool {
+        self.before_the_drain && draining_since.is_none_or(|since| since + LATE_STARTS > Instant::now())
     }
 }
 
@@ -67,7 +67,7 @@ impl Admission {
     pub(super) fn admit(self: &Arc<Self>, session: &str, client: &Arrival) -> Result<Admitted, Status> {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let belongs = !session.is_empty() && sessions.contains_key(session);
-        let begun = self.shutdown.begin_build(|drains_since| belongs || client.may_begin(drains_since));
+        let begun = self.shutdown.begin_build(|draining_since| belongs || client.may_begin(draining_since));
         let open = begun.ok_or_else(|| Status::unavailable(REFUSAL))?;
         *sessions.entry(session.to_owned()).or_default() += 1;
         Ok(Admitted(Arc::new(Place { admission: Arc::clone(self), session: session.to_owned(), _open: open })))
@@ -78,7 +78,7 @@ impl Admission {
     /// # Errors
     /// The answer to a new build while remora drains. (buildkitd would wait some seconds for the build.)
     pub(super) fn expects_builds(&self, client: &Arrival) -> Result<(), Status> {
-        if client.may_begin(self.shutdown.drains_since()) { Ok(()) } else { Err(Status::unavailable(REFUSAL)) }
+        if client.may_begin(self.shutdown.draining_since()) { Ok(()) } else { Err(Status::unavailable(REFUSAL)) }
     }
 
     fn leave(&self, session: &str) {

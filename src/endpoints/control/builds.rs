@@ -85,7 +85,7 @@ impl Builds {
             builds: Arc::clone(self),
             _grants: grants,
         });
-        self.metrics.running_builds(1);
+        self.metrics.change_builds_running(1);
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(reference.to_owned(), Arc::downgrade(&build));
         build
     }
@@ -188,7 +188,7 @@ impl Build {
 
 impl Drop for Build {
     fn drop(&mut self) {
-        self.builds.metrics.running_builds(-1);
+        self.builds.metrics.change_builds_running(-1);
         let mut running = self.builds.running.lock().unwrap_or_else(PoisonError::into_inner);
         // A build with the same reference may have begun since.
         if running.get(&self.reference).is_some_and(|build| build.strong_count() == 0) {
