@@ -1,4 +1,4 @@
-//! The way of commands to a running remora: its admin endpoint.
+//! How commands reach a running remora: through its admin endpoint.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::types::Address;
 
 /// Longer than the checks behind `/readyz` may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// An answer is far smaller.
+/// Answers are far smaller than this.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
 #[derive(Debug, clap::Args)]
@@ -33,7 +33,7 @@ pub(super) struct AdminArgs {
     admin: Vec<String>,
 }
 
-/// What a remora answered, and which.
+/// The answer of a remora, and its address.
 pub(super) struct Answer {
     pub(super) address: Address,
     pub(super) status: StatusCode,
@@ -65,7 +65,7 @@ async fn get(stream: impl AsyncRead + AsyncWrite + Unpin, path: &'static str) ->
         let request = Request::get(path).header(http::header::HOST, "remora").body(Empty::<Bytes>::new())?;
         let (head, body) = sender.send_request(request).await?.into_parts();
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(anyhow::Error::from_boxed)?;
-        // Without it, the connection would wait for the next request.
+        // Ends the connection, which would otherwise wait for the next request.
         drop(sender);
         anyhow::Ok((head.status, body.to_bytes()))
     };

@@ -3,11 +3,11 @@
 /// Why a command ended without doing its work.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Flags or configuration.
+    /// Wrong flags or a wrong configuration.
     Usage(String),
     /// Everything else.
     Failed(anyhow::Error),
-    /// It was said on the way.
+    /// The command has already said what is wrong.
     Said,
 }
 

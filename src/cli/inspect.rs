@@ -68,7 +68,8 @@ pub(super) async fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<(), 
     let name = parse_name(&args.name)?;
     let opened = args.scope.open().await?;
     let manifest = opened.cache.get_manifest(&opened.grant, &name).await?;
-    let (blobs, scope) = (manifest.config.blobs(), opened.grant.scope());
+    let blobs = manifest.config.blobs();
+    let scope = opened.grant.scope();
     let inspected = Inspected {
         name: name.to_string(),
         bucket: scope.bucket().to_string(),

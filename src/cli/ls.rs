@@ -19,7 +19,7 @@ pub(super) struct Args {
 }
 
 #[derive(Serialize)]
-struct Entry {
+struct ListedCache {
     name: String,
     /// Bytes of the manifest itself.
     size: u64,
@@ -32,13 +32,13 @@ pub(super) async fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<(), 
     let opened = args.scope.open().await?;
     let manifests = opened.manifests().await?;
     if args.json {
-        let entry = |info: &crate::cache::ManifestInfo| Entry {
+        let listed = |info: &crate::cache::ManifestInfo| ListedCache {
             name: info.name.to_string(),
             size: info.size,
             etag: info.etag.to_string(),
             modified: info.modified,
         };
-        return Ok(print_json(out, &manifests.iter().map(entry).collect::<Vec<_>>())?);
+        return Ok(print_json(out, &manifests.iter().map(listed).collect::<Vec<_>>())?);
     }
     if manifests.is_empty() {
         writeln!(std::io::stderr(), "no caches in {}", opened.grant.scope())?;

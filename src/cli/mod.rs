@@ -1,4 +1,4 @@
-//! The command line: the tree of commands, and what their ends mean to the shell.
+//! The command line: the tree of commands, and their exit codes.
 //!
 //! Exit codes: 0 done, 1 failed (for `verify`: something is wrong), 64 wrong flags or configuration
 //! (`EX_USAGE` of sysexits).
@@ -76,7 +76,7 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let command = match parse(arguments) {
         Ok(command) => command,
         Err(error) => {
-            // Help goes to stdout, complaints to stderr.
+            // Help goes to stdout, errors to stderr.
             let _ = error.print();
             return if error.use_stderr() { EXIT_USAGE.into() } else { ExitCode::SUCCESS };
         }

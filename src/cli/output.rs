@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 use time::OffsetDateTime;
 
-/// A plain table with a header; the columns in `right` hold numbers.
+/// A plain table with a header. The columns in `right` are aligned to the right, for numbers.
 pub(super) fn table(header: &[&str], right: &[usize]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header.to_vec());
@@ -20,7 +20,7 @@ pub(super) fn table(header: &[&str], right: &[usize]) -> Table {
     table
 }
 
-/// Prints a table without the spaces at its lines' ends.
+/// Prints a table without trailing spaces.
 pub(super) fn print_table(out: &mut dyn Write, table: &Table) -> io::Result<()> {
     table.lines().try_for_each(|line| writeln!(out, "{}", line.trim_end()))
 }

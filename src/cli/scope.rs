@@ -1,4 +1,4 @@
-//! Which cache an admin command is about, and the way to it: straight to the store, past any server.
+//! Which cache an admin command is about, and how the command reaches it: directly in the store, without a server.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use crate::types::{BucketName, Grant, ManifestName, Scope};
 
 use super::failure::Failure;
 
-/// Manifests in one page of a listing; S3's own bound.
+/// Manifests in one page of a listing. S3 has the same bound.
 const PAGE: usize = 1000;
 
 /// The flags that all admin commands share.
@@ -34,14 +34,14 @@ pub(super) struct ScopeArgs {
     manifests_prefix: String,
 }
 
-/// A cache opened for the operator.
+/// A cache that was opened for the operator.
 pub(super) struct Opened {
     pub(super) cache: Cache,
     pub(super) grant: Grant,
     _spool: Spool,
 }
 
-/// A spool of this command's own: the server's must not be touched while it runs.
+/// A spool for this command alone: the spool of a running server must not be touched.
 struct Spool(PathBuf);
 
 impl Drop for Spool {
@@ -64,9 +64,10 @@ impl ScopeArgs {
         let spool = Spool(std::env::temp_dir().join(format!("remora-{:016x}", rand::random::<u64>())));
         config.cache.spool_dir = spool.0.clone();
         config.cache.journal_dir = None;
-        // That is the server's, and these commands are about what is stored.
+        // The disk cache belongs to the server, and these commands are about what is stored.
         config.cache.disk = None;
-        let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
+        let metrics = Metrics::default();
+        let shutdown = Shutdown::default();
         let stores = app::open_stores(config.store, &metrics, &shutdown).await?;
         let cache = Cache::open(stores, config.cache, metrics, shutdown).await?;
         cache.stores().store(&scope).map_err(|denied| anyhow::anyhow!("{denied}"))?;
@@ -75,13 +76,13 @@ impl ScopeArgs {
 }
 
 impl Opened {
-    /// Every manifest of the scope, in the order of their names.
+    /// Every manifest of the scope, ordered by name.
     pub(super) async fn manifests(&self) -> Result<Vec<ManifestInfo>, Failure> {
         let mut all: Vec<ManifestInfo> = Vec::new();
         loop {
             let after = all.last().map(|info| info.name.as_str().to_owned());
             let (page, more) = self.cache.list_manifests(&self.grant, after.as_deref(), PAGE).await?;
-            // A page of foreign objects alone would come again for ever.
+            // A page with nothing but foreign objects would be listed again and again.
             let stuck = page.is_empty();
             all.extend(page);
             if !more || stuck {

@@ -1,4 +1,4 @@
-//! `remora serve`: from configuration to drain.
+//! `remora serve`: from the configuration to the drain.
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};

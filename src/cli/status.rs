@@ -1,4 +1,4 @@
-//! `remora status`: what a running remora is doing, and what waits in its journal.
+//! `remora status`: what a running remora is doing, and what is waiting in its journal.
 
 use std::io::Write;
 use std::time::Duration;
@@ -31,8 +31,10 @@ pub(super) async fn run(args: &Args, out: &mut (dyn Write + Send)) -> Result<(),
         let breaker = store.breaker.as_ref().map(|breaker| format!(", breaker {breaker}")).unwrap_or_default();
         writeln!(out, "store    {}{breaker}", store.url)?;
     }
-    let (cache, spool, journal) = (&status.cache, &status.cache.spool, &status.cache.journal);
-    let (ingests, uploads) = (count(cache.ingests, "ingest"), count(cache.uploads, "upload"));
+    let cache = &status.cache;
+    let (spool, journal) = (&cache.spool, &cache.journal);
+    let ingests = count(cache.ingests, "ingest");
+    let uploads = count(cache.uploads, "upload");
     writeln!(out, "spool    {} of {}; {ingests}, {uploads}", size(spool.bytes), size(spool.max_bytes))?;
     let oldest = journal.oldest.map(|oldest| format!(", the oldest from {} ago", age(oldest))).unwrap_or_default();
     let entries = if journal.entries == 1 { "1 entry".to_owned() } else { format!("{} entries", journal.entries) };

@@ -1,6 +1,6 @@
-//! `remora verify`: whether every blob that the caches name is there, with its size and its digest.
+//! `remora verify`: whether every blob that the caches name exists and has the right size and digest.
 //!
-//! Each blob is read once, whole, however many manifests name it.
+//! Each blob is read once and whole, even if several manifests name it.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -48,7 +48,7 @@ struct Problem {
     problem: String,
 }
 
-/// What manifests say of one blob: who names it, and of what size. 0: of any.
+/// What manifests claim about one blob: which manifest names it, and with which size. The size 0 stands for any size.
 type Claims = Vec<(ManifestName, u64)>;
 
 /// What a blob turned out to be.
@@ -119,14 +119,14 @@ async fn inspect(opened: &Opened, digest: &Digest, claims: &Claims, progress: &P
         return Ok(Finding::Sized(stored));
     }
     let mut hasher = Hasher::default();
-    while let Some(piece) = read.body.try_next().await? {
-        progress.inc(piece.len() as u64);
-        hasher.update(&piece);
+    while let Some(chunk) = read.body.try_next().await? {
+        progress.inc(chunk.len() as u64);
+        hasher.update(&chunk);
     }
     Ok(Finding::Hashed { size: stored, actual: hasher.finish().digest })
 }
 
-/// What a finding means to each manifest that names the blob.
+/// The problems that a finding is to the manifests that name the blob.
 fn judge(digest: Digest, claims: Claims, finding: &Finding) -> Vec<Problem> {
     let problem = |claimed: u64| match finding {
         Finding::Missing => Some("missing".to_owned()),
@@ -142,7 +142,7 @@ fn judge(digest: Digest, claims: Claims, finding: &Finding) -> Vec<Problem> {
     claims.into_iter().filter_map(each).collect()
 }
 
-/// On stderr, and only where that is a terminal.
+/// A progress bar on stderr. It is shown only where stderr is a terminal.
 fn progress(bytes: u64) -> ProgressBar {
     let template = "{bar:40} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -160,7 +160,8 @@ fn report(verified: &Verified, json: bool, out: &mut (dyn Write + Send)) -> Resu
             }
         }
         let problems = if verified.problems.is_empty() { "no problems".to_owned() } else { count(verified.problems.len(), "problem") };
-        let (manifests, blobs) = (count(verified.manifests, "manifest"), count(verified.blobs, "blob"));
+        let manifests = count(verified.manifests, "manifest");
+        let blobs = count(verified.blobs, "blob");
         writeln!(out, "{manifests}, {blobs}, {} read: {problems}", size(verified.bytes))?;
     }
     if verified.problems.is_empty() { Ok(()) } else { Err(Failure::Said) }

@@ -1,4 +1,4 @@
-//! From the file's store, buckets and keys to what the store and the keyring take.
+//! Turns the store, the buckets and the keys of the file into what the stores and the keyring take.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::auth;
 use crate::store;
 use crate::types::{self, BucketName, Grant, Rights, Scope};
 
-/// What the cache is kept in.
+/// Where the cache is kept.
 #[derive(Debug, Clone)]
 pub enum StoreConfig {
     /// Each folder of a directory is a bucket.
@@ -39,7 +39,7 @@ pub struct BucketConfig {
     pub s3: store::S3Config,
     /// What every `prefix=` in it must begin with.
     pub prefix: String,
-    /// How long it is waited for, and how much of it is asked at once.
+    /// How long calls may take, and how many may be in flight at once.
     pub policy: store::Policy,
 }
 
@@ -64,7 +64,7 @@ impl StoreConfig {
     }
 }
 
-/// Fills in `file.store` and `file.default_bucket`, and makes the store's configuration of them.
+/// Fills in `file.store` and `file.default_bucket`, and turns them into the configuration of the store.
 pub(super) fn store(file: &mut File, secrets: &mut Secrets) -> Result<StoreConfig, Error> {
     let url = match (&file.store, file.buckets.first()) {
         (Some(Text(url)), _) => url.clone(),
@@ -111,7 +111,7 @@ pub(super) fn store(file: &mut File, secrets: &mut Secrets) -> Result<StoreConfi
     }
 }
 
-/// A bucket of which nothing is said but its name.
+/// The configuration of a bucket of which only the name is known.
 fn plain_s3(bucket: BucketName, policy: store::Policy) -> store::S3Config {
     store::S3Config {
         bucket,

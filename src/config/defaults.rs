@@ -1,4 +1,7 @@
-//! What the configuration file's keys are where nothing is said.
+//! The default values of the keys of the configuration file.
+//!
+//! This file and `file.rs` import each other: defaults are implementations of `Default` for the types there, and serde takes
+//! some of them by the path of a function here. They are two files because each is a table that is read by itself.
 
 use super::file::{
     Admin, Buildkitd, Content, Control, DiskCache, File, Limits, Log, Manifests, OnUnavailable, Right, S3, StoreBreaker, StoreDeadlines,
@@ -74,8 +77,8 @@ impl Default for Manifests {
     fn default() -> Self {
         Self {
             merge: true,
-            // Two rounds of a matrix of twelve, in whichever order they come: 23 exports lie between two of one exporter at
-            // most. buildkitd takes 35 µs for each record of a manifest that it imports.
+            // Enough for two rounds of a matrix of twelve builds in any order: at most 23 exports of others lie between two
+            // exports of one exporter. buildkitd takes 35 µs for each record of a manifest that it imports.
             max_generations: Count(24),
             max_records: Count(5000),
             max_age: seconds(7 * 24 * 3600),

@@ -1,4 +1,4 @@
-//! Prints the configuration that is in force: TOML that could be read again, with the origin of each value.
+//! Prints the effective configuration as TOML that could be read again, with the origin of each value.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -9,10 +9,10 @@ use toml::{Table, Value};
 use super::error::Error;
 use super::file::File;
 
-/// Keys that hold the place of a secret, which was read and is not shown.
+/// Keys that say where a secret is. The secret has been read and is not shown.
 const SECRETS: [&str; 4] = ["secret_access_key_file", "secret_access_key_env", "session_token_env", "token_file"];
 
-/// Prints `file`; `path` is where it was read from, `origins` who set a key over it.
+/// Prints `file`, which was read from `path`. `origins` says by what a key was overridden.
 pub(super) fn print(file: &File, path: Option<&Path>, origins: &BTreeMap<&'static str, String>) -> Result<String, Error> {
     let bug = |error: &dyn std::fmt::Display| Error::new(format!("cannot print the configuration: {error}"));
     let table = Table::try_from(file).map_err(|error| bug(&error))?;
@@ -27,7 +27,7 @@ pub(super) fn print(file: &File, path: Option<&Path>, origins: &BTreeMap<&'stati
     Ok(text)
 }
 
-/// The dotted keys of what a file sets.
+/// Collects the dotted keys that a file sets.
 fn collect(table: &Table, prefix: &str, into: &mut BTreeSet<String>) {
     for (key, value) in table {
         let dotted = format!("{prefix}{key}");
@@ -45,7 +45,7 @@ struct Printer<'a> {
 }
 
 impl Printer<'_> {
-    /// Scalars first, then tables: TOML's order. `within` is the key of the array of tables around it.
+    /// Prints scalars first and then tables, as TOML requires. `within` is the key of the array of tables around `table`.
     fn table(&self, text: &mut String, table: &Table, prefix: &str, within: &str) -> std::fmt::Result {
         let is_tables = |value: &Value| value.as_array().is_some_and(|array| array.first().is_some_and(Value::is_table));
         for (key, value) in table.iter().filter(|(_, value)| !value.is_table() && !is_tables(value)) {

@@ -1,5 +1,5 @@
-//! The shape of the configuration file: every key and its type; `defaults.rs` has their values where
-//! nothing is said. `deploy/config.toml` shows them to people, and a test holds the two together.
+//! The shape of the configuration file: every key and its type. `defaults.rs` has their default values (see there why the two
+//! files import each other). `deploy/config.toml` shows the keys to people, and a test compares the two.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use super::units::{Capacity, Count, Period, Size, Text};
 use crate::telemetry::{Filter, Format};
 use crate::types::{Address, BucketName, Durability};
 
-/// The whole file. Flags and variables are laid over it.
+/// The whole file. Flags and variables override it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct File {
@@ -40,11 +40,11 @@ pub(super) struct File {
     pub(super) buckets: Vec<Bucket>,
 }
 
-/// What becomes of a build when the store fails.
+/// What happens to a build when the store fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnUnavailable {
-    /// It goes on: what it looks for is missing, what it exports is dropped.
+    /// It goes on. What it looks up is missing, and what it exports is dropped.
     Miss,
     /// It gets the error.
     Fail,
@@ -154,7 +154,7 @@ pub(super) struct Limits {
     pub(super) max_store_requests: Count,
 }
 
-/// Of each bucket in S3.
+/// The deadlines of each bucket in S3.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct StoreDeadlines {
@@ -164,7 +164,7 @@ pub(super) struct StoreDeadlines {
     pub(super) total: Text<Period>,
 }
 
-/// Of each bucket in S3.
+/// The breaker of each bucket in S3.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct StoreBreaker {
@@ -182,7 +182,7 @@ pub(super) struct Transfer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct DiskCache {
-    /// `None`: where `dir` is given.
+    /// `None`: enabled if `dir` is set.
     pub(super) enabled: Option<bool>,
     /// `None`: below `data_dir`.
     pub(super) dir: Option<PathBuf>,
@@ -233,7 +233,7 @@ pub(super) enum Checksums {
 }
 
 impl File {
-    /// The bucket, in a directory store, of builds that name none.
+    /// The bucket of a directory store for builds that name none.
     pub(super) const DEFAULT_BUCKET: &'static str = "remora";
 
     /// Reads a file.
@@ -245,7 +245,7 @@ impl File {
         Self::parse(&text).map_err(|(line, message)| Error::new(format!("{}:{line}: {message}", path.display())))
     }
 
-    /// Parses a file's text; an error comes with its line.
+    /// Parses the text of a file. An error comes with its line.
     pub(super) fn parse(text: &str) -> Result<Self, (usize, String)> {
         let failed = |error: &toml::de::Error, message: String| {
             let start = error.span().map_or(0, |span| span.start.min(text.len()));
@@ -259,7 +259,7 @@ impl File {
     }
 }
 
-/// What serde says of a value, in our words: the key first, and for an unknown one the nearest known.
+/// What serde says about a value, in remora's words: the key first, and for an unknown key the nearest known one.
 fn describe(path: &str, message: &str) -> String {
     let Some(rest) = message.strip_prefix("unknown field `") else { return format!("{path}: {message}") };
     let mut names = rest.split('`').step_by(2);
@@ -300,7 +300,7 @@ mod tests {
         let whole = uncommented();
         let (keys, repeated) = whole.split_once("# ---- ").unwrap();
         let mut shown = File::parse(keys).unwrap();
-        // What a default depends on other keys for is shown as it comes out.
+        // A default that depends on other keys is shown with the value that it gets.
         assert_eq!(shown.store.take().unwrap().0.to_string(), "file:///var/lib/remora/store");
         assert_eq!(shown.default_bucket.take().unwrap().0.as_str(), File::DEFAULT_BUCKET);
         assert_eq!(shown.disk_cache.enabled.take(), Some(false));

@@ -1,5 +1,5 @@
-//! Flags and their environment variables, laid over the file. Each goes through the same parser as its
-//! key in the file.
+//! Flags and their environment variables, which override the file. Each value goes through the same parser as its key in the
+//! file.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use super::file::File;
 use super::units::Text;
 use crate::types::Address;
 
-/// Where the configuration and the store are: for every command.
+/// The flags of every command: where the configuration and the store are.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct StoreFlags {
     /// Configuration file (TOML)
@@ -82,7 +82,7 @@ pub struct Flags {
 }
 
 impl StoreFlags {
-    /// Remembers which values came by a flag and which by a variable, for messages.
+    /// Records, for messages, which values came from a flag and which from a variable.
     pub fn note_origins(&mut self, command: &clap::Command, matches: &ArgMatches) {
         for argument in command.get_arguments() {
             let id = argument.get_id().as_str();
@@ -97,7 +97,7 @@ impl StoreFlags {
 }
 
 impl Flags {
-    /// Lays the flags over `file`. Returns who set which key.
+    /// Overrides `file` with the flags. Returns the origin of each overridden key.
     pub(super) fn overlay(&self, file: &mut File) -> Result<BTreeMap<&'static str, String>, Error> {
         let mut overlay = Overlay { origins: &self.store.origins, set: BTreeMap::new() };
         overlay.optional(&mut file.store, self.store.store.as_deref(), "store", "store")?;

@@ -1,8 +1,8 @@
-//! The configuration: a TOML file, variables over it, flags over both; turned into what each part takes.
+//! The configuration: a TOML file, environment variables that override it, and flags that override both. It is turned into
+//! what each part takes.
 //!
-//! Nothing else reads files of settings, the environment (the AWS credential chain aside) or flags.
-//! Every error is one line that names the key and what is allowed. `file.rs` has all keys, `defaults.rs`
-//! their values where nothing is said.
+//! Nothing else reads configuration files, flags, or the environment (except for the AWS credential chain). Every error is
+//! one line that names the key and what is allowed. `file.rs` has all keys, `defaults.rs` their default values.
 
 mod buckets;
 mod defaults;
@@ -32,20 +32,20 @@ pub use flags::{Flags, StoreFlags};
 use endpoint_url::check_url;
 use file::File;
 
-/// All of it, checked: only the machine (a port in use, a disk) can still be in the way.
+/// The whole configuration, checked. Only the machine (a port in use, a disk) can still be in the way.
 #[derive(Debug)]
 pub struct Config {
-    /// Logs.
+    /// How logs are written.
     pub log: telemetry::Config,
-    /// remora's own files.
+    /// The directory for remora's own files.
     pub data_dir: PathBuf,
-    /// What the cache is kept in.
+    /// Where the cache is kept.
     pub store: StoreConfig,
-    /// What becomes of builds when it fails.
+    /// What happens to builds when the store fails.
     pub on_unavailable: OnUnavailable,
-    /// Bounds of the cache.
+    /// Settings of the cache.
     pub cache: cache::Settings,
-    /// How long the running work may take to finish at the end.
+    /// How long running work may take to finish when remora ends.
     pub drain_deadline: Duration,
     /// The control endpoint.
     pub control: Listening<control::Config>,
@@ -55,21 +55,21 @@ pub struct Config {
     pub s3: Listening<s3::Config>,
     /// Keys of the s3 endpoint.
     pub operator_keys: Vec<auth::OperatorKey>,
-    /// How long builds' grants outlive them.
+    /// How long grants stay valid after their build.
     pub grant_grace: Duration,
     /// The admin endpoint's addresses.
     pub admin: Vec<Address>,
-    /// What the operator should hear, though it stops nothing.
+    /// What the operator should know, although it is no error.
     pub warnings: Vec<String>,
     effective: File,
     origins: BTreeMap<&'static str, String>,
     path: Option<PathBuf>,
 }
 
-/// An endpoint and where it listens; nowhere, where it is off.
+/// An endpoint and where it listens.
 #[derive(Debug, Clone)]
 pub struct Listening<T> {
-    /// Its addresses.
+    /// Its addresses; none where it is off.
     pub addresses: Vec<Address>,
     /// Its own configuration.
     pub config: T,
@@ -79,7 +79,7 @@ impl Config {
     /// Reads the file that `flags` name, lays variables and flags over it, reads the secrets.
     ///
     /// # Errors
-    /// [`Error`] for the first thing wrong.
+    /// [`Error`] for the first thing that is wrong.
     pub fn load(flags: &Flags) -> Result<Self, Error> {
         let path = flags.store.config.clone().filter(|path| !path.as_os_str().is_empty());
         let mut file = path.as_deref().map_or_else(|| Ok(File::default()), File::read)?;
@@ -114,7 +114,7 @@ impl Config {
             log: telemetry::Config { filter: file.log.filter.0.clone(), format: file.log.format },
             cache: cache::Settings {
                 spool_dir: file.data_dir.join("spool"),
-                // A directory has what it is given at once.
+                // A directory stores everything at once, so it needs no journal.
                 journal_dir: matches!(store, StoreConfig::Buckets { .. }).then(|| file.data_dir.join("journal")),
                 max_manifest_bytes: file.limits.max_manifest_bytes.0,
                 max_open_ingests: file.limits.max_open_ingests.0,
@@ -154,7 +154,7 @@ impl Config {
         })
     }
 
-    /// All of it as TOML, each value with where it came from. No secrets.
+    /// The whole configuration as TOML, each value with its origin. Without secrets.
     ///
     /// # Errors
     /// Only for a bug.
@@ -167,7 +167,7 @@ fn addresses(texts: &[units::Text<Address>]) -> Vec<Address> {
     texts.iter().map(|text| text.0.clone()).collect()
 }
 
-/// What no single key can know.
+/// Checks what depends on more than one key.
 fn check_endpoints(file: &File) -> Result<(), Error> {
     let refuse = |message: &str| Err(Error::new(message));
     if !file.data_dir.is_absolute() {
@@ -195,8 +195,8 @@ fn check_endpoints(file: &File) -> Result<(), Error> {
     Ok(())
 }
 
-/// Fills in `file.disk_cache`, and makes the cache's settings of it. It is for who asks for it: what is written
-/// to this disk costs the first import time, and only a later one on an emptied builder gains.
+/// Fills in `file.disk_cache`, and turns it into settings of the cache. The disk cache is off unless it is asked for: writing
+/// to the disk slows the first import down, and only a later import on an emptied builder gains from it.
 fn disk_cache(file: &mut File) -> Result<Option<cache::DiskSettings>, Error> {
     let disk = &mut file.disk_cache;
     let enabled = *disk.enabled.get_or_insert(disk.dir.is_some());

@@ -1,4 +1,5 @@
-//! Secrets: from a file or from the environment, never from the file of settings or a command line.
+//! Secrets. They are read from a file of their own or from the environment, never from the configuration file or a command
+//! line.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -7,18 +8,18 @@ use secrecy::SecretString;
 
 use super::error::Error;
 
-/// No secret is longer; more is some other file.
+/// No secret is longer. A longer file is not a secret.
 const MAX_BYTES: usize = 64 << 10;
 const OTHERS_MAY_READ: u32 = 0o004;
 
-/// Reads secrets and collects what is to be said of where they lie.
+/// Reads secrets, and collects warnings about where they are.
 #[derive(Debug, Default)]
 pub(super) struct Secrets {
     pub(super) warnings: Vec<String>,
 }
 
 impl Secrets {
-    /// The secret in the file that `key` names; white space around it is not part of it.
+    /// The secret in the file that `key` names, without the white space around it.
     pub(super) fn read_file(&mut self, key: &str, path: &Path) -> Result<SecretString, Error> {
         let failed = |what: &str| Error::new(format!("{key}: cannot read the secret in {}: {what}", path.display()));
         let text = std::fs::read(path).map_err(|error| failed(&error.to_string()))?;
@@ -40,7 +41,7 @@ impl Secrets {
         }
     }
 
-    /// Exactly one of the two.
+    /// The secret from the file or from the variable. Exactly one of the two must be given.
     pub(super) fn required(&mut self, table: &str, file: Option<&Path>, variable: Option<&str>) -> Result<SecretString, Error> {
         match (file, variable) {
             (Some(path), None) => self.read_file(&format!("{table}.secret_access_key_file"), path),

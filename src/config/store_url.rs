@@ -13,7 +13,7 @@ pub(super) enum StoreUrl {
     Directory(PathBuf),
     Bucket {
         name: BucketName,
-        /// Empty, or with a slash at its end: in a URL it is a folder.
+        /// Empty, or with a slash at its end, since in a URL it is a folder.
         prefix: String,
     },
 }
@@ -28,7 +28,7 @@ impl FromStr for StoreUrl {
         }
         let Some(rest) = text.strip_prefix("s3://") else { return refuse(text, "want file:///dir or s3://bucket[/prefix]") };
         if rest.contains(['@', '?', '#']) {
-            // Perhaps credentials: not to be shown.
+            // These may be credentials, which must not be shown.
             return refuse("s3://…", "want s3://bucket[/prefix]; credentials and options belong in [[buckets]]");
         }
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::types::Invalid;
 
-/// A value that is text in the configuration and parsed on the way in.
+/// A value that is a text in the configuration and is parsed when it is read.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Text<T>(pub(super) T);
 
