@@ -21,7 +21,7 @@ const REFUSAL: &str = "remora is shutting down and takes no new builds; builds t
 
 /// The sessions of the builds that run.
 #[derive(Debug)]
-pub(super) struct Admission {
+pub(crate) struct Admission {
     shutdown: Shutdown,
     /// How many calls there are of each.
     sessions: Mutex<HashMap<String, usize>>,
@@ -29,13 +29,13 @@ pub(super) struct Admission {
 
 /// When a client connected, as far as it matters.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Arrival {
+pub(crate) struct Arrival {
     before_the_drain: bool,
 }
 
 /// One of the calls that make a build. While it is there, the endpoints stay open. Clones are one and the same.
 #[derive(Debug, Clone)]
-pub(super) struct Admitted(#[expect(dead_code, reason = "is let go when the last clone is dropped")] Arc<Place>);
+pub(crate) struct Admitted(#[expect(dead_code, reason = "is let go when the last clone is dropped")] Arc<Place>);
 
 #[derive(Debug)]
 struct Place {
@@ -51,12 +51,12 @@ impl Arrival {
 }
 
 impl Admission {
-    pub(super) fn new(shutdown: Shutdown) -> Self {
+    pub(crate) fn new(shutdown: Shutdown) -> Self {
         Self { shutdown, sessions: Mutex::default() }
     }
 
     /// A client connects.
-    pub(super) fn arrival(&self) -> Arrival {
+    pub(crate) fn arrival(&self) -> Arrival {
         Arrival { before_the_drain: !self.shutdown.is_draining() }
     }
 
@@ -64,7 +64,7 @@ impl Admission {
     ///
     /// # Errors
     /// The answer to a new build while remora drains.
-    pub(super) fn admit(self: &Arc<Self>, session: &str, client: &Arrival) -> Result<Admitted, Status> {
+    pub(crate) fn admit(self: &Arc<Self>, session: &str, client: &Arrival) -> Result<Admitted, Status> {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let belongs = !session.is_empty() && sessions.contains_key(session);
         let begun = self.shutdown.begin_build(|draining_since| belongs || client.may_begin(draining_since));
@@ -77,7 +77,7 @@ impl Admission {
     ///
     /// # Errors
     /// The answer to a new build while remora drains. (buildkitd would wait some seconds for the build.)
-    pub(super) fn expects_builds(&self, client: &Arrival) -> Result<(), Status> {
+    pub(crate) fn expects_builds(&self, client: &Arrival) -> Result<(), Status> {
         if client.may_begin(self.shutdown.draining_since()) { Ok(()) } else { Err(Status::unavailable(REFUSAL)) }
     }
 

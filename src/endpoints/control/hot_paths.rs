@@ -8,11 +8,11 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, sink};
 
-use super::batched::Batched;
-use super::message::Messages;
-use super::oci::{self, OciForm};
-use super::tunnel::{self, Tunnel};
-use super::wire::{self, Edit, Malformed};
+use super::grpc::batched::{self, Batched};
+use super::grpc::message::Messages;
+use super::grpc::tunnel::{self, Tunnel};
+use super::grpc::wire::{self, Edit, Malformed};
+use super::session::oci::{self, OciForm};
 use crate::cache::CacheConfig;
 
 /// Sends `data` through a session's tunnel and takes it apart at its other end. As an HTTP/2 connection
@@ -49,7 +49,7 @@ pub async fn tunnel(data: &[u8], frame: usize) -> io::Result<u64> {
 /// # Errors
 /// None.
 pub async fn batch(data: &[u8], frame: usize) -> io::Result<()> {
-    let mut socket = super::batched::socket(tokio::io::join(tokio::io::empty(), sink()));
+    let mut socket = batched::socket(tokio::io::join(tokio::io::empty(), sink()));
     for piece in data.chunks(frame) {
         socket.write_all(piece).await?;
         socket.flush().await?;

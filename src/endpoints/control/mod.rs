@@ -1,43 +1,26 @@
 //! The control endpoint: buildkitd's own gRPC API, passed through unchanged except for cache options.
 //!
 //! A client's connection gets a connection to buildkitd of its own, and its calls are joined to calls
-//! there, frame by frame ([`forward`]). The two calls that carry cache options ([`rewrite`]) are read
+//! there, frame by frame ([`proxy`]). The two calls that carry cache options ([`options`]) are read
 //! whole: their `type=s3` entries are pointed at the s3 endpoint, with a grant made for the build in
-//! place of the client's credentials ([`relay`]), and everything else in them keeps its bytes ([`wire`]).
-//! Whether buildkitd reaches the s3 endpoint is asked of buildkitd itself ([`probe`]). Where it does not,
-//! the cache goes through the build's session ([`local`]), and its progress is put right ([`progress`]).
+//! place of the client's credentials ([`transports`]), and everything else in them keeps its bytes ([`grpc`]).
+//! Whether buildkitd reaches the s3 endpoint is asked of buildkitd itself ([`transports`]). Where it does not,
+//! the cache goes through the build's session ([`session`]), and its progress is put right ([`progress`]).
 //! A build that fails because the cache lost layers that were promised to it is run again without ([`replay`]).
-//! Traces lose the credentials of the command line that they quote ([`traces`]).
+//! Traces lose the credentials of the command line that they quote ([`progress`]).
 
 mod admission;
-mod attrs;
-mod batched;
-mod body;
 mod builds;
-mod call;
-mod forward;
+mod client;
+mod grpc;
 #[doc(hidden)]
 pub mod hot_paths;
-mod inline;
-mod limits;
-mod local;
-mod message;
-mod oci;
-mod probe;
+mod options;
 mod progress;
-mod recording;
-mod relay;
+mod proxy;
 mod replay;
-mod rewrite;
-mod route;
 mod session;
-mod solve;
-mod status;
-mod traces;
-mod tunnel;
-mod upstream;
-mod vertex;
-mod wire;
+mod transports;
 
 use std::fmt;
 use std::pin::pin;
@@ -59,15 +42,18 @@ use crate::shutdown::Shutdown;
 use crate::types::{Address, Durability};
 
 use admission::{Admission, Arrival};
-use body::{RequestBody, ResponseBody};
-use builds::Builds;
-use call::Call;
-use probe::Probe;
-use progress::Progress;
-use replay::BUILD_ID;
-use rewrite::Solve;
-use session::Sessions;
-use upstream::Upstream;
+use builds::build::Builds;
+use grpc::{batched, limits, status};
+use options::rewrite::Solve;
+use progress::names::{self, Progress};
+use progress::traces;
+use proxy::body::{RequestBody, ResponseBody};
+use proxy::call::Call;
+use proxy::forward;
+use proxy::upstream::Upstream;
+use replay::runner::BUILD_ID;
+use session::join::{self, Sessions};
+use transports::probe::Probe;
 
 /// How long a check of buildkitd may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -243,14 +229,14 @@ impl Client {
         }
         match Solve::of(path) {
             Some(solve) => self.solve(request, solve, call).await,
-            None if path == session::SESSION => self.session(request, call).await,
+            None if path == join::SESSION => self.session(request, call).await,
             None if path == NEW_CONTAINER => {
                 if let Some(build) = control.build_in(request.headers()) {
                     build.replay().give_up();
                 }
                 forward::forward(&self.upstream, request.map(RequestBody::Streamed), control.config.connect_timeout, call).await
             }
-            None if path == progress::STATUS => control.status(&self.upstream, request, call, self.arrival).await,
+            None if path == names::STATUS => control.status(&self.upstream, request, call, self.arrival).await,
             None if path == traces::EXPORT => control.traces(&self.upstream, request, call).await,
             None => forward::forward(&self.upstream, request.map(RequestBody::Streamed), control.config.connect_timeout, call).await,
         }

@@ -1,0 +1,3 @@
+//! The calls of one client's connection, each led through the rooms that it needs.
+
+pub(crate) mod solve;

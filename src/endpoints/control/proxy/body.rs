@@ -1,0 +1,160 @@
+//! The bodies of the calls that pass through, on their way to buildkitd and back.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+
+use super::call::Call;
+use super::upstream::{Upstream, is_reset};
+use crate::endpoints::control::grpc::status;
+use crate::endpoints::control::grpc::tunnel::Outgoing;
+use crate::endpoints::control::progress::names::Named;
+
+/// What goes to the peer that answers. No kind tells its length, since hyper would make a
+/// `content-length` of it that the caller never sent.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    /// As it comes from the caller.
+    Streamed(Incoming),
+    /// Read, and perhaps patched, before.
+    Whole(Bytes),
+    /// The byte stream of a session.
+    Tunnel(Outgoing),
+}
+
+/// What goes back to the caller; nothing, where the headers say it all.
+#[derive(Debug, Default)]
+pub(crate) enum ResponseBody {
+    /// Nothing, or no more.
+    #[default]
+    Empty,
+    /// As it comes from the peer.
+    Relayed(Box<Relayed>),
+    /// Read, and perhaps patched, before: the data, then the trailers.
+    Whole(Bytes, Option<HeaderMap>),
+    /// The byte stream of a session, and its call.
+    Tunnel(Outgoing, Box<Call>),
+    /// remora's own answer in a session.
+    Served(tonic::body::Body),
+    /// The progress of a build.
+    Named(Box<Named>),
+}
+
+/// Owns its call: the call is over when hyper drops this, whichever way it ended.
+#[derive(Debug)]
+pub(crate) struct Relayed {
+    body: Incoming,
+    call: Call,
+    upstream: Arc<Upstream>,
+    is_grpc: bool,
+    upstream_broke: bool,
+}
+
+/// hyper looks in it for the reason of a reset.
+pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+impl ResponseBody {
+    pub(crate) fn relayed(body: Incoming, call: Call, upstream: Arc<Upstream>, is_grpc: bool) -> Self {
+        Self::Relayed(Box::new(Relayed { body, call, upstream, is_grpc, upstream_broke: false }))
+    }
+
+    pub(crate) fn tunnel(outgoing: Outgoing, call: Call) -> Self {
+        Self::Tunnel(outgoing, Box::new(call))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Streamed(body) => Pin::new(body).poll_frame(cx),
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Tunnel(outgoing) => Pin::new(outgoing).poll_frame(cx).map_err(never),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Streamed(body) => body.is_end_stream(),
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Tunnel(_) => false,
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Relayed(relayed) => {
+                let frame = ready!(relayed.poll_frame(cx));
+                if relayed.upstream_broke {
+                    *self = Self::Empty;
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Self::Whole(data, trailers) if data.is_empty() => Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
+            Self::Whole(data, _) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
+            Self::Tunnel(outgoing, call) => {
+                let frame = ready!(Pin::new(outgoing).poll_frame(cx)).map(|frame| frame.map_err(never));
+                if let Some(trailers) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.trailers_ref()) {
+                    call.saw(trailers);
+                }
+                Poll::Ready(frame)
+            }
+            Self::Served(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Named(named) => Pin::new(named).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Relayed(relayed) => relayed.body.is_end_stream(),
+            Self::Whole(data, trailers) => data.is_empty() && trailers.is_none(),
+            Self::Tunnel(..) => false,
+            Self::Served(body) => body.is_end_stream(),
+            Self::Named(named) => named.is_end_stream(),
+        }
+    }
+}
+
+impl Relayed {
+    /// The next frame; the last one, with a status, where the peer left without one.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let broken = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    self.call.saw(trailers);
+                }
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            Some(Err(error)) if is_reset(&error) => {
+                self.call.ends_with(tonic::Code::Unknown);
+                return Poll::Ready(Some(Err(error)));
+            }
+            Some(Err(error)) => self.upstream.broken(&error),
+            None if self.call.has_ended() || !self.is_grpc => return Poll::Ready(None),
+            None => self.upstream.broken("the response ended without a status"),
+        };
+        self.call.ends_with(broken.code());
+        self.upstream_broke = true;
+        Poll::Ready(Some(Ok(Frame::trailers(status::trailers(&broken)))))
+    }
+}
+
+fn never<E>(never: Infallible) -> E {
+    match never {}
+}

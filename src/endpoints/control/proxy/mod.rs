@@ -1,0 +1,10 @@
+//! One call on its way to a peer and back, with every byte as it came.
+//!
+//! A request enters, and leaves for buildkitd (or, inside a session, for the build's client); the response
+//! goes back the same way while it is still arriving. Each call is counted and logged when it ends, however
+//! it ends. What the calls mean is for the rooms above.
+
+pub(crate) mod body;
+pub(crate) mod call;
+pub(crate) mod forward;
+pub(crate) mod upstream;
