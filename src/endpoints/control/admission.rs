@@ -1,13 +1,16 @@
-//! Which builds may begin. While remora drains it takes no new ones, and what a running build still calls for is
-//! served.
+//! Which builds may begin, and the sessions of those that run. While remora drains, it takes no new builds, and
+//! still serves all that a running build calls for.
 //!
-//! A build is a `Control/Solve` and a `Control/Session`, which its client makes at about the same time and in
-//! either order; the id of the session is in both. So the one belongs to a running build where the other runs.
+//! A call enters with the id of its session and with when its client connected; it leaves admitted or refused. A
+//! build is a `Control/Solve` and a `Control/Session`, which its client makes at about the same time and in either
+//! order, and the id of the session is in both. So each of the two belongs to a running build where the other one
+//! runs.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -16,32 +19,47 @@ use crate::shutdown::{Build, Shutdown};
 /// For so long after the drain began, clients that were connected then may still begin a build: they could not know.
 const LATE_STARTS: Duration = Duration::from_secs(5);
 
+/// How long a `Solve` waits for its session.
+const SESSION_WAIT: Duration = Duration::from_secs(1);
+
 /// What clients of new builds are told.
 const REFUSAL: &str = "remora is shutting down and takes no new builds; builds that run are finished";
 
 /// The sessions of the builds that run.
 #[derive(Debug)]
-pub(crate) struct Admission {
+pub(super) struct Admission {
     shutdown: Shutdown,
-    /// How many calls there are of each.
-    sessions: Mutex<HashMap<String, usize>>,
+    sessions: watch::Sender<HashMap<String, SessionUse>>,
+}
+
+/// What there is of one session. It is forgotten when both counts are zero.
+#[derive(Debug, Default)]
+struct SessionUse {
+    /// Admitted calls of its build.
+    calls: usize,
+    /// Calls in which remora stands between the session's two ends.
+    joined: usize,
 }
 
 /// When a client connected, as far as it matters.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Arrival {
+pub(super) struct Arrival {
     before_the_drain: bool,
 }
 
-/// One of the calls that make a build. While it is there, the endpoints stay open. Clones are one and the same.
-#[derive(Debug, Clone)]
-pub(crate) struct Admitted(#[expect(dead_code, reason = "is let go when the last clone is dropped")] Arc<Place>);
-
+/// A call that makes a build. The endpoints stay open until this is dropped.
 #[derive(Debug)]
-struct Place {
+pub(super) struct Admitted {
     admission: Arc<Admission>,
     session: String,
     _open: Build,
+}
+
+/// A session that remora stands in, until this is dropped.
+#[derive(Debug)]
+pub(super) struct JoinedSession {
+    admission: Arc<Admission>,
+    session: String,
 }
 
 impl Arrival {
@@ -51,12 +69,12 @@ impl Arrival {
 }
 
 impl Admission {
-    pub(crate) fn new(shutdown: Shutdown) -> Self {
-        Self { shutdown, sessions: Mutex::default() }
+    pub(super) fn new(shutdown: Shutdown) -> Self {
+        Self { shutdown, sessions: watch::Sender::default() }
     }
 
     /// A client connects.
-    pub(crate) fn arrival(&self) -> Arrival {
+    pub(super) fn arrival(&self) -> Arrival {
         Arrival { before_the_drain: !self.shutdown.is_draining() }
     }
 
@@ -64,37 +82,66 @@ impl Admission {
     ///
     /// # Errors
     /// The answer to a new build while remora drains.
-    pub(crate) fn admit(self: &Arc<Self>, session: &str, client: &Arrival) -> Result<Admitted, Status> {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let belongs = !session.is_empty() && sessions.contains_key(session);
-        let begun = self.shutdown.begin_build(|draining_since| belongs || client.may_begin(draining_since));
-        let open = begun.ok_or_else(|| Status::unavailable(REFUSAL))?;
-        *sessions.entry(session.to_owned()).or_default() += 1;
-        Ok(Admitted(Arc::new(Place { admission: Arc::clone(self), session: session.to_owned(), _open: open })))
+    pub(super) fn admit(self: &Arc<Self>, session: &str, client: &Arrival) -> Result<Admitted, Status> {
+        let mut open = None;
+        self.sessions.send_if_modified(|sessions| {
+            let belongs = !session.is_empty() && sessions.get(session).is_some_and(|session| session.calls > 0);
+            open = self.shutdown.begin_build(|draining_since| belongs || client.may_begin(draining_since));
+            if open.is_some() {
+                sessions.entry(session.to_owned()).or_default().calls += 1;
+            }
+            // Nobody waits for a call.
+            false
+        });
+        let open = open.ok_or_else(|| Status::unavailable(REFUSAL))?;
+        Ok(Admitted { admission: Arc::clone(self), session: session.to_owned(), _open: open })
     }
 
     /// Whether a client may call for a build that does not run: it may be about to begin.
     ///
     /// # Errors
     /// The answer to a new build while remora drains. (buildkitd would wait some seconds for the build.)
-    pub(crate) fn expects_builds(&self, client: &Arrival) -> Result<(), Status> {
+    pub(super) fn expects_builds(&self, client: &Arrival) -> Result<(), Status> {
         if client.may_begin(self.shutdown.draining_since()) { Ok(()) } else { Err(Status::unavailable(REFUSAL)) }
     }
 
-    fn leave(&self, session: &str) {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(calls) = sessions.get_mut(session) {
-            *calls -= 1;
-            if *calls == 0 {
-                sessions.remove(session);
+    /// Remora now stands in this session, where a build's cache can go through it.
+    pub(super) fn join(self: &Arc<Self>, session: &str) -> JoinedSession {
+        self.sessions.send_modify(|sessions| sessions.entry(session.to_owned()).or_default().joined += 1);
+        JoinedSession { admission: Arc::clone(self), session: session.to_owned() }
+    }
+
+    /// Whether remora stands in this session. A client makes its `Session` and `Solve` calls at the same time, so
+    /// this waits a moment.
+    pub(super) async fn wait_until_joined(&self, session: &str) -> bool {
+        let mut sessions = self.sessions.subscribe();
+        let joined = sessions.wait_for(|sessions| sessions.get(session).is_some_and(|session| session.joined > 0));
+        tokio::time::timeout(SESSION_WAIT, joined).await.is_ok_and(|joined| joined.is_ok())
+    }
+
+    fn release(&self, session: &str, release: impl FnOnce(&mut SessionUse)) {
+        self.sessions.send_if_modified(|sessions| {
+            if let Some(left) = sessions.get_mut(session) {
+                release(left);
+                if left.calls == 0 && left.joined == 0 {
+                    sessions.remove(session);
+                }
             }
-        }
+            // Nobody waits for an end.
+            false
+        });
     }
 }
 
-impl Drop for Place {
+impl Drop for Admitted {
     fn drop(&mut self) {
-        self.admission.leave(&self.session);
+        self.admission.release(&self.session, |session| session.calls -= 1);
+    }
+}
+
+impl Drop for JoinedSession {
+    fn drop(&mut self) {
+        self.admission.release(&self.session, |session| session.joined -= 1);
     }
 }
 
@@ -116,10 +163,25 @@ mod tests {
         assert!(admission.admit("", &late).is_err());
         tokio::time::advance(LATE_STARTS).await;
         assert!(admission.admit("late", &early).is_err());
-        drop(solve.clone());
         drop(solve);
         assert!(admission.admit("running", &late).is_ok());
         drop(session);
         assert!(admission.admit("running", &late).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_is_waited_for_and_forgotten() {
+        let admission = Arc::new(Admission::new(Shutdown::default()));
+        assert!(!admission.wait_until_joined("session").await);
+        let arrival = admission.arrival();
+        let call = admission.admit("session", &arrival).unwrap();
+        let wait = admission.wait_until_joined("session");
+        let join = async { admission.join("session") };
+        let (is_joined, joined) = tokio::join!(wait, join);
+        assert!(is_joined);
+        drop(call);
+        assert!(admission.wait_until_joined("session").await);
+        drop(joined);
+        assert!(admission.sessions.borrow().is_empty());
     }
 }

@@ -1,7 +1,12 @@
 //! The builds that run: what remora keeps of each from its `Control/Solve` to that call's end.
 //!
-//! A reference and a session enter when a build begins. The build then gives out grants for its cache entries,
-//! remembers the way that its cache takes, and holds what the other rooms keep for it. When it ends, its grants
-//! end, and one line about its cache leaves for the log.
+//! A reference and a session enter when a build begins ([`Builds::begin`]). The build then gives out grants for its
+//! cache entries, remembers the way that its cache takes, and holds what the rooms below keep of it. When it ends,
+//! its grants end, and one line about its cache leaves for the log.
 
-pub(crate) mod build;
+mod build;
+mod register;
+mod summary;
+
+pub(super) use build::Build;
+pub(super) use register::Builds;

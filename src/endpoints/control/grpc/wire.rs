@@ -37,6 +37,15 @@ pub(crate) enum Edit {
     Remove,
 }
 
+/// A part of a message that was taken apart.
+#[derive(Debug)]
+pub(crate) enum Part<'a, T> {
+    /// Bytes between the fields that were taken.
+    Kept(&'a [u8]),
+    /// The number of a field that was taken, and what stands in its place.
+    Taken(u32, T),
+}
+
 impl From<Option<Vec<u8>>> for Edit {
     /// What [`edit`] of a field's payload returned.
     fn from(payload: Option<Vec<u8>>) -> Self {
@@ -65,31 +74,57 @@ pub(crate) fn last(message: &[u8], number: u32) -> Result<&[u8], Malformed> {
     })
 }
 
+/// The last occurrence of a string field; empty where there is none.
+pub(crate) fn last_text(message: &[u8], number: u32) -> Result<String, Malformed> {
+    std::str::from_utf8(last(message, number)?).map(str::to_owned).map_err(|_| Malformed)
+}
+
 /// Changes fields as `decide` says and copies all else. `None`: nothing was changed.
 pub(crate) fn edit<E>(message: &[u8], mut decide: impl FnMut(&Field<'_>) -> Result<Edit, E>) -> Result<Option<Vec<u8>>, E>
 where
     E: From<Malformed>,
 {
+    let changed = take_apart(message, |field| {
+        Ok::<_, E>(match decide(field)? {
+            Edit::Keep => None,
+            Edit::Replace(payload) => Some(Some(payload)),
+            Edit::Remove => Some(None),
+        })
+    })?;
+    let Some(parts) = changed else { return Ok(None) };
     let mut edited = Vec::new();
+    for part in parts {
+        match part {
+            Part::Kept(bytes) => edited.extend_from_slice(bytes),
+            Part::Taken(number, Some(payload)) => put(&mut edited, number, &payload),
+            Part::Taken(_, None) => {}
+        }
+    }
+    Ok(Some(edited))
+}
+
+/// Takes those fields out of a message for which `take` has something in their place. `None`: there is none.
+pub(crate) fn take_apart<'a, T, E>(
+    message: &'a [u8],
+    mut take: impl FnMut(&Field<'a>) -> Result<Option<T>, E>,
+) -> Result<Option<Vec<Part<'a, T>>>, E>
+where
+    E: From<Malformed>,
+{
+    let mut parts = Vec::new();
     let mut copied = 0;
     for field in fields(message) {
         let field = field?;
-        let replacement = match decide(&field)? {
-            Edit::Keep => continue,
-            Edit::Replace(payload) => Some(payload),
-            Edit::Remove => None,
-        };
-        edited.extend_from_slice(&message[copied..field.start]);
-        if let Some(payload) = replacement {
-            put(&mut edited, field.number, &payload);
-        }
+        let Some(taken) = take(&field)? else { continue };
+        parts.push(Part::Kept(&message[copied..field.start]));
+        parts.push(Part::Taken(field.number, taken));
         copied = field.end;
     }
     if copied == 0 {
         return Ok(None);
     }
-    edited.extend_from_slice(&message[copied..]);
-    Ok(Some(edited))
+    parts.push(Part::Kept(&message[copied..]));
+    Ok(Some(parts))
 }
 
 /// Appends a length-delimited field.

@@ -82,8 +82,8 @@ impl Target {
         Ok(Self { scope, region, names, durability })
     }
 
-    /// The grant that it takes.
-    pub(crate) fn request(&self, purpose: Purpose) -> GrantRequest<'_> {
+    /// The grant that its use takes.
+    pub(crate) fn grant_request(&self, purpose: Purpose) -> GrantRequest<'_> {
         GrantRequest { purpose, scope: &self.scope, names: &self.names, durability: self.durability }
     }
 }

@@ -1,9 +1,17 @@
 //! What clients are told of a build, and what they tell about it: progress and traces.
 //!
-//! The stream of a `Control/Status` call enters and leaves with the right names on the vertexes of a cache
-//! that goes through the build's session. A client's traces enter and leave without the credentials in them.
+//! The stream of a `Control/Status` call enters and leaves with the right names on the vertexes of a cache that goes
+//! through the build's session ([`Progress`]). A client's traces enter and leave without the credentials in them.
 //! Every other byte of both stays.
 
-pub(crate) mod names;
-pub(crate) mod traces;
-pub(crate) mod vertex;
+mod names;
+mod stream;
+mod traces;
+mod vertex;
+
+pub(super) use names::Progress;
+pub(super) use stream::uncompressed;
+pub(super) use traces::{EXPORT_TRACES, masked};
+
+/// The path of the call by which clients follow a build.
+pub(super) const STATUS: &str = "/moby.buildkit.v1.Control/Status";

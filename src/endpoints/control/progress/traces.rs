@@ -4,22 +4,15 @@
 //! and buildkitd keeps traces beside the build's record. Credentials that were typed as parameters of a
 //! cache would end there; they are masked on the way, and every other byte stays.
 
-use std::sync::Arc;
+use http::Request;
+use http::request::Parts;
 
-use http::{Request, Response, header};
-use hyper::body::Incoming;
+use crate::endpoints::control::grpc::message::{self, Unary};
+use crate::endpoints::control::grpc::wire::{self, Edit, Malformed};
+use crate::endpoints::control::proxy::RequestBody;
 
-use crate::endpoints::control::Control;
-use crate::endpoints::control::grpc::message;
-use crate::endpoints::control::grpc::wire;
-use crate::endpoints::control::grpc::wire::{Edit, Malformed};
-use crate::endpoints::control::proxy::body::{RequestBody, ResponseBody};
-use crate::endpoints::control::proxy::call::Call;
-use crate::endpoints::control::proxy::forward::{forward, read_whole};
-use crate::endpoints::control::proxy::upstream::Upstream;
-
-/// The path of the call.
-pub(crate) const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+/// The path of the call by which clients send traces.
+pub(crate) const EXPORT_TRACES: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
 /// The fields that lead from an `ExportTraceServiceRequest` to text (`opentelemetry/proto/trace/v1`):
 /// attributes of resources (1, 1, 1), of spans (1, 2, 2, 9) and of their events (1, 2, 2, 11, 3), each a
@@ -36,33 +29,15 @@ const TEXTS: [&[u32]; 6] = [
 const SECRETS: [&str; 3] = ["access_key_id=", "secret_access_key=", "session_token="];
 const MASK: &str = "***";
 
-impl Control {
-    /// Serves a client's export of traces.
-    ///
-    /// # Errors
-    /// The reset of this call by buildkitd.
-    pub(crate) async fn traces(
-        &self,
-        upstream: &Arc<Upstream>,
-        request: Request<Incoming>,
-        call: Call,
-    ) -> Result<Response<ResponseBody>, hyper::Error> {
-        let (mut head, unary, call) = match read_whole(request, self.config.max_message_bytes, call).await {
-            Ok(read) => read,
-            Err(ended) => return ended,
-        };
-        let body = match without_secrets(&unary.message).and_then(|message| message::frame(&message)) {
-            Some(frame) => {
-                head.headers.remove(header::CONTENT_LENGTH);
-                frame
-            }
-            None => unary.frame,
-        };
-        forward(upstream, Request::from_parts(head, RequestBody::Whole(body)), self.config.connect_timeout, call).await
+/// The request of a client's export of traces, with its secrets masked.
+pub(crate) fn masked(head: Parts, unary: Unary) -> Request<RequestBody> {
+    match without_secrets(&unary.message).and_then(|message| message::frame(&message)) {
+        Some(frame) => RequestBody::in_place(head, frame),
+        None => Request::from_parts(head, RequestBody::Whole(unary.frame)),
     }
 }
 
-/// The message with its secrets masked; `None`: there are none. What is malformed is buildkitd's to refuse.
+/// The message with its secrets masked; `None`: there are none. A malformed message is left for buildkitd to refuse.
 fn without_secrets(message: &[u8]) -> Option<Vec<u8>> {
     TEXTS.into_iter().fold(None, |masked: Option<Vec<u8>>, path| {
         let again = mask_at(masked.as_deref().unwrap_or(message), path).ok().flatten();

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Method, Request, Uri, Version, header, request};
 use http_body::{Body, Frame};
+use http_body_util::BodyExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 
 use super::call::Call;
 use super::upstream::{Upstream, is_reset};
 use crate::endpoints::control::grpc::status;
 use crate::endpoints::control::grpc::tunnel::Outgoing;
-use crate::endpoints::control::progress::names::Named;
 
 /// What goes to the peer that answers. No kind tells its length, since hyper would make a
 /// `content-length` of it that the caller never sent.
@@ -42,8 +43,8 @@ pub(crate) enum ResponseBody {
     Tunnel(Outgoing, Box<Call>),
     /// remora's own answer in a session.
     Served(tonic::body::Body),
-    /// The progress of a build.
-    Named(Box<Named>),
+    /// Another room's own: a relayed body that is changed on its way, say.
+    Boxed(UnsyncBoxBody<Bytes, BodyError>),
 }
 
 /// Owns its call: the call is over when hyper drops this, whichever way it ended.
@@ -60,12 +61,36 @@ pub(crate) struct Relayed {
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 impl ResponseBody {
-    pub(crate) fn relayed(body: Incoming, call: Call, upstream: Arc<Upstream>, is_grpc: bool) -> Self {
+    pub(super) fn relayed(body: Incoming, call: Call, upstream: Arc<Upstream>, is_grpc: bool) -> Self {
         Self::Relayed(Box::new(Relayed { body, call, upstream, is_grpc, upstream_broke: false }))
     }
 
+    /// The byte stream of a session, whose call ends with it.
     pub(crate) fn tunnel(outgoing: Outgoing, call: Call) -> Self {
         Self::Tunnel(outgoing, Box::new(call))
+    }
+
+    /// A body of another room's own.
+    pub(crate) fn boxed(body: impl Body<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
+        Self::Boxed(body.boxed_unsync())
+    }
+}
+
+impl RequestBody {
+    /// A request of one message, already framed.
+    pub(crate) fn whole(uri: Uri, headers: HeaderMap, frame: Bytes) -> Request<Self> {
+        let mut request = Request::new(Self::Whole(frame));
+        *request.method_mut() = Method::POST;
+        *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        request
+    }
+
+    /// The request of `head` with another message, already framed.
+    pub(crate) fn in_place(mut head: request::Parts, frame: Bytes) -> Request<Self> {
+        head.headers.remove(header::CONTENT_LENGTH);
+        Request::from_parts(head, Self::Whole(frame))
     }
 }
 
@@ -110,12 +135,12 @@ impl Body for ResponseBody {
             Self::Tunnel(outgoing, call) => {
                 let frame = ready!(Pin::new(outgoing).poll_frame(cx)).map(|frame| frame.map_err(never));
                 if let Some(trailers) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.trailers_ref()) {
-                    call.saw(trailers);
+                    call.record_code_in(trailers);
                 }
                 Poll::Ready(frame)
             }
             Self::Served(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Self::Named(named) => Pin::new(named).poll_frame(cx),
+            Self::Boxed(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -126,7 +151,7 @@ impl Body for ResponseBody {
             Self::Whole(data, trailers) => data.is_empty() && trailers.is_none(),
             Self::Tunnel(..) => false,
             Self::Served(body) => body.is_end_stream(),
-            Self::Named(named) => named.is_end_stream(),
+            Self::Boxed(body) => body.is_end_stream(),
         }
     }
 }
@@ -137,19 +162,19 @@ impl Relayed {
         let broken = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_ref() {
-                    self.call.saw(trailers);
+                    self.call.record_code_in(trailers);
                 }
                 return Poll::Ready(Some(Ok(frame)));
             }
             Some(Err(error)) if is_reset(&error) => {
-                self.call.ends_with(tonic::Code::Unknown);
+                self.call.record_code(tonic::Code::Unknown);
                 return Poll::Ready(Some(Err(error)));
             }
             Some(Err(error)) => self.upstream.broken(&error),
-            None if self.call.has_ended() || !self.is_grpc => return Poll::Ready(None),
+            None if self.call.has_code() || !self.is_grpc => return Poll::Ready(None),
             None => self.upstream.broken("the response ended without a status"),
         };
-        self.call.ends_with(broken.code());
+        self.call.record_code(broken.code());
         self.upstream_broke = true;
         Poll::Ready(Some(Ok(Frame::trailers(status::trailers(&broken)))))
     }

@@ -1,13 +1,11 @@
 //! One call from its first byte to its last: what is counted and logged when it is over.
 
-use std::sync::Arc;
+use std::fmt;
 use std::time::Instant;
 
 use http::HeaderMap;
 use tonic::Code;
 
-use crate::endpoints::control::admission::Admitted;
-use crate::endpoints::control::builds::build::Build;
 use crate::endpoints::control::grpc::status;
 use crate::metrics::{Class, Endpoint, Metrics};
 
@@ -47,65 +45,59 @@ const KNOWN: [&str; 32] = [
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
 ];
 
-/// Counts and logs its call when dropped, and ends the build that it was.
-#[derive(Debug)]
+/// Counts and logs its call when dropped, and tells whoever wants to know how it ended.
 pub(crate) struct Call {
     path: String,
     started: Instant,
     code: Option<Code>,
     metrics: Metrics,
-    build: Option<Arc<Build>>,
-    admitted: Option<Admitted>,
+    on_end: Option<Box<dyn FnOnce(Code) + Send>>,
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("path", &self.path).field("code", &self.code).finish_non_exhaustive()
+    }
 }
 
 impl Call {
     /// A call begins.
-    pub(crate) fn begin(path: &str, metrics: Metrics) -> Self {
-        Self { path: path.to_owned(), started: Instant::now(), code: None, metrics, build: None, admitted: None }
+    pub(super) fn begin(path: &str, metrics: Metrics) -> Self {
+        Self { path: path.to_owned(), started: Instant::now(), code: None, metrics, on_end: None }
     }
 
-    /// The call is one of those that make a build: the endpoints stay open for it.
-    pub(crate) fn is_admitted(&mut self, admitted: Admitted) {
-        self.admitted = Some(admitted);
+    /// Has `on_end` called with the call's code when the call is over. What `on_end` owns lives until then.
+    pub(crate) fn on_end(&mut self, on_end: impl FnOnce(Code) + Send + 'static) {
+        self.on_end = Some(Box::new(on_end));
     }
 
-    /// The call is this build: the build ends with it.
-    pub(crate) fn is_build(&mut self, build: Arc<Build>) {
-        self.build = Some(build);
-    }
-
-    /// What the endpoints stay open for, for a call that takes its place.
-    pub(crate) fn admitted(&self) -> Option<Admitted> {
-        self.admitted.clone()
-    }
-
-    /// Takes the status out of headers or trailers, where there is one.
-    pub(crate) fn saw(&mut self, headers: &HeaderMap) {
+    /// Takes the code out of headers or trailers, where there is one.
+    pub(super) fn record_code_in(&mut self, headers: &HeaderMap) {
         if let Some(code) = status::code(headers) {
             self.code = Some(code);
         }
     }
 
     /// The call ends with this code.
-    pub(crate) fn ends_with(&mut self, code: Code) {
+    pub(super) fn record_code(&mut self, code: Code) {
         self.code = Some(code);
     }
 
     /// Whether it is known how the call ends.
-    pub(crate) fn has_ended(&self) -> bool {
+    pub(crate) fn has_code(&self) -> bool {
         self.code.is_some()
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        // Nobody was left to tell the status to.
+        // A call without a code was dropped before its end: the caller has gone.
         let code = self.code.unwrap_or(Code::Cancelled);
         let class: Class = status::class(code);
         self.metrics.request(Endpoint::Control, operation(&self.path), class);
         tracing::debug!(grpc.method = %self.path, grpc.status = ?code, duration_ms = self.started.elapsed().as_millis(), "call ended");
-        if let Some(build) = &self.build {
-            build.ends_with(code);
+        if let Some(on_end) = self.on_end.take() {
+            on_end(code);
         }
     }
 }

@@ -9,106 +9,117 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use http::request::Parts;
-use http::{HeaderMap, Request, Response, header, response};
-use http_body_util::BodyExt as _;
+use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
 use tonic::{Code, Status};
 
+use super::answer::Answer;
 use super::body::{RequestBody, ResponseBody};
 use super::call::Call;
 use super::upstream::{SendError, Upstream};
-use crate::endpoints::control::grpc::message;
 use crate::endpoints::control::grpc::message::{ReadError, Unary};
 use crate::endpoints::control::grpc::status;
+use crate::metrics::Metrics;
 
-/// The answer to a unary call, read whole.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    head: response::Parts,
-    data: Bytes,
-    end: Option<HeaderMap>,
+/// How a call is answered. The error resets it, as the peer that was to answer has done.
+pub(crate) type Answered = Result<Response<ResponseBody>, hyper::Error>;
+
+/// Passes calls on.
+#[derive(Debug, Clone)]
+pub(crate) struct Proxy {
+    metrics: Metrics,
+    connect_timeout: Duration,
+    max_message_bytes: u64,
 }
 
-impl Answer {
-    /// Reads an answer of at most `max_bytes`. The error is what the caller gets instead.
-    pub(crate) async fn read(response: Response<ResponseBody>, max_bytes: u64) -> Result<Self, Status> {
-        let (head, mut body) = response.into_parts();
-        let (mut data, mut end) = (BytesMut::new(), None);
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| Status::unavailable(format!("buildkitd's answer broke off: {error}")))?;
-            match frame.into_data() {
-                Ok(piece) if (data.len() + piece.len()) as u64 <= max_bytes => data.extend_from_slice(&piece),
-                Ok(_) => return Err(Status::resource_exhausted("buildkitd's answer is larger than control.max_message_bytes")),
-                Err(frame) => end = frame.into_trailers().ok(),
+/// A unary call whose message has been read.
+#[derive(Debug)]
+pub(crate) struct UnaryCall {
+    /// The head of its request.
+    pub(crate) head: Parts,
+    /// Its message.
+    pub(crate) unary: Unary,
+    /// The call itself.
+    pub(crate) call: Call,
+}
+
+impl Proxy {
+    /// Calls wait up to `connect_timeout` for buildkitd to be there; messages that are read whole have at most
+    /// `max_message_bytes`.
+    pub(crate) fn new(metrics: Metrics, connect_timeout: Duration, max_message_bytes: u64) -> Self {
+        Self { metrics, connect_timeout, max_message_bytes }
+    }
+
+    /// A call of this path begins.
+    pub(crate) fn begin(&self, path: &str) -> Call {
+        Call::begin(path, self.metrics.clone())
+    }
+
+    /// Sends the request to the peer and returns its response, which goes on to stream.
+    ///
+    /// # Errors
+    /// The reset of this one call by the peer.
+    pub(crate) async fn forward(&self, upstream: &Arc<Upstream>, request: Request<RequestBody>, call: Call) -> Answered {
+        let (response, call) = match self.send(upstream, request, call).await {
+            Ok(sent) => sent,
+            Err(ended) => return ended,
+        };
+        let upstream = Arc::clone(upstream);
+        let is_grpc = is_grpc(response.headers());
+        Ok(response.map(|body| ResponseBody::relayed(body, call, upstream, is_grpc)))
+    }
+
+    /// Forwards a call of which nothing is read.
+    ///
+    /// # Errors
+    /// The reset of this one call by the peer.
+    pub(crate) async fn forward_unread(&self, upstream: &Arc<Upstream>, request: Request<Incoming>, call: Call) -> Answered {
+        self.forward(upstream, request.map(RequestBody::Streamed), call).await
+    }
+
+    /// Sends the request to the peer and returns the bare response, whose body the caller reads.
+    ///
+    /// # Errors
+    /// What the call's caller gets where there is no response.
+    pub(crate) async fn send(
+        &self,
+        upstream: &Upstream,
+        request: Request<RequestBody>,
+        mut call: Call,
+    ) -> Result<(Response<Incoming>, Call), Answered> {
+        match upstream.send(request, self.connect_timeout).await {
+            Ok(response) => {
+                call.record_code_in(response.headers());
+                Ok((response, call))
+            }
+            Err(SendError::Unavailable(status)) => Err(Ok(refuse(call, status))),
+            Err(SendError::Reset(error)) => {
+                call.record_code(Code::Unknown);
+                Err(Err(error))
             }
         }
-        Ok(Self { head, data: data.freeze(), end })
     }
 
-    /// The status, wherever it stands.
-    pub(crate) fn code(&self) -> Option<Code> {
-        self.end.as_ref().and_then(status::code).or_else(|| status::code(&self.head.headers))
-    }
-
-    /// Its message, if it is whole and not compressed.
-    pub(crate) fn message(&self) -> Option<&[u8]> {
-        message::payload(&self.data)
-    }
-
-    /// The same answer with another message, already framed.
-    pub(crate) fn with_message(self, data: Bytes) -> Self {
-        Self { data, ..self }
-    }
-
-    pub(crate) fn into_response(self) -> Response<ResponseBody> {
-        Response::from_parts(self.head, ResponseBody::Whole(self.data, self.end))
-    }
-}
-
-/// Sends the request to buildkitd and returns its response, which goes on to stream.
-///
-/// # Errors
-/// The reset of this one call by buildkitd.
-pub(crate) async fn forward(
-    upstream: &Arc<Upstream>,
-    request: Request<RequestBody>,
-    patience: Duration,
-    mut call: Call,
-) -> Result<Response<ResponseBody>, hyper::Error> {
-    match upstream.send(request, patience).await {
-        Ok(response) => {
-            call.saw(response.headers());
-            let upstream = Arc::clone(upstream);
-            let is_grpc = is_grpc(response.headers());
-            Ok(response.map(|body| ResponseBody::relayed(body, call, upstream, is_grpc)))
-        }
-        Err(SendError::Unavailable(status)) => Ok(refuse(call, status)),
-        Err(SendError::Reset(error)) => {
-            call.ends_with(tonic::Code::Unknown);
-            Err(error)
+    /// Reads a unary call's one message. The error is what its caller gets instead.
+    pub(crate) async fn read_call(&self, request: Request<Incoming>, call: Call) -> Result<UnaryCall, Answered> {
+        let (head, body) = request.into_parts();
+        match Unary::read(&head.headers, body, self.max_message_bytes).await {
+            Ok(unary) => Ok(UnaryCall { head, unary, call }),
+            Err(ReadError::Refused(status)) => Err(Ok(refuse(call, status))),
+            Err(ReadError::Gone(error)) => Err(Err(error)),
         }
     }
-}
 
-/// Reads a unary call's one message. The error is what its caller gets instead.
-pub(crate) async fn read_whole(
-    request: Request<Incoming>,
-    max_bytes: u64,
-    call: Call,
-) -> Result<(Parts, Unary, Call), Result<Response<ResponseBody>, hyper::Error>> {
-    let (head, body) = request.into_parts();
-    match Unary::read(&head.headers, body, max_bytes).await {
-        Ok(unary) => Ok((head, unary, call)),
-        Err(ReadError::Refused(status)) => Err(Ok(refuse(call, status))),
-        Err(ReadError::Gone(error)) => Err(Err(error)),
+    /// Reads the answer to a unary call. The error is what its caller gets instead.
+    pub(crate) async fn read_answer(&self, response: Response<ResponseBody>) -> Result<Answer, Status> {
+        Answer::read(response, self.max_message_bytes).await
     }
 }
 
-/// Ends a call without asking buildkitd.
+/// Ends a call without asking the peer.
 pub(crate) fn refuse(mut call: Call, status: Status) -> Response<ResponseBody> {
-    call.ends_with(status.code());
+    call.record_code(status.code());
     status::response(status)
 }
 

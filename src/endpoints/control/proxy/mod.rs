@@ -4,7 +4,14 @@
 //! goes back the same way while it is still arriving. Each call is counted and logged when it ends, however
 //! it ends. What the calls mean is for the rooms above.
 
-pub(crate) mod body;
-pub(crate) mod call;
-pub(crate) mod forward;
-pub(crate) mod upstream;
+mod answer;
+mod body;
+mod call;
+mod forward;
+mod upstream;
+
+pub(super) use answer::Answer;
+pub(super) use body::{BodyError, RequestBody, ResponseBody};
+pub(super) use call::Call;
+pub(super) use forward::{Answered, Proxy, UnaryCall, refuse};
+pub(super) use upstream::Upstream;

@@ -127,6 +127,11 @@ impl Upstream {
         }
     }
 
+    /// Who answers, for a message to people.
+    pub(crate) fn peer(&self) -> String {
+        self.peer.to_string()
+    }
+
     /// The open connection, or a new one.
     pub(crate) async fn connection(&self, patience: Duration) -> Result<SendRequest<RequestBody>, Status> {
         let deadline = Instant::now() + patience;

@@ -1,10 +1,41 @@
 //! The session transport: a build's cache over gRPC, through the session of the build's client.
 //!
-//! A `Control/Session` call enters, and remora stands between its two ends, where it answers buildkitd's calls
-//! for its own content stores. A `type=s3` cache entry enters, and leaves as a `type=local` entry that names
-//! such a store. What a build exported there is published when the build has succeeded.
+//! A `Control/Session` call enters, and remora stands between its two ends ([`Sessions`]), where it answers
+//! buildkitd's calls for content stores of its own. A `type=s3` cache entry enters, and leaves as a `type=local`
+//! entry that names such a store ([`SessionTransport`]). What a build exported there is published when the build has
+//! succeeded.
+//!
+//! `dest` and `src` of the entry name the store by the id of a grant made for this build: nobody can guess it, and
+//! whichever connection a call comes by, it is known what the call may do. BuildKit's local importer wants the digest
+//! of an OCI manifest, so the manifest is read when the build begins. Its exporter leaves an OCI manifest in the
+//! grant's documents (`cache/remotecache/local`, BuildKit v0.33).
 
-pub(crate) mod inline;
-pub(crate) mod join;
-pub(crate) mod local;
-pub(crate) mod oci;
+mod caches;
+mod entry;
+mod import;
+mod join;
+pub(super) mod oci;
+mod publish;
+
+use crate::cache::Cache;
+use crate::endpoints::control::proxy::Proxy;
+use crate::metrics::Metrics;
+
+pub(super) use caches::{SessionCaches, SessionGrant};
+pub use join::SessionContent;
+pub(super) use join::{SESSION, Sessions, SessionsParts, session_id};
+
+/// Turns cache entries into entries for the session, and publishes what was exported.
+#[derive(Debug)]
+pub(super) struct SessionTransport {
+    cache: Cache,
+    proxy: Proxy,
+    metrics: Metrics,
+}
+
+impl SessionTransport {
+    /// Caches are read from and published to `cache`.
+    pub(super) fn new(cache: Cache, proxy: Proxy, metrics: Metrics) -> Self {
+        Self { cache, proxy, metrics }
+    }
+}

@@ -6,6 +6,7 @@
 //! Read in BuildKit v0.33.1: `source/http/source.go`, `solver/pb/attr.go`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::client::conn::http2::SendRequest;
@@ -14,58 +15,70 @@ use rand::RngExt as _;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::endpoints::control::proxy::body::RequestBody;
-use crate::endpoints::control::proxy::upstream::Upstream;
+use crate::endpoints::control::proxy::{RequestBody, Upstream};
 use crate::proto::moby::buildkit::v1::SolveRequest;
 use crate::proto::pb;
 use crate::types::Digest;
 
-/// Longer than a healthy fetch of some bytes takes, and shorter than what a build's first call may be
-/// held back (`solve`).
+/// How long buildkitd may take. A healthy fetch of some bytes takes less, and the first call of a build, which waits
+/// for the result, may be held back longer.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A "no" is asked again after this long, lest one bad moment costs every build its cache until
+/// After this long a failed probe is made again, so that one bad moment does not cost every build its cache until
 /// buildkitd restarts.
 const RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// Asks once, and again after buildkitd restarted. Builds that begin at once share one question.
-#[derive(Debug, Default)]
-pub(crate) struct Probe {
-    answer: Mutex<Option<Answer>>,
+/// Asks buildkitd once, and again after it restarted. Builds that begin at the same time share one probe.
+#[derive(Debug)]
+pub(super) struct Probe {
+    management: Arc<Upstream>,
+    /// How long buildkitd is waited for.
+    patience: Duration,
+    last: Mutex<Option<ProbeResult>>,
 }
 
 #[derive(Debug)]
-struct Answer {
-    /// Why not.
+struct ProbeResult {
+    /// The error says why buildkitd does not reach the URL.
     reached: Result<(), String>,
-    /// It closes when buildkitd goes away, and the answer with it.
+    /// The connection that buildkitd was asked on. It closes when buildkitd goes away; the result then ends with it.
     asked_on: SendRequest<RequestBody>,
     asked_at: Instant,
 }
 
-impl Answer {
-    fn holds(&self) -> bool {
+impl ProbeResult {
+    fn is_valid(&self) -> bool {
         !self.asked_on.is_closed() && (self.reached.is_ok() || self.asked_at.elapsed() < RETRY_AFTER)
     }
 }
 
 impl Probe {
-    /// Whether buildkitd reaches `url`, or why not. Waits up to `patience` for buildkitd to be there.
-    pub(crate) async fn reaches(&self, url: &str, management: &Upstream, patience: Duration) -> Result<(), String> {
-        let mut answer = self.answer.lock().await;
-        if let Some(known) = answer.as_ref().filter(|answer| answer.holds()) {
+    /// Asks over remora's own connection to buildkitd, which is waited for up to `patience`.
+    pub(super) fn new(management: Arc<Upstream>, patience: Duration) -> Self {
+        Self { management, patience, last: Mutex::default() }
+    }
+
+    /// Who is asked.
+    pub(super) fn peer(&self) -> String {
+        self.management.peer()
+    }
+
+    /// Whether buildkitd reaches `url`, or why not.
+    pub(super) async fn reaches(&self, url: &str) -> Result<(), String> {
+        let mut last = self.last.lock().await;
+        if let Some(known) = last.as_ref().filter(|last| last.is_valid()) {
             return known.reached.clone();
         }
-        let asked_on = management.connection(patience).await.map_err(|status| status.message().to_owned())?;
-        let reached = match tokio::time::timeout(TIMEOUT, management.call(SOLVE, &question(url), patience)).await {
-            Ok(Ok(_)) => Ok(()),
+        let asked_on = self.management.connection(self.patience).await.map_err(|status| status.message().to_owned())?;
+        let reached = match tokio::time::timeout(TIMEOUT, self.management.call(SOLVE, &fetch_of(url), self.patience)).await {
+            Ok(Ok(())) => Ok(()),
             Ok(Err(status)) => Err(status.message().to_owned()),
             Err(_) => Err(format!("no answer within {} seconds", TIMEOUT.as_secs())),
         };
         if reached.is_ok() {
             tracing::info!(s3.advertise = url, "buildkitd reaches the s3 endpoint at {url}: caches go through it");
         }
-        *answer = Some(Answer { reached: reached.clone(), asked_on, asked_at: Instant::now() });
+        *last = Some(ProbeResult { reached: reached.clone(), asked_on, asked_at: Instant::now() });
         reached
     }
 }
@@ -73,7 +86,7 @@ impl Probe {
 const SOLVE: &str = "/moby.buildkit.v1.Control/Solve";
 
 /// A build that fetches `<url>/.remora/probe/<nonce>`, whose content is the nonce.
-fn question(url: &str) -> Vec<u8> {
+fn fetch_of(url: &str) -> Vec<u8> {
     let nonce = hex::encode(rand::rng().random::<[u8; 16]>());
     let source = pb::SourceOp {
         identifier: format!("{}/.remora/probe/{nonce}", url.trim_end_matches('/')),

@@ -1,15 +1,14 @@
 //! The relay transport: the entry stays `type=s3`, but points at the s3 endpoint and carries a grant.
 
 use crate::auth::IssuedGrant;
-use crate::endpoints::control::options::attrs::{Attrs, Target};
-use crate::endpoints::control::options::rewrite::Entry;
+use crate::endpoints::control::options::{Attrs, CacheEntry, Target};
 
 /// What a client may send and buildkitd never sees, or has no use for.
 const DROPPED: [&str; 5] = ["access_key_id", "secret_access_key", "session_token", "endpoint_url", "durability"];
 
 /// The attributes for buildkitd. What is not about place or identity (`mode`, `ignore-error`,
 /// `compression`, anything that a later version adds) stays.
-pub(crate) fn rewrite(attrs: &Attrs, target: &Target, endpoint_url: &str, grant: &IssuedGrant) -> Entry {
+pub(crate) fn rewrite(attrs: &Attrs, target: &Target, endpoint_url: &str, grant: &IssuedGrant) -> CacheEntry {
     let mut rewritten = attrs.clone();
     rewritten.retain(|key, _| !DROPPED.contains(&key.as_str()));
     for (key, value) in [
@@ -23,5 +22,5 @@ pub(crate) fn rewrite(attrs: &Attrs, target: &Target, endpoint_url: &str, grant:
     ] {
         rewritten.insert(key.to_owned(), value.to_owned());
     }
-    Entry { kind: "s3", attrs: rewritten }
+    CacheEntry { kind: "s3", attrs: rewritten }
 }

@@ -10,8 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::oci;
-use super::oci::{Descriptor, MalformedOci, OciManifest};
+use super::model::{Descriptor, MANIFEST_TYPE, MalformedOci, OciManifest};
 use crate::cache::{CacheConfig, CacheRecord, ChainedResult, Layer};
 
 const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
@@ -40,7 +39,7 @@ struct RootFs {
 struct HistoryEntry {}
 
 /// The image config, the manifest, and the index that an import begins with.
-pub(crate) fn documents(config: CacheConfig, layers: Vec<Descriptor>) -> Result<Vec<Bytes>, MalformedOci> {
+pub(super) fn documents(config: CacheConfig, layers: Vec<Descriptor>) -> Result<Vec<Bytes>, MalformedOci> {
     let records = json(&chained(config)?)?;
     let image = json(&ImageConfig {
         rootfs: RootFs { diff_ids: layers.iter().map(Descriptor::diff_id).collect() },
@@ -48,7 +47,7 @@ pub(crate) fn documents(config: CacheConfig, layers: Vec<Descriptor>) -> Result<
         history: vec![HistoryEntry {}; layers.len()],
     })?;
     let manifest = json(&OciManifest::of_image(Descriptor::of(IMAGE_CONFIG_TYPE, &image), layers))?;
-    let index = json(&OciManifest::of_index(INDEX_TYPE, vec![Descriptor::of(oci::MANIFEST_TYPE, &manifest)]))?;
+    let index = json(&OciManifest::of_index(INDEX_TYPE, vec![Descriptor::of(MANIFEST_TYPE, &manifest)]))?;
     Ok(vec![image, manifest, index])
 }
 
