@@ -4,31 +4,33 @@
 //! of their own, on which buildkitd is the HTTP/2 client and the build's client the server
 //! (`session/grpchijack`, BuildKit v0.33). A [`Tunnel`] is that connection.
 
+mod decoder;
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_util::sync::PollSender;
 
-/// Bytes of one message that we send. buildkitd's own messages have 32 KiB: fewer and larger ones cost
-/// both sides less.
+use decoder::Decoder;
+
+/// Data of one message that remora sends. buildkitd's own messages have 32 KiB: fewer and larger ones cost both sides
+/// less.
 const MESSAGE_BYTES: usize = 256 << 10;
-/// Messages under way from a tunnel to the wire: what a slow peer makes wait.
-const MESSAGES_AHEAD: usize = 2;
-/// Messages whose memory is used again: those under way, the one at the wire, and the next.
-const MESSAGES_KEPT: usize = MESSAGES_AHEAD + 2;
+/// Messages between a tunnel and the connection that carries it: so many wait for a slow peer.
+const QUEUED_MESSAGES: usize = 2;
+/// Messages whose memory is used again: those in the queue, the one that is being sent, and the next.
+const REUSED_MESSAGES: usize = QUEUED_MESSAGES + 2;
 /// gRPC's prefix (one byte of flags, four of length), the field's tag, and its length as a varint that is
 /// always four bytes long, so that it can be filled in when the message is full.
 const HEADER_BYTES: usize = 10;
-/// `data`, field 1, wire type 2.
-const DATA_TAG: u64 = 0x0a;
 
 /// A session's byte stream.
 #[derive(Debug)]
@@ -55,7 +57,7 @@ pub(crate) struct Outgoing {
 
 /// A writing end, and the body that carries what is written; a response needs trailers.
 pub(crate) fn writer(trailers: Option<HeaderMap>) -> (Writer, Outgoing) {
-    let (sender, messages) = mpsc::channel(MESSAGES_AHEAD);
+    let (sender, messages) = mpsc::channel(QUEUED_MESSAGES);
     (Writer(sender), Outgoing { messages, trailers })
 }
 
@@ -67,7 +69,7 @@ impl<B> Tunnel<B> {
             decoder: Decoder::default(),
             chunk: Bytes::new(),
             message: BytesMut::new(),
-            sent: VecDeque::with_capacity(MESSAGES_KEPT),
+            sent: VecDeque::with_capacity(REUSED_MESSAGES),
             outgoing: PollSender::new(writer.0),
         }
     }
@@ -85,7 +87,7 @@ impl<B> Tunnel<B> {
 
     /// Begins a message, in the memory of the oldest one where that has gone.
     fn begin_message(&mut self) {
-        if self.sent.len() >= MESSAGES_KEPT {
+        if self.sent.len() >= REUSED_MESSAGES {
             self.message = self.sent.pop_front().and_then(|oldest| oldest.try_into_mut().ok()).unwrap_or_default();
             self.message.clear();
         }
@@ -191,154 +193,6 @@ impl Body for Outgoing {
     }
 }
 
-/// Takes `BytesMessage`s apart, in whatever pieces they arrive, without copying their data.
-#[derive(Debug, Default)]
-struct Decoder {
-    state: State,
-    /// Of the current message, not yet seen.
-    left: u64,
-    /// Data that was decoded and not taken.
-    pending: Bytes,
-}
-
-#[derive(Debug, Default)]
-enum State {
-    /// Before a message: so much of gRPC's prefix was seen.
-    #[default]
-    Start,
-    Prefix {
-        seen: usize,
-        length: u32,
-    },
-    Tag(Varint),
-    Length {
-        data: bool,
-        varint: Varint,
-    },
-    Value(Varint),
-    Bytes {
-        data: bool,
-        left: u64,
-    },
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-struct Varint {
-    value: u64,
-    shift: u32,
-}
-
-impl Varint {
-    /// Takes one byte; the value when it was the last.
-    fn push(&mut self, byte: u8) -> io::Result<Option<u64>> {
-        if self.shift > 63 {
-            return Err(malformed("a varint has more than ten bytes"));
-        }
-        self.value |= u64::from(byte & 0x7f) << self.shift;
-        self.shift += 7;
-        Ok((byte & 0x80 == 0).then_some(self.value))
-    }
-}
-
-fn malformed(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("malformed BytesMessage: {what}"))
-}
-
-impl Decoder {
-    /// The next piece of data in `chunk`; empty when all of it is used up.
-    fn next(&mut self, chunk: &mut Bytes) -> io::Result<Bytes> {
-        if !self.pending.is_empty() {
-            return Ok(std::mem::take(&mut self.pending));
-        }
-        while !chunk.is_empty() {
-            if let State::Bytes { data, left } = &mut self.state {
-                let taken = chunk.split_to(usize::try_from(*left).unwrap_or(usize::MAX).min(chunk.len()));
-                let count = taken.len() as u64;
-                *left -= count;
-                self.left -= count;
-                let wanted = *data;
-                if *left == 0 {
-                    self.field_ended();
-                }
-                if wanted && !taken.is_empty() {
-                    return Ok(taken);
-                }
-            } else {
-                self.push(chunk.get_u8())?;
-            }
-        }
-        Ok(Bytes::new())
-    }
-
-    /// Keeps what lies behind the first `taken` bytes of `data` for the next call.
-    fn put_back(&mut self, mut data: Bytes, taken: usize) {
-        data.advance(taken);
-        self.pending = data;
-    }
-
-    /// Whether the stream may end here.
-    fn end(&self) -> io::Result<()> {
-        match self.state {
-            State::Start => Ok(()),
-            _ => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the session's stream ended inside a message")),
-        }
-    }
-
-    fn field_ended(&mut self) {
-        self.state = if self.left == 0 { State::Start } else { State::Tag(Varint::default()) };
-    }
-
-    /// Takes one byte that is not data.
-    fn push(&mut self, byte: u8) -> io::Result<()> {
-        let in_message = !matches!(self.state, State::Start | State::Prefix { .. });
-        if in_message {
-            self.left -= 1;
-        }
-        match &mut self.state {
-            State::Start if byte == 0 => self.state = State::Prefix { seen: 0, length: 0 },
-            State::Start => return Err(malformed("it is compressed")),
-            State::Prefix { seen, length } => {
-                *length = *length << 8 | u32::from(byte);
-                *seen += 1;
-                if *seen == 4 {
-                    self.left = u64::from(*length);
-                    self.field_ended();
-                }
-            }
-            State::Tag(varint) => {
-                if let Some(tag) = varint.push(byte)? {
-                    self.state = match tag & 7 {
-                        0 => State::Value(Varint::default()),
-                        1 => State::Bytes { data: false, left: 8 },
-                        2 => State::Length { data: tag == DATA_TAG, varint: Varint::default() },
-                        5 => State::Bytes { data: false, left: 4 },
-                        other => return Err(malformed(&format!("wire type {other}"))),
-                    };
-                }
-            }
-            State::Length { data, varint } => {
-                if let Some(left) = varint.push(byte)? {
-                    self.state = State::Bytes { data: *data, left };
-                    if left == 0 {
-                        self.field_ended();
-                    }
-                }
-            }
-            State::Value(varint) => {
-                if varint.push(byte)?.is_some() {
-                    self.field_ended();
-                }
-            }
-            State::Bytes { .. } => {}
-        }
-        match self.state {
-            State::Bytes { left, .. } if left > self.left => Err(malformed("a field is longer than its message")),
-            State::Tag(_) | State::Length { .. } | State::Value(_) if self.left == 0 => Err(malformed("it ends inside a field")),
-            _ => Ok(()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use http_body_util::{BodyExt as _, StreamBody};
@@ -347,7 +201,7 @@ mod tests {
 
     use super::*;
 
-    /// A message with the data, and fields that we do not know around it.
+    /// A message with the data, and with fields around it that no reader knows.
     fn message(data: &[u8], noise: bool) -> Vec<u8> {
         let mut fields = Vec::new();
         if noise {
@@ -370,19 +224,19 @@ mod tests {
     }
 
     async fn read(wire: &[u8], splits: &[usize]) -> io::Result<Vec<u8>> {
-        let mut rest = wire;
-        let mut pieces = Vec::new();
+        let mut unread = wire;
+        let mut chunks = Vec::new();
         for &split in splits.iter().cycle().take_while(|_| !splits.is_empty()) {
-            let taken = split.min(rest.len());
-            pieces.push(Ok::<_, io::Error>(Frame::data(Bytes::copy_from_slice(&rest[..taken]))));
-            rest = &rest[taken..];
-            if rest.is_empty() {
+            let taken = split.min(unread.len());
+            chunks.push(Ok::<_, io::Error>(Frame::data(Bytes::copy_from_slice(&unread[..taken]))));
+            unread = &unread[taken..];
+            if unread.is_empty() {
                 break;
             }
         }
-        pieces.push(Ok(Frame::data(Bytes::copy_from_slice(rest))));
+        chunks.push(Ok(Frame::data(Bytes::copy_from_slice(unread))));
         let (writer, _outgoing) = writer(None);
-        let mut tunnel = Tunnel::new(StreamBody::new(futures_util::stream::iter(pieces)), writer);
+        let mut tunnel = Tunnel::new(StreamBody::new(futures_util::stream::iter(chunks)), writer);
         let mut data = Vec::new();
         tunnel.read_to_end(&mut data).await?;
         Ok(data)
