@@ -9,6 +9,10 @@ const LAYERS: [&str; 10] = ["cli", "app", "config", "admin", "endpoints", "auth"
 const LEAVES: [&str; 3] = ["metrics", "shutdown", "telemetry"];
 /// Generated code, for the endpoints alone.
 const PROTO: &str = "proto";
+/// The rooms of the control endpoint. Each may use those after it.
+const CONTROL_ROOMS: [&str; 9] = ["client", "builds", "session", "transports", "progress", "replay", "options", "proxy", "grpc"];
+/// Any room of the control endpoint may use these; they use none.
+const CONTROL_LEAVES: [&str; 1] = ["admission"];
 const MAX_LINES: usize = 500;
 
 fn src() -> PathBuf {
@@ -107,7 +111,7 @@ fn every_module_has_its_place() {
 
 #[test]
 fn endpoints_do_not_know_each_other() {
-    for (path, text) in sources().iter().filter(|(path, _)| path.matches('/').count() == 2 && path.starts_with("endpoints/")) {
+    for (path, text) in sources().iter().filter(|(path, _)| path.matches('/').count() >= 2 && path.starts_with("endpoints/")) {
         let own = path.split('/').nth(1).unwrap();
         for root in ["crate::endpoints::", "super::super::"] {
             for to in used(&code(text), root) {
@@ -115,6 +119,41 @@ fn endpoints_do_not_know_each_other() {
             }
         }
     }
+}
+
+/// Methods go the same way as imports: a room can call only what its structs own, and it cannot name a room above it.
+#[test]
+fn rooms_of_the_control_endpoint_use_each_other_one_way() {
+    const ROOT: &str = "endpoints/control/";
+    let allowed = |from: &str, to: &str| {
+        let place = |name: &str| CONTROL_ROOMS.iter().position(|room| *room == name);
+        match (place(from), place(to)) {
+            (Some(from), Some(to)) => from <= to,
+            (Some(_), None) => CONTROL_LEAVES.contains(&to),
+            (None, _) => false,
+        }
+    };
+    let mut edges = 0;
+    for (path, text) in sources().iter().filter(|(path, _)| path.starts_with(ROOT)) {
+        let room = module(path.strip_prefix(ROOT).unwrap());
+        if !CONTROL_ROOMS.contains(&room) && !CONTROL_LEAVES.contains(&room) {
+            assert!(["mod", "hot_paths"].contains(&room), "{path} is in no room");
+            continue;
+        }
+        let code = code(text);
+        for to in used(&code, "crate::endpoints::control::") {
+            assert!(allowed(room, &to), "{path} uses the room {to}");
+            edges += 1;
+        }
+        assert!(!code.contains("super::super::"), "{path} names another room by `super`");
+        if path.as_str() == format!("{ROOT}{room}/mod.rs") || path.as_str() == format!("{ROOT}{room}.rs") {
+            for to in used(&code, "super::") {
+                assert!(!CONTROL_ROOMS.contains(&to.as_str()) && !CONTROL_LEAVES.contains(&to.as_str()), "{path} uses super::{to}");
+            }
+        }
+    }
+    assert!(edges > 30, "{edges} edges alone were found: the scan is broken");
+    assert!(allowed("client", "grpc") && allowed("builds", "admission") && !allowed("grpc", "proxy") && !allowed("admission", "grpc"));
 }
 
 #[test]

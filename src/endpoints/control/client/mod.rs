@@ -1,8 +1,8 @@
 //! The calls of one client, each led through the rooms that it needs.
 //!
-//! A connection enters ([`serve_connection`]), and each of its calls is told apart by its path. The calls that make a
-//! build go through `solve`, a session through the room `session`, progress and traces through the room `progress`.
-//! Every other call is forwarded unread. What leaves is the peer's answer.
+//! A connection enters ([`serve_connection`]). The path of each call says what it is: the calls that make a build go
+//! through `solve`, a session through the room `session`, progress and traces through the room `progress`. Every other
+//! call is forwarded unread. What leaves is the peer's answer.
 
 mod call;
 mod connection;
@@ -12,13 +12,13 @@ mod status;
 
 use std::sync::Arc;
 
-use super::admission::{Admission, Arrival};
-use super::builds::Builds;
-use super::progress::Progress;
-use super::proxy::{Proxy, Upstream};
-use super::replay::Replayer;
-use super::session::{SessionTransport, Sessions};
-use super::transports::Router;
+use crate::endpoints::control::admission::{Admission, Arrival};
+use crate::endpoints::control::builds::Builds;
+use crate::endpoints::control::progress::Progress;
+use crate::endpoints::control::proxy::{Proxy, Upstream};
+use crate::endpoints::control::replay::Replayer;
+use crate::endpoints::control::session::{SessionTransport, Sessions};
+use crate::endpoints::control::transports::Router;
 use crate::shutdown::Shutdown;
 
 pub(super) use connection::serve_connection;
