@@ -19,7 +19,7 @@ test: tools
 
 lint:
 	cargo fmt --all --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --features hot-paths -- -D warnings
 
 bench: tools
 	cargo bench --locked --bench builds -- $(BENCH)
@@ -28,7 +28,7 @@ bench-quick: tools
 	cargo bench --locked --bench builds -- --quick $(BENCH)
 
 bench-hot:
-	cargo bench --locked --bench hot_paths -- $(BENCH)
+	cargo bench --locked --features hot-paths --bench hot_paths -- $(BENCH)
 
 chaos: tools
 	cargo test --locked --test e2e chaos::table -- --ignored --exact --nocapture

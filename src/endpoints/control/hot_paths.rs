@@ -1,6 +1,6 @@
-//! What of this endpoint costs CPU for each byte or each message, as `benches/hot_paths.rs` times it.
+//! What of this endpoint costs CPU for each byte or each message, for `benches/hot_paths` to time it alone.
 //!
-//! The rest of the module is private, and nothing but that program calls this.
+//! It is compiled for that program only, with the feature `hot-paths`: the rooms behind it stay private.
 
 use std::io;
 
@@ -15,24 +15,26 @@ use super::grpc::wire::{self, Edit, Malformed};
 use super::session::oci::{self, OciForm};
 use crate::cache::CacheConfig;
 
-/// Sends `data` through a session's tunnel and takes it apart at its other end. As an HTTP/2 connection
-/// does, it flushes after each frame of `frame` bytes. Returns how many bytes came.
+/// Sends `data` through a session's tunnel and takes it apart at the other end. As an HTTP/2 connection does, it
+/// flushes after each frame of `frame` bytes. Returns how many bytes came.
 ///
 /// # Errors
 /// Those of the tunnel.
 pub async fn tunnel(data: &[u8], frame: usize) -> io::Result<u64> {
-    let ((near, messages), (far, _)) = (tunnel::writer(None), tunnel::writer(None));
+    let (near, messages) = tunnel::writer(None);
+    let (far, _) = tunnel::writer(None);
     let mut sending = Batched::new(Tunnel::new(Empty::<Bytes>::new(), near));
     let mut receiving = Tunnel::new(messages, far);
     let send = async {
-        for piece in data.chunks(frame) {
-            sending.write_all(piece).await?;
+        for chunk in data.chunks(frame) {
+            sending.write_all(chunk).await?;
             sending.flush().await?;
         }
         sending.shutdown().await
     };
     let receive = async {
-        let (mut buffer, mut received) = (vec![0; frame], 0);
+        let mut buffer = vec![0; frame];
+        let mut received = 0;
         loop {
             match receiving.read(&mut buffer).await? {
                 0 => return Ok(received),
@@ -50,19 +52,19 @@ pub async fn tunnel(data: &[u8], frame: usize) -> io::Result<u64> {
 /// None.
 pub async fn batch(data: &[u8], frame: usize) -> io::Result<()> {
     let mut socket = batched::socket(tokio::io::join(tokio::io::empty(), sink()));
-    for piece in data.chunks(frame) {
-        socket.write_all(piece).await?;
+    for chunk in data.chunks(frame) {
+        socket.write_all(chunk).await?;
         socket.flush().await?;
     }
     socket.shutdown().await
 }
 
-/// Finds the gRPC messages in a `stream` that comes in pieces of `piece` bytes, and changes none. Returns
+/// Finds the gRPC messages in a `stream` that comes in chunks of `chunk` bytes, and changes none. Returns
 /// how many bytes it passed on.
 #[must_use]
-pub fn messages(stream: &[u8], piece: usize) -> usize {
+pub fn messages(stream: &[u8], chunk: usize) -> usize {
     let mut messages = Messages::default();
-    stream.chunks(piece).map(|piece| messages.push(piece, |_| None).len()).sum()
+    stream.chunks(chunk).map(|chunk| messages.push(chunk, |_| None).len()).sum()
 }
 
 /// Gives the fields `number` of a protobuf message another payload; `None` where there is no such field, or
@@ -73,13 +75,13 @@ pub fn patch(message: &[u8], number: u32, payload: &[u8]) -> Option<Vec<u8>> {
     wire::edit::<Malformed>(message, decide).ok()?
 }
 
-/// The documents that a build imports a cache from; `None` where it cannot be put so.
+/// The documents that a build imports a cache from; `None` where the cache has no such form.
 #[must_use]
 pub fn to_oci(config: CacheConfig) -> Option<Vec<Bytes>> {
     oci::documents(config).ok()
 }
 
-/// The cache that a build has exported as an image manifest and the `config` beside it; `None` where they do
+/// The cache that a build has exported as an image manifest and the `config` beside it; `None` where the two do
 /// not belong together.
 #[must_use]
 pub fn from_oci(manifest: Bytes, config: Bytes) -> Option<CacheConfig> {

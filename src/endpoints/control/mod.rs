@@ -15,6 +15,7 @@ mod admission;
 mod builds;
 mod client;
 mod grpc;
+#[cfg(feature = "hot-paths")]
 #[doc(hidden)]
 pub mod hot_paths;
 mod options;
