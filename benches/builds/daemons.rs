@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use remora_test_support::buildkitd;
 use remora_test_support::http;
 use remora_test_support::minio::{ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY};
 use remora_test_support::ports::free_port;
 use remora_test_support::tools::tool;
 
-use crate::processes::{Daemon, isolated, leashed};
+use crate::processes::{Daemon, leashed, undisturbed};
 
 /// Where remora finds the secret key of the store.
 const SECRET_VARIABLE: &str = "BENCH_SECRET_ACCESS_KEY";
@@ -29,19 +30,11 @@ impl Buildkitd {
     pub(crate) fn start(dir: &Path) -> Result<Self> {
         remove(dir)?;
         fs::create_dir_all(dir)?;
-        let mut command = isolated(tool("buildkitd"));
-        command
-            .args(["--oci-worker=true", "--oci-worker-net=host", "--oci-worker-snapshotter=overlayfs", "--containerd-worker=false"])
-            .arg("--root")
-            .arg(dir.join("root"))
-            .args(["--addr", &address(dir)])
-            .arg("--otel-socket-path")
-            .arg(dir.join("otel.sock"))
-            .env("HOME", dir);
+        let command = undisturbed(buildkitd::command(dir));
         let mut daemon = Daemon::start(command, &dir.join("log"))?;
         daemon.wait_for("buildkitd", PAUSE, || {
             let mut workers = leashed(tool("buildctl"));
-            let output = workers.args(["--addr", &address(dir), "debug", "workers"]).output().ok()?;
+            let output = workers.args(["--addr", &buildkitd::address(dir), "debug", "workers"]).output().ok()?;
             output.status.success().then_some(())
         })?;
         daemon.follow_fork()?;
@@ -49,7 +42,7 @@ impl Buildkitd {
     }
 
     pub(crate) fn address(&self) -> String {
-        address(&self.dir)
+        buildkitd::address(&self.dir)
     }
 }
 
@@ -58,10 +51,6 @@ impl Drop for Buildkitd {
         self.daemon.end();
         let _ = remove(&self.dir);
     }
-}
-
-fn address(dir: &Path) -> String {
-    format!("unix://{}", dir.join("buildkitd.sock").display())
 }
 
 /// What differs from one remora to the next.

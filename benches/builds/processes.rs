@@ -20,13 +20,8 @@ pub(crate) fn leashed(program: impl AsRef<OsStr>) -> Command {
     undisturbed(process::leashed(program))
 }
 
-/// As [`leashed`], in PID and mount namespaces of its own: its containers and mounts end with it.
-pub(crate) fn isolated(program: impl AsRef<OsStr>) -> Command {
-    undisturbed(process::isolated(program))
-}
-
 /// What the bench is called with must not change what it measures.
-fn undisturbed(mut command: Command) -> Command {
+pub(crate) fn undisturbed(mut command: Command) -> Command {
     for variable in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL"] {
         command.env_remove(variable);
     }

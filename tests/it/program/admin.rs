@@ -5,14 +5,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use remora::types::Address;
 
-use crate::support::buildkitd::{self, FakeBuildkitd};
+use crate::support::fake_buildkitd::{self, FakeBuildkitd};
 use crate::support::sidecar::{Sidecar, run};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn live_while_the_process_runs_and_ready_when_every_check_is_ok() {
     let sidecar = Sidecar::builder();
     let address = Address::Unix(sidecar.dir().join("buildkitd.sock"));
-    let buildkitd = FakeBuildkitd::start(&address, |_| async { buildkitd::ok() }).await;
+    let buildkitd = FakeBuildkitd::start(&address, |_| async { fake_buildkitd::ok() }).await;
     let sidecar = sidecar.start();
     assert_eq!(sidecar.admin("GET", "/livez").0, 200);
     let (status, head, body) = sidecar.admin("GET", "/readyz");
@@ -224,7 +224,7 @@ async fn a_store_that_is_gone_is_bearable_where_builds_may_miss_it() {
     for (on_unavailable, status) in [("miss", 200), ("fail", 503)] {
         let builder = Sidecar::builder();
         let address = Address::Unix(builder.dir().join("buildkitd.sock"));
-        let buildkitd = FakeBuildkitd::start(&address, |_| async { buildkitd::ok() }).await;
+        let buildkitd = FakeBuildkitd::start(&address, |_| async { fake_buildkitd::ok() }).await;
         let config = builder.dir().join("remora.toml");
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let bucket = "store = 's3://build-cache'\n[[buckets]]\nname = 'build-cache'\nregion = 'eu-west-1'\naccess_key_id = 'remora'\n\

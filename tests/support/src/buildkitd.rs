@@ -1,8 +1,9 @@
 //! A real buildkitd on a Unix socket.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use super::process::{READY_LIMIT, Running, eventually, files_below, isolated, leashed, run};
+use super::process::{Finished, READY_LIMIT, Running, eventually, files_below, isolated, leashed, run};
 use super::tools::tool;
 
 /// A buildkitd with a root of its own, its debug log kept.
@@ -22,33 +23,31 @@ impl Buildkitd {
         buildkitd
     }
 
+    /// As [`Self::start`], with all its files below `folder`.
+    pub fn start_below(folder: &Path) -> Self {
+        let mut buildkitd = Self::in_dir(tempfile::tempdir_in(folder).expect("temp dir"));
+        buildkitd.boot();
+        buildkitd
+    }
+
     /// A buildkitd that does not run yet.
     pub fn later() -> Self {
-        Self { dir: tempfile::tempdir().expect("temp dir"), daemon: None, earlier: String::new() }
+        Self::in_dir(tempfile::tempdir().expect("temp dir"))
+    }
+
+    fn in_dir(dir: tempfile::TempDir) -> Self {
+        Self { dir, daemon: None, earlier: String::new() }
     }
 
     /// Where it listens.
     pub fn address(&self) -> String {
-        format!("unix://{}", self.socket().display())
+        address(self.dir.path())
     }
 
     /// Starts it and waits until it answers.
     pub fn boot(&mut self) {
-        let mut command = isolated(tool("buildkitd"));
-        command
-            .args(["--debug", "--oci-worker=true", "--oci-worker-net=host", "--oci-worker-snapshotter=overlayfs"])
-            .arg("--containerd-worker=false")
-            .arg("--root")
-            .arg(self.root())
-            .args(["--addr", &self.address()])
-            // Its default is one path for all of a machine, and the second to bind it dies.
-            .arg("--otel-socket-path")
-            .arg(self.dir.path().join("otel.sock"))
-            // Nothing may come from the environment but what a test puts there.
-            .env("AWS_EC2_METADATA_DISABLED", "true")
-            .env("HOME", self.dir.path())
-            .env_remove("AWS_ACCESS_KEY_ID")
-            .env_remove("AWS_SECRET_ACCESS_KEY");
+        let mut command = command(self.dir.path());
+        command.arg("--debug");
         let mut daemon = Running::start_isolated(command);
         eventually("buildkitd answers", READY_LIMIT, || {
             daemon.assert_running();
@@ -85,10 +84,8 @@ impl Buildkitd {
     }
 
     /// `buildctl` straight at this buildkitd.
-    pub fn buildctl(&self, args: &[&str]) -> super::process::Finished {
-        let mut command = leashed(tool("buildctl"));
-        command.args(["--addr", &self.address()]).args(args);
-        run(command)
+    pub fn buildctl(&self, args: &[&str]) -> Finished {
+        buildctl(&self.address(), args)
     }
 
     /// Where `text` occurs in what it keeps on disk (history, content, metadata) or in its log.
@@ -105,12 +102,51 @@ impl Buildkitd {
     }
 
     fn socket(&self) -> PathBuf {
-        self.dir.path().join("buildkitd.sock")
+        socket(self.dir.path())
     }
 
     fn root(&self) -> PathBuf {
-        self.dir.path().join("root")
+        root(self.dir.path())
     }
+}
+
+/// What starts a buildkitd with all its files in `dir`, in namespaces of its own.
+pub fn command(dir: &Path) -> Command {
+    let mut command = isolated(tool("buildkitd"));
+    command
+        .args(["--oci-worker=true", "--oci-worker-net=host", "--oci-worker-snapshotter=overlayfs", "--containerd-worker=false"])
+        .arg("--root")
+        .arg(root(dir))
+        .args(["--addr", &address(dir)])
+        // Its default is one path for all of a machine, and the second to bind it dies.
+        .arg("--otel-socket-path")
+        .arg(dir.join("otel.sock"))
+        // Nothing may come from the environment but what a test puts there.
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("HOME", dir)
+        .env_remove("AWS_ACCESS_KEY_ID")
+        .env_remove("AWS_SECRET_ACCESS_KEY");
+    command
+}
+
+/// Where the buildkitd with its files in `dir` listens.
+pub fn address(dir: &Path) -> String {
+    format!("unix://{}", socket(dir).display())
+}
+
+/// `buildctl` at this address.
+pub fn buildctl(address: &str, args: &[&str]) -> Finished {
+    let mut command = leashed(tool("buildctl"));
+    command.args(["--addr", address]).args(args);
+    run(command)
+}
+
+fn socket(dir: &Path) -> PathBuf {
+    dir.join("buildkitd.sock")
+}
+
+fn root(dir: &Path) -> PathBuf {
+    dir.join("root")
 }
 
 fn contains(file: &Path, text: &str) -> bool {

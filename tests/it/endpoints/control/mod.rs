@@ -32,9 +32,8 @@ use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc};
 use tonic::Code;
 
-use crate::support::buildkitd::{
-    Body, Buildkitd, Ended, FakeBuildkitd, body, buildctl, call, connect, data, grpc, headers, message, ok, trailers, whole,
-};
+use crate::support::buildkitd::{Buildkitd, buildctl};
+use crate::support::fake_buildkitd::{Body, Ended, FakeBuildkitd, body, call, connect, data, grpc, headers, message, ok, trailers, whole};
 use crate::support::fault_store::{Fault, FaultStore};
 use crate::support::log::Log;
 use crate::support::settings::settings;

@@ -113,11 +113,11 @@ async fn a_real_buildkitd_is_asked_and_nothing_is_left_behind() {
     // The files are in memory: a disk that other tests keep busy can hold up the probe beyond its limit.
     let root = tempfile::tempdir_in("/dev/shm").unwrap();
     std::fs::write(root.path().join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
-    let buildkitd = tokio::task::block_in_place(|| Buildkitd::start(root.path()));
+    let buildkitd = tokio::task::block_in_place(|| Buildkitd::start_below(root.path()));
     let shutdown = Shutdown::default();
     for (truthful, transport) in [(true, "relay"), (false, "session")] {
         let (url, asked) = probed(&shutdown, truthful).await;
-        let address = buildkitd.address.clone();
+        let address = buildkitd.address().parse().unwrap();
         let endpoint = Endpoint::start(move |config| {
             config.buildkitd = address;
             config.transport = Transport::Auto;
@@ -129,12 +129,12 @@ async fn a_real_buildkitd_is_asked_and_nothing_is_left_behind() {
         let (context, dockerfile) = (format!("context={context}"), format!("dockerfile={context}"));
         let cache = "type=s3,region=eu-west-1,bucket=build-cache,name=app";
         let args = ["build", "--frontend", "dockerfile.v0", "--local", &context, "--local", &dockerfile, "--import-cache", cache];
-        tokio::task::block_in_place(|| buildctl(&endpoint.address, &args)).unwrap();
+        tokio::task::block_in_place(|| buildctl(&endpoint.address.to_string(), &args)).expect_success();
         let metrics = endpoint.metrics.encode();
         assert!(metrics.contains(&format!(r#"remora_builds_total{{transport="{transport}"}} 1"#)), "{metrics}");
         assert!(asked.load(Ordering::SeqCst) >= 1);
     }
-    let histories = tokio::task::block_in_place(|| buildkitd.buildctl(&["debug", "histories"])).unwrap();
+    let histories = tokio::task::block_in_place(|| buildkitd.buildctl(&["debug", "histories"])).expect_success();
     // The list has the two builds below its heading, and no probe.
     assert_eq!(histories.trim_end().lines().count(), 3, "{histories}");
     assert!(!histories.contains("remora"), "{histories}");

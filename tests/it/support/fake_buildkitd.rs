@@ -1,10 +1,7 @@
-//! buildkitd for tests: a gRPC peer that answers as it is told, for what the real one cannot show, and
-//! the real one.
+//! A gRPC peer in buildkitd's place that answers as it is told, for what the real one cannot show.
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +18,6 @@ use remora::shutdown::Shutdown;
 use remora::types::Address;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-
-use super::tools::tool;
 
 /// A body whose frames are sent one by one; dropping the sender ends it.
 pub(crate) type Body = StreamBody<ReceiverStream<Result<Frame<Bytes>, h2::Error>>>;
@@ -169,57 +164,5 @@ impl Ended {
     pub(crate) fn status(&self) -> tonic::Status {
         let trailers = self.trailers.as_ref().and_then(tonic::Status::from_header_map);
         trailers.or_else(|| tonic::Status::from_header_map(&self.headers)).unwrap_or_else(|| tonic::Status::internal("no status"))
-    }
-}
-
-/// The real buildkitd, on a Unix socket in a folder of its own; killed when dropped.
-pub(crate) struct Buildkitd {
-    process: Child,
-    pub(crate) address: Address,
-    root: PathBuf,
-}
-
-impl Buildkitd {
-    /// Starts it and waits until it has its worker.
-    pub(crate) fn start(root: &Path) -> Self {
-        let address: Address = format!("unix://{}/b.sock", root.display()).parse().unwrap();
-        let log = std::fs::File::create(root.join("buildkitd.log")).unwrap();
-        let process = Command::new(tool("buildkitd"))
-            .args(["--root", &root.display().to_string(), "--addr", &address.to_string(), "--containerd-worker=false"])
-            .args(["--oci-worker=true", "--oci-worker-net=host", "--oci-worker-snapshotter=overlayfs"])
-            .args(["--otel-socket-path", &root.join("otel.sock").display().to_string()])
-            .env("AWS_EC2_METADATA_DISABLED", "true")
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let started = Self { process, address, root: root.to_owned() };
-        for _ in 0..300 {
-            if started.buildctl(&["debug", "workers"]).is_ok() {
-                return started;
-            }
-            #[expect(clippy::disallowed_methods, reason = "waits for another process")]
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        panic!("buildkitd did not start: {}", std::fs::read_to_string(started.root.join("buildkitd.log")).unwrap());
-    }
-
-    /// Runs buildctl against it. Returns its standard output, or both outputs where it failed.
-    pub(crate) fn buildctl(&self, args: &[&str]) -> Result<String, String> {
-        buildctl(&self.address, args)
-    }
-}
-
-/// Runs buildctl against an address.
-pub(crate) fn buildctl(address: &Address, args: &[&str]) -> Result<String, String> {
-    let output = Command::new(tool("buildctl")).args(["--addr", &address.to_string()]).args(args).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stdout) + &text(&output.stderr)) }
-}
-
-impl Drop for Buildkitd {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
