@@ -1,7 +1,17 @@
 //! What the library says in its log.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
+
+use tracing::span;
+use tracing::subscriber::Interest;
+use tracing::{Event, Metadata, Subscriber};
+
+/// Logs nothing, and keeps tracing from deciding for all threads that nobody listens.
+///
+/// tracing remembers for each line of code whether anybody does. With nobody but listeners of single threads, which
+/// come and go, a line could be lost that is reached while that is decided anew.
+struct Undecided;
 
 /// Everything that the library logs on this thread.
 #[derive(Clone, Default)]
@@ -10,6 +20,8 @@ pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 impl Log {
     /// Listens until the guard is dropped.
     pub(crate) fn capture() -> (Self, tracing::subscriber::DefaultGuard) {
+        static UNDECIDED: Once = Once::new();
+        UNDECIDED.call_once(|| tracing::subscriber::set_global_default(Undecided).unwrap());
         let log = Self::default();
         let writer = log.clone();
         let subscriber =
@@ -33,4 +45,28 @@ impl Write for Log {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+impl Subscriber for Undecided {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        false
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, _: &Event<'_>) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
 }
