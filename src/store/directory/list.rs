@@ -4,8 +4,10 @@ use std::collections::BinaryHeap;
 use std::fs;
 use std::path::PathBuf;
 
+use super::bucket::Directory;
 use super::error::{is_absence, refusal};
-use super::{Directory, meta, path};
+use super::path;
+use super::version::meta;
 use crate::store::{Page, Result};
 
 impl Directory {

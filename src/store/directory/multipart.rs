@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FallocateFlags;
 
+use super::bucket::Directory;
 use super::error::{is_absence, refusal};
+use super::version::etag;
 use super::write::{Temp, make_folder, stamp, unique};
-use super::{Directory, etag};
 use crate::store::{Body, Condition, Error, MultipartId, Part, Result};
 use crate::types::{ETag, Key};
 

@@ -11,8 +11,9 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, CWD, FlockOperation};
 
+use super::bucket::Directory;
 use super::error::{is_absence, refusal};
-use super::{Directory, etag, path};
+use super::version::etag;
 use crate::store::{Body, Condition, Error, Result};
 use crate::types::{Digest, ETag, Key};
 
@@ -177,11 +178,6 @@ impl Directory {
                 }
             }
         }
-    }
-
-    /// The path of an object.
-    pub(super) fn path(&self, key: &Key) -> Result<PathBuf> {
-        Ok(self.bucket_dir().join(path::relative(key)?))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Guarded;
+use super::guard::Guarded;
 use crate::metrics::{BreakerState, Retry};
 use crate::store::contract::CHECK_LEAF;
 use crate::store::{Backoff, Error, Result};

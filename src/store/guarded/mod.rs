@@ -7,79 +7,22 @@
 
 mod breaker;
 mod call;
+mod guard;
 mod limit;
 mod policy;
 mod traits;
 
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::{StreamExt as _, stream};
 use time::OffsetDateTime;
-use tokio::time::timeout;
 
-use self::breaker::Breaker;
 use self::call::Pace;
-use self::limit::Limit;
+pub use self::guard::Guarded;
 pub use self::policy::{BreakerPolicy, Deadlines, Policy};
 pub use self::traits::{GuardedStore, RemoteStore};
-use super::{Body, ByteStream, Condition, Error, Meta, MultipartId, Object, Page, Part, Result, Store};
-use crate::metrics::StoreMetrics;
-use crate::shutdown::Shutdown;
+use super::{Body, Condition, Meta, MultipartId, Object, Page, Part, Result, Store};
 use crate::types::{ByteRange, ETag, Key};
-
-/// A remote store whose calls end in time. Cheap to clone.
-#[derive(Clone)]
-pub struct Guarded(Arc<Inner>);
-
-struct Inner {
-    store: Arc<dyn RemoteStore>,
-    policy: Policy,
-    breaker: Breaker,
-    limit: Limit,
-    metrics: StoreMetrics,
-    shutdown: Shutdown,
-}
-
-impl fmt::Debug for Guarded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guarded").field("store", &self.0.store).field("policy", &self.0.policy).finish_non_exhaustive()
-    }
-}
-
-impl Guarded {
-    /// Guards `store`. The breaker's probes are tasks of `shutdown`.
-    #[must_use]
-    pub fn new(store: Arc<dyn RemoteStore>, policy: Policy, metrics: StoreMetrics, shutdown: Shutdown) -> Self {
-        let breaker = Breaker::new(policy.breaker.budget);
-        let limit = Limit::new(policy.max_requests);
-        metrics.allowed(policy.max_requests);
-        Self(Arc::new(Inner { store, policy, breaker, limit, metrics, shutdown }))
-    }
-
-    fn store(&self) -> &dyn RemoteStore {
-        self.0.store.as_ref()
-    }
-
-    /// Ends a body with an error when its reader waits and no byte arrives. A reader that pauses is no stall: what arrived
-    /// meanwhile is there when the reader goes on.
-    fn unstalled(&self, key: &Key, body: ByteStream) -> ByteStream {
-        let key = key.clone();
-        let stall = self.0.policy.deadlines.stall;
-        stream::try_unfold(body, move |mut body| {
-            let key = key.clone();
-            async move {
-                match timeout(stall, body.next()).await {
-                    Ok(chunk) => Ok(chunk.transpose()?.map(|chunk| (chunk, body))),
-                    Err(_) => Err(Error::Unavailable(format!("reading {:?} stalled for {stall:?}", key.as_str()))),
-                }
-            }
-        })
-        .boxed()
-    }
-}
 
 #[async_trait]
 impl Store for Guarded {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::Deadlines;
+use super::policy::Deadlines;
 use crate::store::{Error, Store};
 
 /// A store over a network, as [`Guarded`](super::Guarded) takes it.

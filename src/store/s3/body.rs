@@ -5,8 +5,8 @@ use aws_sdk_s3::primitives::{ByteStream as Sent, Length};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
-use super::error::{causes, unanswered};
-use super::{etag, meta};
+use super::answer::{etag, meta, unanswered};
+use super::error::causes;
 use crate::store::contract::cut_to_object;
 use crate::store::{Body, ByteStream, Error, Object, Result};
 use crate::types::{ByteRange, Key};

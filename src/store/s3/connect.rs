@@ -21,8 +21,9 @@ use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_types::service_config::ServiceConfigKey;
 use secrecy::ExposeSecret as _;
 
+use super::bucket::S3;
+use super::config::{Checksums, Credentials, S3Config};
 use super::credentials::RenewedCredentials;
-use super::{Checksums, Credentials, S3, S3Config};
 use crate::store::{Error, Result};
 
 /// Idle connections that are kept for the next request. These are enough for two reads with a full window. There are no

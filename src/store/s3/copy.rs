@@ -3,8 +3,9 @@
 use aws_sdk_s3::types::{CompletedPart, MetadataDirective};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::error::{refusal, unanswered};
-use super::{S3, S3Config, ServerSideEncryption, for_new_object, on_object};
+use super::answer::unanswered;
+use super::bucket::{S3, for_new_object, on_object};
+use super::error::refusal;
 use crate::store::{Condition, Error, Meta, MultipartId, Result, Store as _};
 use crate::types::{ByteRange, Key, percent_encoded};
 

@@ -98,11 +98,6 @@ fn chain<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item
     })
 }
 
-/// The error for an answer that lacks what S3 always sends.
-pub(super) fn unanswered(subject: &str, what: &str) -> Error {
-    Error::Internal { message: format!("the store's answer for {subject:?} has no valid {what}"), source: None }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,102 +4,26 @@
 //! [`connect`] makes the client, [`error`] turns what the SDK reports into the store's errors, [`copy`] is touch, [`body`]
 //! sends and reads the bytes, and [`credentials`] keeps the credentials fresh.
 
+mod answer;
 mod body;
+mod bucket;
 mod config;
 mod connect;
 mod copy;
 mod credentials;
 mod error;
 
-use std::fmt;
-
 use async_trait::async_trait;
-use aws_sdk_s3::Client;
-use aws_sdk_s3::operation::complete_multipart_upload::CompleteMultipartUploadOutput;
-use aws_sdk_s3::primitives::DateTime;
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::CompletedPart;
 use time::OffsetDateTime;
 
+use self::answer::{etag, meta, unanswered};
+pub use self::bucket::S3;
+use self::bucket::{conditional, for_new_object, if_match, if_none_match, on_object};
 pub use self::config::{Checksums, Credentials, S3Config, ServerSideEncryption};
-use self::credentials::RenewedCredentials;
-use self::error::{refusal, unanswered};
+use self::error::refusal;
 use super::{Body, Condition, Error, Meta, MultipartId, Object, Page, Part, RemoteStore, Result, Store};
 use crate::types::{ByteRange, ETag, Key};
-
-/// A bucket in S3.
-pub struct S3 {
-    client: Client,
-    config: S3Config,
-    region: String,
-    /// `None` where the AWS environment has no provider at all.
-    credentials: Option<RenewedCredentials>,
-}
-
-impl fmt::Debug for S3 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("S3").field("config", &self.config).field("region", &self.region).finish_non_exhaustive()
-    }
-}
-
-/// Begins a request for one object. A macro, because the SDK's requests have the same methods but no common trait.
-macro_rules! on_object {
-    ($s3:expr, $operation:ident, $key:expr) => {
-        $s3.client.$operation().bucket($s3.bucket()).key($key.as_str()).set_expected_bucket_owner($s3.owner())
-    };
-}
-use on_object;
-
-/// Sets what every new object gets: encryption, storage class, ACL. A macro for the same reason.
-macro_rules! for_new_object {
-    ($request:expr, $config:expr) => {{
-        let config: &S3Config = &$config;
-        let (encryption, kms_key) = match &config.sse {
-            None => (None, None),
-            Some(ServerSideEncryption::S3Managed) => (Some(aws_sdk_s3::types::ServerSideEncryption::Aes256), None),
-            Some(ServerSideEncryption::Kms(key)) => (Some(aws_sdk_s3::types::ServerSideEncryption::AwsKms), key.clone()),
-        };
-        $request
-            .set_server_side_encryption(encryption)
-            .set_ssekms_key_id(kms_key)
-            .set_storage_class(config.storage_class.as_deref().map(Into::into))
-            .set_acl(config.acl.as_deref().map(Into::into))
-    }};
-}
-use for_new_object;
-
-impl S3 {
-    /// The region in use, be it configured or found in the AWS environment or profile.
-    #[must_use]
-    pub fn region(&self) -> Option<&str> {
-        Some(&self.region)
-    }
-
-    fn bucket(&self) -> &str {
-        self.config.bucket.as_str()
-    }
-
-    fn owner(&self) -> Option<String> {
-        self.config.expected_bucket_owner.clone()
-    }
-
-    /// Joins parts to an object; `action` is for the error.
-    async fn join(
-        &self,
-        action: &str,
-        key: &Key,
-        id: &MultipartId,
-        parts: Vec<CompletedPart>,
-        condition: &Condition,
-    ) -> Result<CompleteMultipartUploadOutput> {
-        let complete = on_object!(self, complete_multipart_upload, key)
-            .upload_id(&id.0)
-            .set_if_none_match(if_none_match(condition))
-            .set_if_match(if_match(condition))
-            .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
-        let joined = complete.send().await;
-        joined.map_err(|error| conditional(condition, key, refusal(action, key.as_str(), error)))
-    }
-}
 
 #[async_trait]
 impl Store for S3 {
@@ -217,33 +141,4 @@ impl RemoteStore for S3 {
             None => false,
         }
     }
-}
-
-fn if_none_match(condition: &Condition) -> Option<String> {
-    (*condition == Condition::Absent).then(|| "*".to_owned())
-}
-
-fn if_match(condition: &Condition) -> Option<String> {
-    match condition {
-        Condition::Matches(version) => Some(version.quoted()),
-        Condition::None | Condition::Absent => None,
-    }
-}
-
-/// S3 answers a conditional write over an object that is gone with 404 `NoSuchKey`.
-fn conditional(condition: &Condition, key: &Key, error: Error) -> Error {
-    match (condition, error) {
-        (Condition::Matches(_), Error::NotFound(what)) if what.contains("NoSuchKey") => Error::Precondition(key.to_string()),
-        (_, error) => error,
-    }
-}
-
-fn etag(key: &str, text: Option<&str>) -> Result<ETag> {
-    text.map(ETag::new).ok_or_else(|| unanswered(key, "ETag"))
-}
-
-fn meta(key: &str, size: Option<i64>, tag: Option<&str>, modified: Option<&DateTime>) -> Result<Meta> {
-    let size = size.and_then(|size| u64::try_from(size).ok()).ok_or_else(|| unanswered(key, "size"))?;
-    let modified = modified.and_then(|time| OffsetDateTime::from_unix_timestamp(time.secs()).ok());
-    Ok(Meta { size, etag: etag(key, tag)?, modified: modified.ok_or_else(|| unanswered(key, "Last-Modified"))? })
 }
