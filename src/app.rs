@@ -100,7 +100,7 @@ impl App {
         tracing::info!(
             drain_deadline = ?self.drain_deadline,
             "draining: no new builds are taken; {} running builds may finish",
-            self.metrics.builds_running()
+            self.metrics.builds().running()
         );
         let finished = tokio::select! {
             finished = self.shutdown.finish(self.drain_deadline) => finished,
@@ -116,7 +116,7 @@ impl App {
     async fn tell_what_runs(&self) {
         loop {
             tokio::time::sleep(DRAIN_REPORT).await;
-            tracing::info!("still draining: {} builds run", self.metrics.builds_running());
+            tracing::info!("still draining: {} builds run", self.metrics.builds().running());
         }
     }
 }

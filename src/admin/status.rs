@@ -51,7 +51,7 @@ impl StatusSource {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            builds_running: self.metrics.builds_running(),
+            builds_running: self.metrics.builds().running(),
             stores: stores.collect(),
             cache: self.cache.status(),
         }

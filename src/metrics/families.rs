@@ -6,8 +6,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
-use super::groups::{DiskMetrics, ManifestMetrics, ReadAheadMetrics};
-use super::labels::{BuildLabels, EndpointLabels, HedgeLabels, LookupLabels, RequestLabels, RetryLabels, StoreLabels};
+use super::groups::{BuildMetrics, DiskMetrics, ManifestMetrics, ReadAheadMetrics};
+use super::labels::{EndpointLabels, HedgeLabels, LookupLabels, RequestLabels, RetryLabels, StoreLabels};
 
 #[derive(Debug)]
 pub(super) struct Families {
@@ -16,9 +16,7 @@ pub(super) struct Families {
     pub(super) misses: Family<LookupLabels, Counter>,
     pub(super) sent: Family<EndpointLabels, Counter>,
     pub(super) received: Family<EndpointLabels, Counter>,
-    pub(super) builds: Family<BuildLabels, Counter>,
-    pub(super) running: Gauge,
-    pub(super) replayed: Counter,
+    pub(super) builds: BuildMetrics,
     pub(super) from_memory: Counter,
     pub(super) manifests: ManifestMetrics,
     pub(super) touches: Counter,
@@ -49,9 +47,11 @@ impl Default for Families {
             misses: added(all, "misses", "Blobs and manifests that were asked for and not there"),
             sent: added(all, "sent_bytes", "Bytes of blobs and manifests sent to callers"),
             received: added(all, "received_bytes", "Bytes of blobs and manifests received from callers"),
-            builds: added(all, "builds", "Builds with an s3 cache, by transport"),
-            running: added(all, "builds_running", "Builds that run now"),
-            replayed: added(all, "builds_replayed", "Builds that were run again without their cache, as promised layers did not come"),
+            builds: BuildMetrics {
+                begun: added(all, "builds", "Builds with an s3 cache, by transport"),
+                running: added(all, "builds_running", "Builds that run now"),
+                replayed: added(all, "builds_replayed", "Builds that were run again without their cache, as promised layers did not come"),
+            },
             from_memory: added(all, "memory_answers", "Lookups of blobs that were answered without asking the store"),
             manifests: ManifestMetrics {
                 pruned: added(all, "pruned_manifests", "Manifests served or published without results that need a lost blob"),

@@ -1,7 +1,41 @@
 //! Metrics that are grouped by their subject.
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+
+use super::labels::{BuildLabels, Transport};
+
+/// Builds.
+#[derive(Debug)]
+pub struct BuildMetrics {
+    pub(super) begun: Family<BuildLabels, Counter>,
+    pub(super) running: Gauge,
+    pub(super) replayed: Counter,
+}
+
+impl BuildMetrics {
+    /// Counts a build with an s3 cache.
+    pub fn begun(&self, transport: Transport) {
+        self.begun.get_or_create(&BuildLabels { transport }).inc();
+    }
+
+    /// Changes how many builds are running.
+    pub fn change_running(&self, change: i64) {
+        self.running.inc_by(change);
+    }
+
+    /// How many builds are running.
+    #[must_use]
+    pub fn running(&self) -> u64 {
+        u64::try_from(self.running.get()).unwrap_or_default()
+    }
+
+    /// Counts a build that is run again without its cache.
+    pub fn replayed(&self) {
+        self.replayed.inc();
+    }
+}
 
 /// The disk cache.
 #[derive(Debug)]

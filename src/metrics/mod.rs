@@ -7,11 +7,11 @@ mod labels;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-pub use self::groups::{DiskMetrics, ManifestMetrics, ReadAheadMetrics};
+pub use self::groups::{BuildMetrics, DiskMetrics, ManifestMetrics, ReadAheadMetrics};
 pub use self::labels::{BreakerState, Class, Endpoint, HedgeOutcome, Kind, Retry, Transport};
 
 use self::families::Families;
-use self::labels::{BuildLabels, EndpointLabels, HedgeLabels, LookupLabels, RequestLabels, RetryLabels, StoreLabels};
+use self::labels::{EndpointLabels, HedgeLabels, LookupLabels, RequestLabels, RetryLabels, StoreLabels};
 
 /// The metrics of one process. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -51,6 +51,12 @@ impl Metrics {
         self.0.from_memory.inc();
     }
 
+    /// The metrics of builds.
+    #[must_use]
+    pub fn builds(&self) -> &BuildMetrics {
+        &self.0.builds
+    }
+
     /// The metrics of the disk cache.
     #[must_use]
     pub fn disk(&self) -> &DiskMetrics {
@@ -79,11 +85,6 @@ impl Metrics {
         self.0.dropped_touches.inc();
     }
 
-    /// Counts a build with an s3 cache.
-    pub fn build(&self, transport: Transport) {
-        self.0.builds.get_or_create(&BuildLabels { transport }).inc();
-    }
-
     /// Counts a build's manifest that was not published because the store failed.
     pub fn export_dropped(&self) {
         self.0.exports_dropped.inc();
@@ -106,27 +107,11 @@ impl Metrics {
         self.0.journal_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    /// Changes how many builds are running.
-    pub fn change_builds_running(&self, change: i64) {
-        self.0.running.inc_by(change);
-    }
-
-    /// How many builds are running.
-    #[must_use]
-    pub fn builds_running(&self) -> u64 {
-        u64::try_from(self.0.running.get()).unwrap_or_default()
-    }
-
     /// The state of a store's breaker, by the store's URL; `None` where it has none.
     #[must_use]
     pub fn breaker_state(&self, url: &str) -> Option<BreakerState> {
         let state = self.0.breakers.get(&StoreLabels { store: url.to_owned() })?.get();
         [BreakerState::Closed, BreakerState::HalfOpen, BreakerState::Open].into_iter().find(|known| *known as i64 == state)
-    }
-
-    /// Counts a build that is run again without its cache.
-    pub fn build_replayed(&self) {
-        self.0.replayed.inc();
     }
 
     /// The metrics of the store with this URL.

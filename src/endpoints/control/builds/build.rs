@@ -57,7 +57,7 @@ impl Build {
     pub(crate) async fn route(&self, choose: impl Future<Output = Route>) -> &Route {
         let chosen = async {
             let route = choose.await;
-            self.builds.metrics().build(match route {
+            self.builds.metrics().builds().begun(match route {
                 Route::Relay(_) => Transport::Relay,
                 Route::Session => Transport::Session,
             });

@@ -30,7 +30,7 @@ impl Builds {
     /// some where this one has none, and it may share steps with builds beside it.
     pub(crate) fn begin(self: &Arc<Self>, reference: &str, session: &str, admitted: Admitted) -> Arc<Build> {
         let build = Arc::new(Build::begin(Arc::clone(self), reference, session, admitted));
-        self.metrics.change_builds_running(1);
+        self.metrics.builds().change_running(1);
         self.running().insert(reference.to_owned(), Arc::downgrade(&build));
         build
     }
@@ -62,7 +62,7 @@ impl Builds {
 
     /// A build of this reference is over.
     pub(super) fn end(&self, reference: &str) {
-        self.metrics.change_builds_running(-1);
+        self.metrics.builds().change_running(-1);
         let mut running = self.running();
         // Another build with the same reference may have begun since.
         if running.get(reference).is_some_and(|build| build.strong_count() == 0) {

@@ -79,7 +79,7 @@ impl Replayer {
             build.ref = build,
             "layers that build {build} was promised did not come: it is run again without its cache, as {reference}"
         );
-        self.metrics.build_replayed();
+        self.metrics.builds().replayed();
         // A step that failed stays failed for as long as any build that waited for it is there.
         let decisions = (first.running)().into_iter().map(|replay| replay.second_run());
         let _ = tokio::time::timeout(SETTLING, join_all(decisions)).await;
