@@ -61,6 +61,7 @@ impl Hold {
         let held = self.permit.num_permits();
         let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
         if wanted <= held {
+            // Gives the surplus back.
             drop(self.permit.split(held - wanted));
             return true;
         }

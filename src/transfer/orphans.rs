@@ -137,6 +137,7 @@ pub(super) async fn abort(paths: Vec<PathBuf>, stores: Stores, uncertain: DropGu
     }
     let (with_id, without_id): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| record.contents.id.is_some());
     abort_each(without_id, &stores).await;
+    // From here on, new uploads may begin: they can no longer be taken for orphans.
     drop(uncertain);
     abort_each(with_id, &stores).await;
 }

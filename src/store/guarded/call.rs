@@ -66,6 +66,7 @@ impl Guarded {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
+            // Frees the slot for other calls: neither the refresh of credentials nor the pause below is a request.
             drop(slot);
             let retry = match &error {
                 Error::Unavailable(_) => Retry::Unavailable,
