@@ -1,7 +1,7 @@
 //! The connections of a listener: how many there may be, and which of them end to make room for others.
 //!
-//! A connection takes one of the listener's places. While no call runs on it, it holds its place on sufferance:
-//! where all are taken, the one that has been idle for longest is asked to leave, and its client connects again
+//! A connection takes one of the listener's places. While no call runs on it, it may have to give its place up: where
+//! all places are taken, the connection that has been idle for longest is asked to end, and its client connects again
 //! when it has something to ask. So the bound counts connections at work.
 
 use std::future::Future;
@@ -20,8 +20,8 @@ use crate::shutdown::Shutdown;
 /// After an accept error (no file descriptors left, say) this long passes before the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often an idle connection is asked to leave while a place is wanted.
-const ROOM_PAUSE: Duration = Duration::from_millis(50);
+/// How often an idle connection is asked to end while a place is wanted.
+const PLACE_WAIT: Duration = Duration::from_millis(50);
 
 /// Accepts until the endpoints close, at most `max_connections` at once. Each connection is served by a task of
 /// its own. `serve` ends its connection when [`Activity::is_over`] resolves, after the calls that run on it.
@@ -45,6 +45,7 @@ where
                 let served = serve(connection, Activity::new(Arc::clone(&places.wanted), shutdown.clone()));
                 shutdown.spawn(async move {
                     served.await;
+                    // The connection's place is free for another one only now.
                     drop(place);
                 });
             }
@@ -68,8 +69,8 @@ impl Places {
     async fn take(&self) -> Option<OwnedSemaphorePermit> {
         loop {
             let place = Arc::clone(&self.free).acquire_owned();
-            if let Ok(taken) = tokio::time::timeout(ROOM_PAUSE, place).await {
-                // Never closed, so there is one.
+            if let Ok(taken) = tokio::time::timeout(PLACE_WAIT, place).await {
+                // The semaphore is never closed, so that a place was taken.
                 return taken.ok();
             }
             self.wanted.notify_one();
@@ -77,23 +78,23 @@ impl Places {
     }
 }
 
-/// What goes on on one connection. Clones are one and the same.
+/// The calls that run on one connection. All clones stand for the same connection.
 #[derive(Debug, Clone)]
 pub struct Activity {
-    state: Arc<watch::Sender<State>>,
+    state: Arc<watch::Sender<ConnectionState>>,
     wanted: Arc<Notify>,
     shutdown: Shutdown,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ConnectionState {
     running: usize,
     has_served: bool,
     /// Ends with the build that the connection's last request was signed for.
     owner: Option<CancellationToken>,
 }
 
-impl State {
+impl ConnectionState {
     fn is_idle(&self) -> bool {
         self.has_served && self.running == 0
     }
@@ -106,25 +107,26 @@ impl Activity {
 
     /// A call begins. It ends when the guard is dropped.
     #[must_use]
-    pub fn begin(&self) -> Running {
+    pub fn begin(&self) -> RunningCall {
         self.state.send_modify(|state| {
             state.running += 1;
             state.has_served = true;
         });
-        Running(Arc::clone(&self.state))
+        RunningCall(Arc::clone(&self.state))
     }
 
-    /// The connection is of no use any more when `owner` is cancelled.
+    /// The connection is of no more use once `owner` is cancelled.
     pub fn belongs_to(&self, owner: CancellationToken) {
         self.state.send_modify(|state| state.owner = Some(owner));
     }
 
-    /// Resolves when the connection is to end, after the calls that run on it: the endpoints close, the build that
-    /// it belongs to is over, or it is idle and others want its place.
+    /// Resolves when the connection is to end, after the calls that run on it: when the endpoints close, when the build
+    /// that it belongs to is over, or when it is idle and its place is wanted.
     pub async fn is_over(&self) {
         let mut state = self.state.subscribe();
         loop {
             let (idle, owner) = {
+                // Borrowed no longer than this block: the lock must not be held across the wait below.
                 let state = state.borrow_and_update();
                 (state.is_idle(), state.owner.clone())
             };
@@ -132,7 +134,7 @@ impl Activity {
                 () = self.shutdown.closing() => return,
                 () = self.wanted.notified(), if idle => return,
                 () = cancelled(owner) => return,
-                // This keeps a sender, so there is always another state to come.
+                // This activity keeps a sender, so that there can always be another change.
                 _ = state.changed() => {}
             }
         }
@@ -148,16 +150,16 @@ async fn cancelled(owner: Option<CancellationToken>) {
 
 /// A call that runs.
 #[derive(Debug)]
-pub struct Running(Arc<watch::Sender<State>>);
+pub struct RunningCall(Arc<watch::Sender<ConnectionState>>);
 
-impl Running {
+impl RunningCall {
     /// The call goes on until its response has been sent.
-    pub fn answered<B>(self, response: http::Response<B>) -> http::Response<Answer<B>> {
-        response.map(|body| Answer { body, _running: self })
+    pub fn answered<B>(self, response: http::Response<B>) -> http::Response<CountedBody<B>> {
+        response.map(|body| CountedBody { body, _running: self })
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningCall {
     fn drop(&mut self) {
         self.0.send_modify(|state| state.running -= 1);
     }
@@ -165,12 +167,12 @@ impl Drop for Running {
 
 /// The body of a response whose call runs until this is sent, or dropped.
 #[derive(Debug)]
-pub struct Answer<B> {
+pub struct CountedBody<B> {
     body: B,
-    _running: Running,
+    _running: RunningCall,
 }
 
-impl<B: Body + Unpin> Body for Answer<B> {
+impl<B: Body + Unpin> Body for CountedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 

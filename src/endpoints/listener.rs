@@ -37,7 +37,7 @@ enum Socket {
     },
 }
 
-/// Removes the path of a socket when dropped, unless somebody else has put another file there since.
+/// Removes the path of a socket when dropped, unless another file has been put there since.
 #[derive(Debug)]
 struct SocketPath {
     path: PathBuf,
@@ -57,11 +57,11 @@ fn inode(path: &Path) -> Option<u64> {
 }
 
 impl Listener {
-    /// Binds `address`. A socket path that a killed process left behind is taken over; one that somebody
-    /// listens on is not.
+    /// Binds `address`. A socket path that a killed process left behind is taken over; one on which another process
+    /// listens is not.
     ///
     /// # Errors
-    /// [`BindError`], saying what is in the way.
+    /// [`BindError`], which says what is in the way.
     pub async fn bind(address: &Address) -> Result<Self, BindError> {
         let failed = |reason: String| BindError { address: address.clone(), reason };
         match address {
@@ -76,7 +76,7 @@ impl Listener {
                     std::fs::create_dir_all(parent).map_err(|error| failed(format!("cannot make its folder: {error}")))?;
                 }
                 let listener = UnixListener::bind(path).map_err(|error| failed(error.to_string()))?;
-                // As BuildKit's own socket: for the owner and the group.
+                // The owner and the group may connect, as with BuildKit's own socket.
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(|error| failed(error.to_string()))?;
                 let guard = SocketPath { inode: inode(path).unwrap_or_default(), path: path.clone() };
                 Ok(Self { address: address.clone(), socket: Socket::Unix { listener, path: guard } })
@@ -84,7 +84,7 @@ impl Listener {
         }
     }
 
-    /// The address as bound: with the port that the system chose, where it was asked to.
+    /// The address as bound, with the port that the system chose where the address had port 0.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.address

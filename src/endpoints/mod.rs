@@ -1,5 +1,5 @@
-//! The endpoints that callers speak to. Each translates one protocol to the cache's calls and decides
-//! nothing itself; none knows another.
+//! The endpoints that callers speak to. Each translates one protocol to the cache's calls and decides nothing itself.
+//! None of them knows another one.
 
 mod connections;
 pub mod content;
