@@ -27,6 +27,17 @@ fn pair(number: u32, key: &str, value: &str) -> Vec<u8> {
     message(number, &[text(1, key), text(2, value)])
 }
 
+/// Decides about every entry, whatever it asks for.
+fn decided(options: &CacheOptions<'_>, decide: impl Fn(Purpose, &Attrs) -> Option<CacheEntry>) -> Vec<Decision> {
+    let target = || Target {
+        scope: Scope::new("bucket".parse().unwrap(), "").unwrap(),
+        region: String::new(),
+        names: Vec::new(),
+        durability: Durability::Local,
+    };
+    options.entries().iter().map(|found| found.becomes(target(), decide(found.purpose, &found.attrs))).collect()
+}
+
 /// Finds, decides and splices, as a client's calls are treated.
 fn rewrite(
     call: SolveCall,
@@ -34,15 +45,7 @@ fn rewrite(
     decide: impl Fn(Purpose, &Attrs) -> Option<CacheEntry>,
 ) -> Result<Option<Vec<u8>>, MalformedOptions> {
     let options = CacheOptions::find(call, message)?;
-    let target = || Target {
-        scope: Scope::new("bucket".parse().unwrap(), "").unwrap(),
-        region: String::new(),
-        names: Vec::new(),
-        durability: Durability::Local,
-    };
-    let decided: Vec<Decision> =
-        options.entries().iter().map(|found| found.becomes(target(), decide(found.purpose, &found.attrs))).collect();
-    Ok(options.splice(&decided)?)
+    Ok(options.splice(&decided(&options, decide))?)
 }
 
 fn fixed(purpose: Purpose, attrs: &Attrs) -> Option<CacheEntry> {
@@ -108,6 +111,26 @@ fn an_entry_may_become_one_of_another_type() {
     assert_eq!(rewrite(SolveCall::Gateway, &entry(12, &[]), local), Ok(Some(wanted)));
     let rewritten = rewrite(SolveCall::Gateway, &pair(3, "cache-imports", r#"[{"type":"s3","Attrs":{}}]"#), local);
     assert_eq!(rewritten, Ok(Some(pair(3, "cache-imports", r#"[{"Attrs":{"src":"x"},"type":"local"}]"#))));
+}
+
+#[test]
+fn a_message_without_imports_keeps_its_exports() {
+    let without_imports = |sent: &[u8]| {
+        let options = CacheOptions::find(SolveCall::Build, sent).unwrap();
+        options.splice_without_imports(&decided(&options, fixed)).unwrap()
+    };
+    let sent = [pair(7, "cache-imports", &json("{}")), message(8, &[entry(5, &[]), entry(4, &[])]), UNKNOWN.to_vec()].concat();
+    let registry = r#"[{"Attrs":{"secret":"x"},"Type":"registry"}]"#;
+    let wanted = [pair(7, "cache-imports", registry), message(8, &[entry(4, &[pair(2, "for", "Export")])]), UNKNOWN.to_vec()].concat();
+    assert_eq!(without_imports(&sent), Some(wanted));
+    assert_eq!(without_imports(&message(8, &[entry(4, &[])])), None);
+}
+
+#[test]
+fn an_entry_that_nothing_was_decided_for_is_taken_out() {
+    let sent = [entry(12, &[]), UNKNOWN.to_vec()].concat();
+    let options = CacheOptions::find(SolveCall::Gateway, &sent).unwrap();
+    assert_eq!(options.splice(&[]), Ok(Some(UNKNOWN.to_vec())));
 }
 
 #[test]
