@@ -90,14 +90,14 @@ impl Admission {
             if open.is_some() {
                 sessions.entry(session.to_owned()).or_default().calls += 1;
             }
-            // Nobody waits for a call.
+            // Only a joined session is waited for, so that nobody need be woken.
             false
         });
         let open = open.ok_or_else(|| Status::unavailable(REFUSAL))?;
         Ok(Admitted { admission: Arc::clone(self), session: session.to_owned(), _open: open })
     }
 
-    /// Whether a client may call for a build that does not run: it may be about to begin.
+    /// Whether a client may ask about a build that does not run, because it may be about to begin.
     ///
     /// # Errors
     /// The answer to a new build while remora drains. (buildkitd would wait some seconds for the build.)
@@ -127,7 +127,7 @@ impl Admission {
                     sessions.remove(session);
                 }
             }
-            // Nobody waits for an end.
+            // Only a joined session is waited for, so that nobody need be woken.
             false
         });
     }

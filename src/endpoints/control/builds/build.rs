@@ -30,7 +30,7 @@ pub(crate) struct Build {
     replay: Arc<Replay>,
     builds: Arc<Builds>,
     _grants: BuildGuard,
-    /// The last to go: the endpoints stay open until the build's grants have been told to end.
+    /// The last field, so that it is dropped last: the endpoints stay open until all else of the build has gone.
     _admitted: Admitted,
 }
 
@@ -53,7 +53,7 @@ impl Build {
         }
     }
 
-    /// How the build's cache goes; `choose` is asked once a build.
+    /// The way that the build's cache takes. `choose` is awaited only once in a build.
     pub(crate) async fn route(&self, choose: impl Future<Output = Route>) -> &Route {
         let chosen = async {
             let route = choose.await;

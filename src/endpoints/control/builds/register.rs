@@ -47,7 +47,7 @@ impl Builds {
 
     /// The replays of all builds that run now.
     pub(crate) fn replays(&self) -> Vec<Arc<Replay>> {
-        // Not in one go: a build whose last holder this is ends here, and must find the register unlocked.
+        // The register is unlocked again before a build can be dropped: a build that ends takes itself out of it.
         let builds: Vec<Arc<Build>> = self.running().values().filter_map(Weak::upgrade).collect();
         builds.iter().map(|build| Arc::clone(build.replay())).collect()
     }

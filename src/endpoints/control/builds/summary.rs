@@ -44,7 +44,9 @@ pub(super) fn summary(record: &BuildRecord, usage: &Usage, took: Duration) -> St
         parts.push(format!("imported {}: {found}", joined(&record.imported)));
     }
     if !record.exported.is_empty() {
-        let (new, bytes, reused) = (usage.blobs_written(), Size(usage.bytes_written()), usage.blobs_reused());
+        let new = usage.blobs_written();
+        let bytes = Size(usage.bytes_written());
+        let reused = usage.blobs_reused();
         let unpublished = if usage.manifests_written() == 0 { " (no manifest was published)" } else { "" };
         parts.push(format!("exported {}: {new} new layers ({bytes}), {reused} reused{unpublished}", joined(&record.exported)));
     }

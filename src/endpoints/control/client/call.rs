@@ -59,7 +59,7 @@ impl Client {
     /// A `Control/Session` call: remora stands in its middle where a cache may need that.
     async fn session(&self, request: Request<Incoming>, mut call: Call) -> Answered {
         match self.rooms.admission.admit(&session_id(request.headers()), &self.arrival) {
-            // The session counts among the running ones for as long as its call lasts.
+            // Dropped when the call ends: until then the session counts as one of a running build.
             Ok(admitted) => call.on_end(move |_| drop(admitted)),
             Err(refusal) => return Ok(refuse(call, refusal)),
         }

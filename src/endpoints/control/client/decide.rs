@@ -13,11 +13,11 @@ use crate::endpoints::control::transports::{Route, Router, relay};
 use crate::store::Stores;
 use crate::types::Durability;
 
-/// How long a call is held back for its cache at the most. buildkitd gives a build's other calls 3 s (of
-/// the gateway) or 6 s (`Status`) until its `Control/Solve` is there, then fails them with "no such job".
+/// How long a call is held back for its cache at most. buildkitd waits 3 s (for gateway calls) or 6 s (for `Status`)
+/// until the `Control/Solve` of their build is there, and then fails them with "no such job".
 const HELD_BACK: Duration = Duration::from_millis(2500);
 
-/// Decides about entries.
+/// Decides what becomes of each entry.
 #[derive(Debug)]
 pub(crate) struct EntryDecider {
     /// What the operator serves.

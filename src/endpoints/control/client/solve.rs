@@ -81,7 +81,7 @@ impl Client {
             Err(refusal) => return Ok(refuse(call, refused(refusal))),
         };
 
-        // 6. Record the call, in case that the build has to be run again.
+        // 6. Record the call, in case the build has to be run again.
         let recorded =
             build.as_deref().and_then(|build| build.replay().record_call(kind, &head, &unary.message, rewritten.without_imports));
 

@@ -1,9 +1,9 @@
-//! Writes that leave together.
+//! A byte stream whose small writes are sent together.
 //!
-//! HTTP/2 data comes in frames of 16 KiB, the most that gRPC's peers take, and the h2 crate flushes after
-//! each: a system call, or a message of a session, for every frame. Here a flush waits until the
-//! connection has had its turn. Reading is what a connection does first in each turn (h2 0.4), so what
-//! was written in the last one goes out then.
+//! HTTP/2 data comes in frames of 16 KiB, the most that gRPC's peers take, and the h2 crate flushes after each frame.
+//! That would cost a system call, or a message of a session, for every frame. Here a flush waits until the
+//! connection's task is polled again. A connection reads first whenever it is polled (h2 0.4), so the read sends what
+//! was written in the poll before.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,18 +11,18 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, BufStream, ReadBuf};
 
-/// What is read from a socket at once, and what is held of writes: a few of the 32 KiB that the peers
-/// write at once.
+/// Bytes that are read from a socket at once, and bytes of writes that are held. The peers write 32 KiB at once: this
+/// is a few times that.
 const BUFFER_BYTES: usize = 128 << 10;
 
-/// A byte stream under an HTTP/2 connection; `T` holds what is written until it is flushed.
+/// The byte stream of an HTTP/2 connection. `T` holds what is written until it is flushed.
 #[derive(Debug)]
 pub(crate) struct Batched<T> {
     stream: T,
     unsent: Unsent,
 }
 
-/// What was written and not flushed.
+/// What was written and not yet flushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Unsent {
     Nothing,
@@ -31,7 +31,7 @@ enum Unsent {
     Due,
 }
 
-/// A socket, read and written in large pieces.
+/// A socket that is read and written in large chunks.
 pub(crate) fn socket<T: AsyncRead + AsyncWrite>(socket: T) -> Batched<BufStream<T>> {
     Batched::new(BufStream::with_capacity(BUFFER_BYTES, BUFFER_BYTES, socket))
 }
@@ -70,7 +70,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Batched<T> {
         self.stream.is_write_vectored()
     }
 
-    /// Does not wait: the turn in which the flush is done is asked for.
+    /// Does not wait: it has the connection's task polled again, and the flush is done then.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.unsent == Unsent::Written {
             self.unsent = Unsent::Due;

@@ -1,6 +1,5 @@
-//! gRPC messages, the one of a unary call or those of a stream: a flag for compression, a length of four
-//! bytes, and the message (`PROTOCOL-HTTP2.md` of gRPC). buildctl and buildx do not compress; other clients
-//! may.
+//! gRPC messages, of unary calls and of streams. Each has a flag for compression and a length of four bytes before it
+//! (`PROTOCOL-HTTP2.md` of gRPC). buildctl and buildx do not compress; other clients may.
 
 use std::io::Read as _;
 
@@ -12,7 +11,8 @@ use tonic::Status;
 
 /// The flag and the length.
 const PREFIX_BYTES: usize = 5;
-/// Larger messages of a stream are not held. buildkitd's messages of progress have little over 1 MiB.
+/// The largest message of a stream that is held until it is whole. buildkitd's messages of progress have little over
+/// 1 MiB.
 const MAX_HELD_BYTES: usize = 4 << 20;
 
 /// A unary call's message.
@@ -24,20 +24,20 @@ pub(crate) struct Unary {
     pub(crate) message: Bytes,
 }
 
-/// Changes messages of a stream, in whatever pieces they arrive. Those that are compressed, or larger than
-/// 4 MiB, pass as they are.
+/// Changes messages of a stream, in whatever chunks they arrive. A message that is compressed, or larger than 4 MiB,
+/// passes as it is.
 #[derive(Debug, Default)]
 pub(crate) struct Messages {
     /// The beginning of a message.
     partial: BytesMut,
-    /// Bytes to come of one that passes as it is.
+    /// Bytes that are still to come of a message that passes as it is.
     passing: usize,
 }
 
 /// Why there is no message.
 #[derive(Debug)]
 pub(crate) enum ReadError {
-    /// The caller's fault: what to tell it.
+    /// The caller sent something else. This is what to tell it.
     Refused(Status),
     /// The caller went away.
     Gone(hyper::Error),
@@ -76,10 +76,10 @@ impl Unary {
 }
 
 impl Messages {
-    /// Takes a piece of the stream, and returns the messages that are whole with it. `change` says what a
-    /// message becomes; `None`: it stays.
-    pub(crate) fn push(&mut self, piece: &[u8], change: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Bytes {
-        self.partial.extend_from_slice(piece);
+    /// Takes a chunk of the stream, and returns the messages that are whole with it. `change` says what a message
+    /// becomes; `None`: it stays.
+    pub(crate) fn push(&mut self, chunk: &[u8], change: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Bytes {
+        self.partial.extend_from_slice(chunk);
         let mut whole = BytesMut::new();
         loop {
             let passed = self.partial.split_to(self.passing.min(self.partial.len()));
@@ -102,12 +102,12 @@ impl Messages {
         whole.freeze()
     }
 
-    /// What was held back, for the stream's end.
+    /// Takes what was held, when the stream has ended.
     pub(crate) fn take_partial(&mut self) -> Bytes {
         self.partial.split().freeze()
     }
 
-    /// Whether nothing is held back.
+    /// Whether nothing is held.
     pub(crate) fn is_empty(&self) -> bool {
         self.partial.is_empty()
     }
@@ -198,8 +198,8 @@ mod tests {
         let compressed = gzip(b"abc");
         let stream = [&large[..], &compressed, &frame(b"ab").unwrap()].concat();
         let (mut messages, mut out, mut held) = (Messages::default(), Vec::new(), 0);
-        for piece in stream.chunks(1000) {
-            out.extend_from_slice(&messages.push(piece, shout));
+        for chunk in stream.chunks(1000) {
+            out.extend_from_slice(&messages.push(chunk, shout));
             held = held.max(messages.partial.len());
         }
         assert!(out == [&large[..], &compressed, &frame(b"ABAB").unwrap()].concat());
@@ -210,7 +210,7 @@ mod tests {
         #[test]
         fn any_split_of_a_stream_gives_the_same_messages(
             parts in prop::collection::vec((any::<bool>(), prop::collection::vec(prop::sample::select(&b"abc"[..]), 0..300)), 0..8),
-            pieces in prop::collection::vec(1..400_usize, 1..8),
+            lengths in prop::collection::vec(1..400_usize, 1..8),
             cut in 0..400_usize,
         ) {
             let framed = |compressed: bool, message: &[u8]| {
@@ -223,18 +223,18 @@ mod tests {
                 .iter()
                 .flat_map(|(compressed, message)| framed(*compressed, &shout(message).filter(|_| !compressed).unwrap_or_else(|| message.clone())))
                 .collect();
-            let (mut messages, mut out, mut rest) = (Messages::default(), Vec::new(), &sent[..]);
-            for piece in pieces.into_iter().cycle().take_while(|_| !sent.is_empty()) {
-                let (taken, left) = rest.split_at(piece.min(rest.len()));
+            let (mut messages, mut out, mut unsent) = (Messages::default(), Vec::new(), &sent[..]);
+            for length in lengths.into_iter().cycle().take_while(|_| !sent.is_empty()) {
+                let (taken, left) = unsent.split_at(length.min(unsent.len()));
                 out.extend_from_slice(&messages.push(taken, shout));
-                rest = left;
-                if rest.is_empty() {
+                unsent = left;
+                if unsent.is_empty() {
                     break;
                 }
             }
             prop_assert!(messages.is_empty());
             prop_assert_eq!(&out, &wanted);
-            // A stream that breaks off keeps every byte of its last message.
+            // Of a stream that breaks off, every byte of the last message is passed on.
             let mut messages = Messages::default();
             let broken = &sent[..sent.len().saturating_sub(cut)];
             let mut out = messages.push(broken, |_| None).to_vec();

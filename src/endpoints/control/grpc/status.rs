@@ -1,19 +1,19 @@
-//! gRPC statuses: our own failures as responses, and what a status counts as.
+//! gRPC statuses: remora's own failures as responses, and what a status counts as in the metrics.
 
 use http::{HeaderMap, Response};
 use tonic::{Code, Status};
 
 use crate::metrics::Class;
 
-/// A response of nothing but the status.
+/// A response that has the status and nothing else.
 pub(crate) fn response<B: Default>(status: Status) -> Response<B> {
     status.into_http()
 }
 
-/// A status as trailers, behind a response that was already begun.
+/// A status as trailers, for a response that has already begun.
 pub(crate) fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::new();
-    // Fails for messages that no header can carry; the code is set first.
+    // This fails for a message that no header can carry. The code is set before that.
     let _ = status.add_header(&mut trailers);
     trailers
 }
@@ -23,7 +23,7 @@ pub(crate) fn code(headers: &HeaderMap) -> Option<Code> {
     headers.get(Status::GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 
-/// What a code counts as. A build that fails by itself is `Unknown`: no fault of remora's.
+/// What a code counts as. `Unknown` is what a build that fails by itself ends with, which is no failure of remora's.
 pub(crate) fn class(code: Code) -> Class {
     match code {
         Code::Ok | Code::Cancelled => Class::Ok,

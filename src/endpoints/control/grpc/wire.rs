@@ -1,10 +1,10 @@
 //! Protobuf on the wire: reads and replaces single fields of an encoded message.
 //!
-//! Nothing is decoded as a whole: every byte outside of a replaced field is copied as it came, so
-//! fields that a later BuildKit adds survive. Nothing here recurses, and nothing panics on bad input.
-//! Source of the format: the encoding page of protobuf.dev.
+//! Nothing is decoded as a whole. Every byte outside of a replaced field is copied as it came, so that fields which a
+//! later BuildKit adds survive. Nothing here recurses, and nothing panics on bad input. The format is that of the
+//! encoding page of protobuf.dev.
 
-/// Groups (long deprecated, still legal in unknown fields) may nest this deep.
+/// How deep groups may nest. Groups are long deprecated, and still legal in unknown fields.
 const MAX_GROUP_DEPTH: usize = 100;
 
 /// Field numbers have 29 bits.
@@ -26,14 +26,14 @@ pub(crate) struct Field<'a> {
     end: usize,
 }
 
-/// What becomes of a field.
+/// What is done with a field.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Edit {
-    /// It stays as it is.
+    /// The field stays as it is.
     Keep,
-    /// It gets this payload.
+    /// The field gets this payload.
     Replace(Vec<u8>),
-    /// It goes.
+    /// The field is removed.
     Remove,
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn fields(message: &[u8]) -> impl Iterator<Item = Result<Field<'_>, M
     })
 }
 
-/// The last occurrence of a length-delimited field, which is the one that counts; empty where there is none.
+/// The last occurrence of a length-delimited field, which is the one that counts. Empty where there is none.
 pub(crate) fn last(message: &[u8], number: u32) -> Result<&[u8], Malformed> {
     fields(message).try_fold(&[][..], |last, field| {
         let field = field?;
@@ -74,12 +74,12 @@ pub(crate) fn last(message: &[u8], number: u32) -> Result<&[u8], Malformed> {
     })
 }
 
-/// The last occurrence of a string field; empty where there is none.
+/// The last occurrence of a string field. Empty where there is none.
 pub(crate) fn last_text(message: &[u8], number: u32) -> Result<String, Malformed> {
     std::str::from_utf8(last(message, number)?).map(str::to_owned).map_err(|_| Malformed)
 }
 
-/// Changes fields as `decide` says and copies all else. `None`: nothing was changed.
+/// Edits the fields of a message as `decide` says, and copies all else. `None`: nothing was changed.
 pub(crate) fn edit<E>(message: &[u8], mut decide: impl FnMut(&Field<'_>) -> Result<Edit, E>) -> Result<Option<Vec<u8>>, E>
 where
     E: From<Malformed>,
@@ -103,7 +103,8 @@ where
     Ok(Some(edited))
 }
 
-/// Takes those fields out of a message for which `take` has something in their place. `None`: there is none.
+/// Takes the fields out of a message for which `take` gives something to stand in their place. `None`: it gives nothing
+/// for any field.
 pub(crate) fn take_apart<'a, T, E>(
     message: &'a [u8],
     mut take: impl FnMut(&Field<'a>) -> Result<Option<T>, E>,

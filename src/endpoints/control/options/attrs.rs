@@ -12,10 +12,10 @@ use crate::types::{BucketName, Durability, Invalid, ManifestName, Scope};
 /// The attributes of a cache entry.
 pub(crate) type Attrs = BTreeMap<String, String>;
 
-/// S3 requests are signed for some region, also where the store has none.
+/// S3 requests are signed for a region even where the store has none.
 const DEFAULT_REGION: &str = "us-east-1";
 
-/// A refused attribute: shown to the client in one line.
+/// Why an attribute is refused, in one line for the client.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cache type=s3: {invalid}; {offer}")]
 pub(crate) struct Refusal {
@@ -30,15 +30,15 @@ pub(crate) struct Target {
     pub(crate) scope: Scope,
     /// What requests are signed for.
     pub(crate) region: String,
-    /// What an export writes, or the one that an import reads.
+    /// The manifests that an export writes, or the one that an import reads.
     pub(crate) names: Vec<ManifestName>,
     /// When an export is acknowledged.
     pub(crate) durability: Durability,
 }
 
 impl Target {
-    /// The target of an entry; `durability` is that of entries that name none (an attribute of remora's own:
-    /// BuildKit skips those that it does not know). An empty `bucket`, `region` or `durability` counts as none:
+    /// The target of an entry. `durability` is that of entries that name none; the attribute is remora's own, and
+    /// BuildKit skips attributes that it does not know. An empty `bucket`, `region` or `durability` counts as none:
     /// scripts with an unset variable send that.
     ///
     /// # Errors

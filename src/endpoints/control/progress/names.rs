@@ -15,7 +15,7 @@ use crate::types::Digest;
 
 /// Builds whose names are kept.
 const MAX_BUILDS: usize = 1000;
-/// Names kept of one build.
+/// Names that are kept of one build.
 const MAX_NAMES: usize = 100;
 
 /// The names of the vertexes of the last builds.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::request::Parts;
-use http::{Request, Response, header};
+use http::{Request, Response};
 use http_body::{Body, Frame};
 
 use super::names::Progress;
@@ -27,7 +27,7 @@ pub(super) type FollowUp = BoxFuture<'static, Option<(Bytes, ResponseBody)>>;
 struct NamedStream {
     inner: ResponseBody,
     messages: Messages,
-    /// What comes behind the bytes that were held back.
+    /// The trailers, while bytes that were held are sent before them.
     last: Option<Frame<Bytes>>,
     progress: Arc<Progress>,
     reference: String,
@@ -36,11 +36,11 @@ struct NamedStream {
 
 /// Whether another stream follows.
 enum NextStream {
-    /// None does.
+    /// No stream follows.
     No,
-    /// That is known when the messages are over.
+    /// That is not known before the messages are over.
     Later(FollowUp),
-    /// It is being found out; the messages ended with this frame.
+    /// That is being found out. The messages ended with this frame.
     Now(FollowUp, Option<Frame<Bytes>>),
 }
 
@@ -60,8 +60,7 @@ pub(crate) fn uncompressed(mut head: Parts, unary: Unary) -> Request<RequestBody
     for name in ENCODING {
         head.headers.remove(name);
     }
-    head.headers.remove(header::CONTENT_LENGTH);
-    Request::from_parts(head, RequestBody::Whole(frame))
+    RequestBody::in_place(head, frame)
 }
 
 impl Progress {

@@ -1,8 +1,8 @@
 //! The traces that clients send to buildkitd, without the credentials in them.
 //!
-//! buildctl names its whole command line in the trace of a build (`cmd/buildctl/main.go`, BuildKit v0.33),
-//! and buildkitd keeps traces beside the build's record. Credentials that were typed as parameters of a
-//! cache would end there; they are masked on the way, and every other byte stays.
+//! buildctl puts its whole command line in the trace of a build (`cmd/buildctl/main.go`, BuildKit v0.33), and buildkitd
+//! keeps traces beside the build's record. Credentials that were typed as parameters of a cache would be kept there.
+//! They are masked on the way, and every other byte stays.
 
 use http::Request;
 use http::request::Parts;
@@ -56,7 +56,8 @@ fn mask_at(message: &[u8], path: &[u32]) -> Result<Option<Vec<u8>>, Malformed> {
     })
 }
 
-/// Masks the value of each parameter, which ends where the next one, an argument or a quotation does.
+/// Masks the value of each parameter. A value ends before the next parameter, before the next argument, or at the end of
+/// a quotation.
 fn mask(text: &str) -> Option<String> {
     let masked = SECRETS.into_iter().fold(text.to_owned(), |text, name| {
         let mut parts = text.split(name);
@@ -73,7 +74,7 @@ fn mask(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// A message with `text` where `path` leads, beside fields that nobody here knows.
+    /// A message with `text` where `path` leads, beside fields that no reader knows.
     fn nested(path: &[u32], text: &str) -> Vec<u8> {
         path.iter().rev().fold(text.as_bytes().to_vec(), |inner, &number| {
             let mut message = Vec::new();

@@ -17,8 +17,8 @@ pub(super) fn of_export(session: &str, index: usize) -> Digest {
     Digest::of(format!("{session}-cache-{index}").as_bytes())
 }
 
-/// The hash that Go's `hashstructure` (format 2) gives a `CacheOptionsEntry`: of strings it is FNV-1, of
-/// what has an order that of the parts' hashes, and of what has none their sum, hashed again.
+/// The hash that Go's `hashstructure` (format 2) gives a `CacheOptionsEntry`. The hash of a string is FNV-1. That of an
+/// ordered collection is the hash of its parts' hashes. That of an unordered one is their sum, hashed again.
 fn hash_of(entry: &CacheEntry) -> u64 {
     let attrs = entry.attrs.iter().fold(0, |hash, (key, value)| hash ^ pair(fnv(key.as_bytes()), fnv(value.as_bytes())));
     let fields = [("Type", fnv(entry.kind.as_bytes())), ("Attrs", single(attrs))];

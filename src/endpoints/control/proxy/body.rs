@@ -17,37 +17,37 @@ use super::upstream::{Upstream, is_reset};
 use crate::endpoints::control::grpc::status;
 use crate::endpoints::control::grpc::tunnel::Outgoing;
 
-/// What goes to the peer that answers. No kind tells its length, since hyper would make a
-/// `content-length` of it that the caller never sent.
+/// What goes to the peer that answers. No variant tells its length: hyper would make a `content-length` of it, which the
+/// caller never sent.
 #[derive(Debug)]
 pub(crate) enum RequestBody {
     /// As it comes from the caller.
     Streamed(Incoming),
-    /// Read, and perhaps patched, before.
+    /// A message that was read before, and perhaps rewritten.
     Whole(Bytes),
     /// The byte stream of a session.
     Tunnel(Outgoing),
 }
 
-/// What goes back to the caller; nothing, where the headers say it all.
+/// What goes back to the caller.
 #[derive(Debug, Default)]
 pub(crate) enum ResponseBody {
-    /// Nothing, or no more.
+    /// Nothing: the headers say it all, or the body has been sent.
     #[default]
     Empty,
     /// As it comes from the peer.
     Relayed(Box<Relayed>),
-    /// Read, and perhaps patched, before: the data, then the trailers.
+    /// An answer that was read before, and perhaps rewritten: the data, then the trailers.
     Whole(Bytes, Option<HeaderMap>),
-    /// The byte stream of a session, and its call.
+    /// The byte stream of a session, whose call ends with it.
     Tunnel(Outgoing, Box<Call>),
     /// remora's own answer in a session.
     Served(tonic::body::Body),
-    /// Another room's own: a relayed body that is changed on its way, say.
+    /// A body that another room has made, such as one that changes what it relays.
     Boxed(UnsyncBoxBody<Bytes, BodyError>),
 }
 
-/// Owns its call: the call is over when hyper drops this, whichever way it ended.
+/// A body on its way back. It owns its call: the call is over when hyper drops this, however it ended.
 #[derive(Debug)]
 pub(crate) struct Relayed {
     body: Incoming,
@@ -57,7 +57,7 @@ pub(crate) struct Relayed {
     upstream_broke: bool,
 }
 
-/// hyper looks in it for the reason of a reset.
+/// The error of a body. hyper looks in it for the reason of a reset.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 impl ResponseBody {
@@ -70,7 +70,7 @@ impl ResponseBody {
         Self::Tunnel(outgoing, Box::new(call))
     }
 
-    /// A body of another room's own.
+    /// A body that another room has made.
     pub(crate) fn boxed(body: impl Body<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
         Self::Boxed(body.boxed_unsync())
     }
@@ -157,7 +157,7 @@ impl Body for ResponseBody {
 }
 
 impl Relayed {
-    /// The next frame; the last one, with a status, where the peer left without one.
+    /// The next frame. Where the peer left without a status, the last frame has one that says so.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let broken = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
             Some(Ok(frame)) => {

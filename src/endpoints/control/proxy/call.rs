@@ -1,4 +1,4 @@
-//! One call from its first byte to its last: what is counted and logged when it is over.
+//! One call, from its first byte to its last, and what is counted and logged when it is over.
 
 use std::fmt;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::endpoints::control::grpc::status;
 use crate::metrics::{Class, Endpoint, Metrics};
 
-/// The methods that get a name of their own in the metrics.
+/// The methods that have a name of their own in the metrics.
 const KNOWN: [&str; 32] = [
     "/moby.buildkit.v1.Control/DiskUsage",
     "/moby.buildkit.v1.Control/Prune",

@@ -1,10 +1,10 @@
 //! Passes one call through: metadata, messages, trailers, deadline, cancellation, half-close.
 //!
-//! hyper moves the frames and flow control of each side; this file joins the two sides. Whoever goes
-//! away first is told to the other: when the client resets its call, hyper drops the response body (or
-//! the future that waits for it), which resets buildkitd's side; when buildkitd resets, its error is
-//! handed to hyper, which resets the client's side for the same reason. Only a connection to buildkitd
-//! that breaks becomes something else: an end with a status, so that the client can say what happened.
+//! hyper moves the frames and the flow control of each side, and this file joins the two sides. When one side goes
+//! away, the other side is told. When the client resets its call, hyper drops the response body (or the future that
+//! waits for it), which resets buildkitd's side. When buildkitd resets a call, its error is handed to hyper, which
+//! resets the client's side for the same reason. A broken connection to buildkitd alone becomes something else: an end
+//! with a status, so that the client can say what happened.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::endpoints::control::grpc::message::{ReadError, Unary};
 use crate::endpoints::control::grpc::status;
 use crate::metrics::Metrics;
 
-/// How a call is answered. The error resets it, as the peer that was to answer has done.
+/// How a call is answered. With the error it is reset towards the caller, as the peer has reset it.
 pub(crate) type Answered = Result<Response<ResponseBody>, hyper::Error>;
 
 /// Passes calls on.

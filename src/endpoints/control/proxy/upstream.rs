@@ -1,4 +1,5 @@
-//! Connections to buildkitd: dialled when first needed, and again after buildkitd restarted.
+//! Connections to a peer that answers: to buildkitd, dialled when first needed and again after it has restarted, or to a
+//! build's client through its session.
 
 use std::future::Future;
 use std::io;
@@ -20,24 +21,26 @@ use crate::endpoints::control::grpc::{batched, limits, message, status};
 use crate::shutdown::Shutdown;
 use crate::types::Address;
 
-/// Between two tries while buildkitd boots; doubles up to the second.
-const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// The first pause between two tries while buildkitd boots. Each pause is twice as long as the one before.
+const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// The longest pause between two tries.
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// One try to connect.
+/// How long one try to connect may take.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often a request moves to a new connection before it was sent on the old one.
+/// How often a request may move to a new connection when it could not be sent on the old one.
 const MAX_MOVES: usize = 3;
 
-/// The answers to remora's own calls are small.
+/// The largest answer to a call of remora's own. These answers are small.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
 /// Why there is no response.
 #[derive(Debug)]
-pub(crate) enum SendError {
-    /// buildkitd cannot be reached or went away.
+pub(super) enum SendError {
+    /// The peer cannot be reached, or has gone away.
     Unavailable(Status),
-    /// buildkitd reset this one call.
+    /// The peer reset this one call.
     Reset(hyper::Error),
 }
 
@@ -46,7 +49,7 @@ pub(crate) enum SendError {
 enum Peer {
     /// buildkitd, which is dialled.
     Buildkitd(Address),
-    /// A build's client, through its session: that connection is the only one.
+    /// A build's client, through its session. There is no other connection to it.
     Session,
 }
 
@@ -64,29 +67,30 @@ impl std::fmt::Display for Peer {
 pub(crate) struct Upstream {
     peer: Peer,
     shutdown: Shutdown,
-    /// Whether the connection closes when the endpoints do, and not with the last call on it.
-    until_drain: bool,
+    /// Whether the connection is kept until the endpoints close, and not only as long as its calls.
+    until_closing: bool,
     current: Mutex<Option<SendRequest<RequestBody>>>,
 }
 
 impl Upstream {
     /// For the calls of one client.
     pub(crate) fn for_client(buildkitd: Address, shutdown: Shutdown) -> Self {
-        Self { peer: Peer::Buildkitd(buildkitd), shutdown, until_drain: false, current: Mutex::default() }
+        Self { peer: Peer::Buildkitd(buildkitd), shutdown, until_closing: false, current: Mutex::default() }
     }
 
     /// For remora's own calls.
     pub(crate) fn for_management(buildkitd: Address, shutdown: Shutdown) -> Self {
-        Self { peer: Peer::Buildkitd(buildkitd), shutdown, until_drain: true, current: Mutex::default() }
+        Self { peer: Peer::Buildkitd(buildkitd), shutdown, until_closing: true, current: Mutex::default() }
     }
 
     /// For calls through a session.
     pub(crate) fn for_session(sender: SendRequest<RequestBody>, shutdown: Shutdown) -> Self {
-        Self { peer: Peer::Session, shutdown, until_drain: false, current: Mutex::new(Some(sender)) }
+        Self { peer: Peer::Session, shutdown, until_closing: false, current: Mutex::new(Some(sender)) }
     }
 
-    /// Sends a request, waiting up to `patience` for buildkitd to be there; not where a client has lost it.
-    pub(crate) async fn send(&self, mut request: Request<RequestBody>, patience: Duration) -> Result<Response<Incoming>, SendError> {
+    /// Sends a request, and waits up to `patience` for buildkitd to be there. A client that has lost its connection to
+    /// buildkitd does not wait.
+    pub(super) async fn send(&self, mut request: Request<RequestBody>, patience: Duration) -> Result<Response<Incoming>, SendError> {
         for _ in 0..MAX_MOVES {
             let mut connection = self.connection(patience).await.map_err(SendError::Unavailable)?;
             match connection.try_send_request(request).await {
@@ -104,7 +108,7 @@ impl Upstream {
         Err(SendError::Unavailable(self.broken(&"connections close as soon as they are made")))
     }
 
-    /// A unary call of remora's own, of which only the status matters.
+    /// Makes a unary call of remora's own, of whose answer only the status matters.
     pub(crate) async fn call(&self, path: &'static str, message: &[u8], patience: Duration) -> Result<(), Status> {
         let frame = message::frame(message).ok_or_else(|| Status::internal("message over 4 GiB"))?;
         let mut request = Request::post(format!("http://buildkitd{path}"))
@@ -140,11 +144,11 @@ impl Upstream {
             return Ok(open.clone());
         }
         let Peer::Buildkitd(address) = &self.peer else { return Err(self.broken("it has left its session")) };
-        // A client that had buildkitd and lost it is told so at once, as it would be without remora: what it
-        // still wants to send before it ends (its traces, for one) has nobody to wait for.
-        let lost = current.is_some() && !self.until_drain;
+        // A client that has lost buildkitd is told so at once, as it would be without remora. What it still wants to
+        // send before it ends, such as its traces, does not wait for another buildkitd.
+        let lost = current.is_some() && !self.until_closing;
         let deadline = if lost { Instant::now() } else { deadline };
-        let mut pause = RETRY_PAUSES.0;
+        let mut pause = FIRST_RETRY_PAUSE;
         loop {
             match self.dial(address).await {
                 Ok(connection) => return Ok(current.insert(connection).clone()),
@@ -152,7 +156,7 @@ impl Upstream {
                 Err(error) => {
                     tracing::debug!(buildkitd.address = %address, %error, "buildkitd is not there yet");
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_PAUSES.1);
+                    pause = (pause * 2).min(MAX_RETRY_PAUSE);
                 }
             }
         }
@@ -178,9 +182,10 @@ impl Upstream {
     }
 
     fn end(&self) -> impl Future<Output = ()> + Send + 'static {
-        let (shutdown, until_drain) = (self.shutdown.clone(), self.until_drain);
+        let shutdown = self.shutdown.clone();
+        let until_closing = self.until_closing;
         async move {
-            if until_drain {
+            if until_closing {
                 shutdown.closing().await;
             } else {
                 std::future::pending::<()>().await;
@@ -192,8 +197,8 @@ impl Upstream {
         Status::unavailable(format!("remora cannot reach {}: {error}", self.peer))
     }
 
-    /// The status of a call that buildkitd left without an end.
-    pub(crate) fn broken(&self, why: &(impl std::fmt::Display + ?Sized)) -> Status {
+    /// The status of a call that the peer left without an end.
+    pub(super) fn broken(&self, why: &(impl std::fmt::Display + ?Sized)) -> Status {
         Status::unavailable(format!("remora lost the connection to {}: {why}", self.peer))
     }
 }
@@ -209,8 +214,8 @@ async fn connect(address: &Address) -> io::Result<Connection> {
     }
 }
 
-/// Whether the peer reset one stream, and not the connection broke.
-pub(crate) fn is_reset(error: &hyper::Error) -> bool {
+/// Whether the peer reset one stream. Otherwise the connection broke.
+pub(super) fn is_reset(error: &hyper::Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<h2::Error>() {

@@ -41,7 +41,7 @@ impl RecordedCall {
         Self { uri: head.uri.clone(), headers, message, results: ResultIds::new() }
     }
 
-    /// The call with the ids that its answer named.
+    /// The same call, with the ids that its answer named.
     pub(super) fn with_answer(mut self, answer: &[u8]) -> Result<Self, Malformed> {
         self.results = result_ids(answer)?;
         Ok(self)

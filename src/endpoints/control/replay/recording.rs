@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::outputs::Outputs;
 use super::recorded_call::RecordedCall;
 
-/// Bytes kept of one build. Most builds need some KiB: the files of their context do not come in these calls.
+/// Bytes that are kept of one build. Most builds need some KiB: the files of their context do not come in these calls.
 const MAX_BYTES: usize = 4 << 20;
 
 /// The calls of one build; nothing where they cannot be repeated.

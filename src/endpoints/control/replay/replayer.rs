@@ -54,7 +54,7 @@ pub(crate) struct FirstRun<'a> {
 }
 
 impl Replayer {
-    /// Calls go through `proxy`.
+    /// A replayer whose calls go through `proxy`.
     pub(crate) fn new(proxy: Proxy, metrics: Metrics) -> Self {
         Self { proxy, metrics }
     }
@@ -123,8 +123,8 @@ impl Replayer {
     }
 
     /// What follows on a stream of a build's progress when its first run is over: a notice, and the stream of the
-    /// second run, asked for with the `uri` and the `headers` of the first. `find` looks the build up at that time, since its
-    /// progress may be asked for before it begins.
+    /// second run, asked for with the `uri` and the `headers` of the first. `find` looks the build up at that time,
+    /// since its progress may be asked for before it begins.
     pub(crate) fn follow_up(
         &self,
         upstream: &Arc<Upstream>,

@@ -25,16 +25,16 @@ pub(crate) struct Replay {
 /// Whether a second run follows the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum SecondRun {
-    /// None does.
+    /// No run follows.
     No,
-    /// That is known when the first run is over.
+    /// That is not known before the first run is over.
     Undecided,
-    /// One does, under this reference.
+    /// One follows, under this reference.
     Under(String),
 }
 
 impl Replay {
-    /// For a build with these promises. It is not run again before its first call has been recorded.
+    /// The replay of a build with these promises. Nothing is recorded yet, so that the build would not be run again.
     pub(crate) fn new(promises: Arc<Promises>) -> Self {
         Self { promises, recording: Recording::default(), second_run: watch::Sender::new(SecondRun::No) }
     }

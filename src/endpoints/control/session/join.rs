@@ -41,7 +41,7 @@ const CONTENT_METHODS: [&str; 9] = ["Abort", "Delete", "Info", "List", "ListStat
 /// a request.
 pub type SessionContent = Arc<dyn Fn() -> Routes + Send + Sync>;
 
-/// Stands in sessions.
+/// Serves the sessions in whose middle remora stands.
 pub(crate) struct Sessions {
     content: SessionContent,
     keyring: Keyring,
@@ -51,7 +51,7 @@ pub(crate) struct Sessions {
     max_streams: u32,
 }
 
-/// What it takes to stand in sessions.
+/// What that takes.
 pub(crate) struct SessionsParts {
     /// Answers the calls that name a store of remora's own.
     pub(crate) content: SessionContent,
@@ -85,7 +85,7 @@ pub(crate) fn session_id(headers: &HeaderMap) -> String {
 }
 
 impl Sessions {
-    /// No session is joined yet.
+    /// Serves sessions with these parts.
     pub(crate) fn new(parts: SessionsParts) -> Self {
         let SessionsParts { content, keyring, proxy, admission, shutdown, max_streams } = parts;
         Self { content, keyring, proxy, admission, shutdown, max_streams }
@@ -117,7 +117,7 @@ impl Sessions {
             if let Err(error) = sessions.run(ends).await {
                 tracing::debug!(%error, "a session broke");
             }
-            // Until here, caches may be sent through the session.
+            // Only until here may a build send its cache through the session.
             drop(joined);
         });
         Ok(Response::from_parts(head, ResponseBody::tunnel(outgoing, call)))

@@ -34,7 +34,7 @@ pub(super) struct SessionTransport {
 }
 
 impl SessionTransport {
-    /// Caches are read from and published to `cache`.
+    /// A transport that reads caches from `cache` and publishes them there.
     pub(super) fn new(cache: Cache, proxy: Proxy, metrics: Metrics) -> Self {
         Self { cache, proxy, metrics }
     }

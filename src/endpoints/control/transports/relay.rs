@@ -3,11 +3,11 @@
 use crate::auth::IssuedGrant;
 use crate::endpoints::control::options::{Attrs, CacheEntry, Target};
 
-/// What a client may send and buildkitd never sees, or has no use for.
+/// Attributes that a client may send and buildkitd does not get: it must not see them, or has no use for them.
 const DROPPED: [&str; 5] = ["access_key_id", "secret_access_key", "session_token", "endpoint_url", "durability"];
 
-/// The attributes for buildkitd. What is not about place or identity (`mode`, `ignore-error`,
-/// `compression`, anything that a later version adds) stays.
+/// The entry for buildkitd. Attributes that are not about place or identity (`mode`, `ignore-error`, `compression`,
+/// anything that a later version adds) stay.
 pub(crate) fn rewrite(attrs: &Attrs, target: &Target, endpoint_url: &str, grant: &IssuedGrant) -> CacheEntry {
     let mut rewritten = attrs.clone();
     rewritten.retain(|key, _| !DROPPED.contains(&key.as_str()));

@@ -26,8 +26,8 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    /// Chooses as `transport` says. `management` is remora's own connection to buildkitd,
-    /// which is waited for up to `patience`.
+    /// Chooses as `transport` says. `management` is remora's own connection to buildkitd, which is waited for up to
+    /// `patience`.
     pub(crate) fn new(transport: Transport, advertise: Option<String>, management: Arc<Upstream>, patience: Duration) -> Self {
         Self { transport, advertise, probe: Probe::new(management, patience) }
     }

@@ -55,7 +55,7 @@ pub(crate) struct Outgoing {
     trailers: Option<HeaderMap>,
 }
 
-/// A writing end, and the body that carries what is written; a response needs trailers.
+/// A writing end, and the body that carries what is written. The body of a response needs trailers.
 pub(crate) fn writer(trailers: Option<HeaderMap>) -> (Writer, Outgoing) {
     let (sender, messages) = mpsc::channel(QUEUED_MESSAGES);
     (Writer(sender), Outgoing { messages, trailers })
@@ -85,7 +85,7 @@ impl<B> Tunnel<B> {
         Poll::Ready(Ok(()))
     }
 
-    /// Begins a message, in the memory of the oldest one where that has gone.
+    /// Begins a message. Where the oldest one has been sent, its memory is used again.
     fn begin_message(&mut self) {
         if self.sent.len() >= REUSED_MESSAGES {
             self.message = self.sent.pop_front().and_then(|oldest| oldest.try_into_mut().ok()).unwrap_or_default();

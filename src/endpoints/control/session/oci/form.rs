@@ -10,7 +10,7 @@ use super::model::{CONFIG_TYPE, Descriptor, EXTRA, MalformedOci, OciManifest, ZE
 use crate::cache::{CacheConfig, LayerAnnotations};
 use crate::types::Digest;
 
-/// The OCI form: two documents, named by their digests.
+/// The OCI form of a cache: two documents, named by their digests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OciForm {
     /// The image manifest.
@@ -54,7 +54,7 @@ impl OciForm {
     }
 }
 
-/// BuildKit's S3 client writes times in UTC, whatever the descriptor's zone.
+/// A time as BuildKit's S3 client writes it: in UTC, whatever the descriptor's zone.
 fn utc(time: Option<&str>) -> Result<String, MalformedOci> {
     let Some(text) = time else { return Ok(ZERO_TIME.to_owned()) };
     OffsetDateTime::parse(text, &Rfc3339)

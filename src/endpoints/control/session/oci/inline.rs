@@ -1,9 +1,9 @@
 //! Large cache manifests, in the form of an inline cache.
 //!
-//! BuildKit's importer takes no OCI cache manifest and no cache config above 1 MiB. For inline caches it has
-//! no such limit: they are images in an index, each with its records in its config (`importInlineCache` in
-//! `cache/remotecache/import.go`, v0.33). The layers of an image are one chain there, so a result names all
-//! of its layers in place of the topmost.
+//! BuildKit's importer takes no OCI cache manifest and no cache config above 1 MiB. It has no such limit for inline
+//! caches, which are images in an index, each with its records in its config (`importInlineCache` in
+//! `cache/remotecache/import.go`, v0.33). There the layers of an image are one chain, so a result names all of its
+//! layers and not only the topmost.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -15,8 +15,8 @@ use crate::cache::{CacheConfig, CacheRecord, ChainedResult, Layer};
 
 const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 const IMAGE_CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
-/// Layers that the results of a cache may name together: what bounds the memory that this takes. 20,000
-/// results of 128 layers each stay below it.
+/// How many layers the results of a cache may name together, which bounds the memory that this takes. 20,000 results of
+/// 128 layers each stay below it.
 const MAX_NAMED_LAYERS: usize = 4 << 20;
 
 /// An image config, as far as the importer reads it.
@@ -26,7 +26,7 @@ struct ImageConfig {
     /// The records as JSON, in base64.
     #[serde(rename = "moby.buildkit.cache.v0")]
     cache: String,
-    /// One entry a layer. The times are in the descriptors already.
+    /// One entry for each layer. It is empty: the times are in the descriptors already.
     history: Vec<HistoryEntry>,
 }
 
@@ -73,7 +73,7 @@ fn chained(config: CacheConfig) -> Result<Vec<CacheRecord>, MalformedOci> {
     Ok(records)
 }
 
-/// A layer with all below it, the lowest first; `room` for so many.
+/// A layer with all layers below it, the lowest first. There is room for `room` layers.
 fn chain(layers: &[Layer], top: i64, room: usize) -> Result<Vec<i64>, MalformedOci> {
     let mut chain = Vec::new();
     let mut next = top;
