@@ -1,21 +1,79 @@
-//! One build that runs.
+//! The builds that run, and the register that they are found in. The two stand together: a build takes itself out of the
+//! register when it ends.
 
+use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
+use http::HeaderMap;
 use tokio::sync::OnceCell;
 use tonic::Code;
 
-use super::register::Builds;
 use super::summary::{BuildRecord, summary};
-use crate::auth::{BuildGuard, GrantRequest, IssuedGrant};
+use crate::auth::{BuildGuard, GrantRequest, IssuedGrant, Keyring};
 use crate::endpoints::control::admission::Admitted;
+use crate::endpoints::control::options::BUILD_ID;
 use crate::endpoints::control::replay::Replay;
 use crate::endpoints::control::session::{SessionCaches, SessionGrant};
 use crate::endpoints::control::transports::Route;
-use crate::metrics::Transport;
+use crate::metrics::{Metrics, Transport};
 use crate::types::Usage;
+
+/// All builds that run now.
+#[derive(Debug)]
+pub(crate) struct Builds {
+    keyring: Keyring,
+    metrics: Metrics,
+    running: Mutex<HashMap<String, Weak<Build>>>,
+}
+
+impl Builds {
+    /// Grants of builds come from `keyring`.
+    pub(crate) fn new(keyring: Keyring, metrics: Metrics) -> Self {
+        Self { keyring, metrics, running: Mutex::default() }
+    }
+
+    /// A build begins. Every build is registered, with or without cache options: its later gateway calls may carry
+    /// some where this one has none, and it may share steps with builds beside it.
+    pub(crate) fn begin(self: &Arc<Self>, reference: &str, session: &str, admitted: Admitted) -> Arc<Build> {
+        let build = Arc::new(Build::begin(Arc::clone(self), reference, session, admitted));
+        self.metrics.builds().change_running(1);
+        self.running().insert(reference.to_owned(), Arc::downgrade(&build));
+        build
+    }
+
+    /// The running build of a reference.
+    pub(crate) fn find(&self, reference: &str) -> Option<Arc<Build>> {
+        self.running().get(reference)?.upgrade()
+    }
+
+    /// The running build that a gateway call belongs to.
+    pub(crate) fn of_gateway_call(&self, headers: &HeaderMap) -> Option<Arc<Build>> {
+        self.find(headers.get(BUILD_ID)?.to_str().ok()?)
+    }
+
+    /// The replays of all builds that run now.
+    pub(crate) fn replays(&self) -> Vec<Arc<Replay>> {
+        // The register is unlocked again before a build can be dropped: a build that ends takes itself out of it.
+        let builds: Vec<Arc<Build>> = self.running().values().filter_map(Weak::upgrade).collect();
+        builds.iter().map(|build| Arc::clone(build.replay())).collect()
+    }
+
+    /// A build of this reference is over.
+    fn end(&self, reference: &str) {
+        self.metrics.builds().change_running(-1);
+        let mut running = self.running();
+        // Another build with the same reference may have begun since.
+        if running.get(reference).is_some_and(|build| build.strong_count() == 0) {
+            running.remove(reference);
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Weak<Build>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// A build, from its `Control/Solve` to that call's end.
 #[derive(Debug)]
@@ -35,8 +93,8 @@ pub(crate) struct Build {
 }
 
 impl Build {
-    pub(super) fn begin(builds: Arc<Builds>, reference: &str, session: &str, admitted: Admitted) -> Self {
-        let keyring = builds.keyring();
+    fn begin(builds: Arc<Builds>, reference: &str, session: &str, admitted: Admitted) -> Self {
+        let keyring = &builds.keyring;
         let grants = keyring.begin_build(reference);
         Self {
             reference: reference.to_owned(),
@@ -57,7 +115,7 @@ impl Build {
     pub(crate) async fn route(&self, choose: impl Future<Output = Route>) -> &Route {
         let chosen = async {
             let route = choose.await;
-            self.builds.metrics().builds().begun(match route {
+            self.builds.metrics.builds().begun(match route {
                 Route::Relay(_) => Transport::Relay,
                 Route::Session => Transport::Session,
             });
@@ -69,13 +127,13 @@ impl Build {
     /// A grant for one of its cache entries, for the relay.
     pub(crate) fn grant(&self, request: &GrantRequest<'_>) -> Option<IssuedGrant> {
         self.record().record_use(request);
-        self.builds.keyring().issue(&self.reference, request)
+        self.builds.keyring.issue(&self.reference, request)
     }
 
     /// A grant for one of its cache entries, for the session transport. It has room for documents of so many bytes.
     pub(crate) fn session_grant(&self, request: &GrantRequest<'_>, max_document_bytes: u64) -> Option<SessionGrant> {
         self.record().record_use(request);
-        let keyring = self.builds.keyring();
+        let keyring = &self.builds.keyring;
         let issued = keyring.issue_for_session(&self.reference, request, max_document_bytes)?;
         let grant = keyring.lookup(&issued.access_key_id).ok()?.grant;
         Some(SessionGrant { access_key_id: issued.access_key_id, grant })

@@ -5,8 +5,6 @@
 //! its grants end, and one line about its cache leaves for the log.
 
 mod build;
-mod register;
 mod summary;
 
-pub(super) use build::Build;
-pub(super) use register::Builds;
+pub(super) use build::{Build, Builds};

@@ -11,6 +11,7 @@
 
 use super::attrs::Attrs;
 use super::entry::{self, EntryId, FoundEntry};
+use super::error::MalformedOptions;
 use super::json::{self, Element};
 use super::solve_call::SolveCall;
 use crate::auth::Purpose;
@@ -36,17 +37,6 @@ pub(super) enum Place<'a> {
     Entry(EntryId, &'a [u8]),
     /// A list of entries as JSON.
     List(Vec<Element>),
-}
-
-/// Why no entries were found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum MalformedOptions {
-    /// The message is no protobuf.
-    #[error(transparent)]
-    Protobuf(#[from] Malformed),
-    /// `cache-imports` is not a list of cache entries.
-    #[error("malformed cache-imports: want a JSON list of {{\"Type\": string, \"Attrs\": {{string: string}}}}")]
-    Json,
 }
 
 const CACHE_IMPORTS: &[u8] = b"cache-imports";

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::attrs::Attrs;
 use super::entry::{CacheEntry, EntryId};
-use super::find::MalformedOptions;
+use super::error::MalformedOptions;
 
 /// One element of the list.
 #[derive(Debug)]

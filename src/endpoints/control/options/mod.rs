@@ -7,6 +7,7 @@
 
 mod attrs;
 mod entry;
+mod error;
 mod find;
 mod json;
 mod solve_call;

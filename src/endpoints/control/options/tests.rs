@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::find::MalformedOptions;
+use super::error::MalformedOptions;
 use super::*;
 use crate::auth::Purpose;
 use crate::endpoints::control::grpc::wire::{self, Malformed};

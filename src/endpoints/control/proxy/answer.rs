@@ -5,7 +5,7 @@ use http::{HeaderMap, Response, response};
 use http_body_util::BodyExt as _;
 use tonic::{Code, Status};
 
-use super::body::ResponseBody;
+use super::response_body::ResponseBody;
 use crate::endpoints::control::grpc::{message, status};
 
 /// An answer to read, to change or to send on.

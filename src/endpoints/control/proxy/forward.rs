@@ -15,8 +15,9 @@ use hyper::body::Incoming;
 use tonic::{Code, Status};
 
 use super::answer::Answer;
-use super::body::{RequestBody, ResponseBody};
 use super::call::Call;
+use super::request_body::RequestBody;
+use super::response_body::ResponseBody;
 use super::upstream::{SendError, Upstream};
 use crate::endpoints::control::grpc::message::{ReadError, Unary};
 use crate::endpoints::control::grpc::status;

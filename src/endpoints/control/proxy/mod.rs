@@ -5,13 +5,15 @@
 //! it ends. What the calls mean is for the rooms above.
 
 mod answer;
-mod body;
 mod call;
 mod forward;
+mod request_body;
+mod response_body;
 mod upstream;
 
 pub(super) use answer::Answer;
-pub(super) use body::{BodyError, RequestBody, ResponseBody};
 pub(super) use call::Call;
 pub(super) use forward::{Answered, Proxy, UnaryCall, refuse};
+pub(super) use request_body::RequestBody;
+pub(super) use response_body::{BodyError, ResponseBody};
 pub(super) use upstream::Upstream;

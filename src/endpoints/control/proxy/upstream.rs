@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::body::RequestBody;
+use super::request_body::RequestBody;
 use crate::endpoints::Connection;
 use crate::endpoints::control::grpc::{batched, limits, message, status};
 use crate::shutdown::Shutdown;
