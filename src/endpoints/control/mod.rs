@@ -42,7 +42,7 @@ use client::{EntryDecider, Rooms};
 use progress::Progress;
 use proxy::{Proxy, Upstream};
 use replay::Replayer;
-use session::{SessionTransport, Sessions, SessionsParts};
+use session::{Publisher, SessionEntries, Sessions, SessionsParts};
 use transports::Router;
 
 pub use session::SessionContent;
@@ -97,13 +97,13 @@ impl Control {
         let router = Arc::new(Router::new(config.transport, config.advertise, Arc::clone(&management), config.connect_timeout));
         let admission = Arc::new(Admission::new(shutdown.clone()));
         let stores = cache.stores().clone();
-        let session_transport = Arc::new(SessionTransport::new(cache, proxy.clone(), metrics.clone()));
+        let publisher = Publisher::new(cache.clone(), proxy.clone(), metrics.clone());
         let decider = EntryDecider {
             stores,
             durability: config.durability,
             router: Arc::clone(&router),
             admission: Arc::clone(&admission),
-            session_transport: Arc::clone(&session_transport),
+            session_entries: SessionEntries::new(cache),
         };
         let sessions = Sessions::new(SessionsParts {
             content,
@@ -119,7 +119,7 @@ impl Control {
             router,
             builds: Arc::new(Builds::new(keyring, metrics.clone())),
             decider,
-            session_transport,
+            publisher,
             sessions: Arc::new(sessions),
             replayer: Replayer::new(proxy.clone(), metrics),
             progress: Arc::new(Progress::default()),

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::endpoints::control::admission::Admission;
 use crate::endpoints::control::builds::Build;
 use crate::endpoints::control::options::{CacheEntry, Decision, FoundEntry, Refusal, Target};
-use crate::endpoints::control::session::SessionTransport;
+use crate::endpoints::control::session::SessionEntries;
 use crate::endpoints::control::transports::{Route, Router, relay};
 use crate::store::Stores;
 use crate::types::Durability;
@@ -29,7 +29,7 @@ pub(crate) struct EntryDecider {
     /// Knows which sessions are joined.
     pub(crate) admission: Arc<Admission>,
     /// Makes the entries for the session.
-    pub(crate) session_transport: Arc<SessionTransport>,
+    pub(crate) session_entries: SessionEntries,
 }
 
 impl EntryDecider {
@@ -68,8 +68,8 @@ impl EntryDecider {
         match build.route(Box::pin(self.router.choose(build.reference()))).await {
             Route::Relay(url) => Some(relay::rewrite(&found.attrs, target, url, &build.grant(&request)?)),
             Route::Session if self.admission.wait_until_joined(build.session()).await => {
-                let grant = build.session_grant(&request, self.session_transport.max_document_bytes())?;
-                let entry = self.session_transport.entry(build.session_caches(), grant, found.purpose, &found.attrs, target);
+                let grant = build.session_grant(&request, self.session_entries.max_document_bytes())?;
+                let entry = self.session_entries.entry(build.session_caches(), grant, found.purpose, &found.attrs, target);
                 Box::pin(entry).await
             }
             Route::Session => {

@@ -17,7 +17,7 @@ use crate::endpoints::control::builds::Builds;
 use crate::endpoints::control::progress::Progress;
 use crate::endpoints::control::proxy::{Proxy, Upstream};
 use crate::endpoints::control::replay::Replayer;
-use crate::endpoints::control::session::{SessionTransport, Sessions};
+use crate::endpoints::control::session::{Publisher, Sessions};
 use crate::endpoints::control::transports::Router;
 use crate::shutdown::Shutdown;
 
@@ -41,7 +41,7 @@ pub(super) struct Rooms {
     pub(super) router: Arc<Router>,
     pub(super) builds: Arc<Builds>,
     pub(super) decider: EntryDecider,
-    pub(super) session_transport: Arc<SessionTransport>,
+    pub(super) publisher: Publisher,
     pub(super) sessions: Arc<Sessions>,
     pub(super) replayer: Replayer,
     pub(super) progress: Arc<Progress>,

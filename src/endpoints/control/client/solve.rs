@@ -136,7 +136,7 @@ impl Client {
             on_end: Box::new(move |code| ending.record_code(code)),
         };
         let response = self.rooms.replayer.replay_if_lost(first, response).await;
-        self.rooms.session_transport.publish(build.session_caches(), response).await
+        self.rooms.publisher.publish(build.session_caches(), response).await
     }
 
     /// Records a gateway call with its answer, which the second run of its build needs.

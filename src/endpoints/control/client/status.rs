@@ -37,6 +37,6 @@ impl Client {
             let find = move || builds.find(&build).map(|build| Arc::clone(build.replay()));
             rooms.replayer.follow_up(&self.upstream, uri, headers, find)
         });
-        Ok(rooms.progress.named(reference, response, follow_up))
+        Ok(progress::named(Arc::clone(&rooms.progress), reference, response, follow_up))
     }
 }

@@ -10,7 +10,7 @@ mod traces;
 mod vertex;
 
 pub(super) use names::Progress;
-pub(super) use stream::uncompressed;
+pub(super) use stream::{named, uncompressed};
 pub(super) use traces::{EXPORT_TRACES, masked};
 
 /// The path of the call by which clients follow a build.

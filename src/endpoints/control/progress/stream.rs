@@ -63,20 +63,17 @@ pub(crate) fn uncompressed(mut head: Parts, unary: Unary) -> Request<RequestBody
     RequestBody::in_place(head, frame)
 }
 
-impl Progress {
-    /// The response to a `Status` call, with the vertexes of the build `reference` named, and behind it what
-    /// `follow_up` finds.
-    pub(crate) fn named(
-        self: &Arc<Self>,
-        reference: String,
-        response: Response<ResponseBody>,
-        follow_up: Option<FollowUp>,
-    ) -> Response<ResponseBody> {
-        let progress = Arc::clone(self);
-        let next = follow_up.map_or(NextStream::No, NextStream::Later);
-        let named = |inner| NamedStream { inner, messages: Messages::default(), last: None, progress, reference, next };
-        response.map(|inner| ResponseBody::boxed(named(inner)))
-    }
+/// The response to a `Status` call, with the vertexes of the build `reference` named as `progress` says, and behind it
+/// what `follow_up` finds.
+pub(crate) fn named(
+    progress: Arc<Progress>,
+    reference: String,
+    response: Response<ResponseBody>,
+    follow_up: Option<FollowUp>,
+) -> Response<ResponseBody> {
+    let next = follow_up.map_or(NextStream::No, NextStream::Later);
+    let stream = |inner| NamedStream { inner, messages: Messages::default(), last: None, progress, reference, next };
+    response.map(|inner| ResponseBody::boxed(stream(inner)))
 }
 
 impl Body for NamedStream {

@@ -2,10 +2,10 @@
 
 use futures_util::FutureExt as _;
 
-use super::SessionTransport;
 use super::caches::{SessionCaches, SessionExport, SessionGrant};
 use super::import::import;
 use crate::auth::Purpose;
+use crate::cache::Cache;
 use crate::endpoints::control::options::{Attrs, CacheEntry, Target};
 
 /// What the attributes of `type=s3` say that `type=local` has no use for, or that buildkitd must not see.
@@ -37,7 +37,18 @@ pub(super) fn access_key_id(store_id: &str) -> Option<&str> {
     store_id.strip_prefix("local:")?.strip_prefix(STORE_PREFIX)
 }
 
-impl SessionTransport {
+/// Makes the entries for sessions.
+#[derive(Debug)]
+pub(crate) struct SessionEntries {
+    cache: Cache,
+}
+
+impl SessionEntries {
+    /// Imports are read from `cache`.
+    pub(crate) fn new(cache: Cache) -> Self {
+        Self { cache }
+    }
+
     /// Bytes of documents that one entry may hold: a manifest, and its OCI form beside it.
     pub(crate) fn max_document_bytes(&self) -> u64 {
         self.cache.settings().max_manifest_bytes.saturating_mul(2)

@@ -2,8 +2,8 @@
 //!
 //! A `Control/Session` call enters, and remora stands between its two ends ([`Sessions`]), where it answers
 //! buildkitd's calls for content stores of its own. A `type=s3` cache entry enters, and leaves as a `type=local`
-//! entry that names such a store ([`SessionTransport`]). What a build exported there is published when the build has
-//! succeeded.
+//! entry that names such a store ([`SessionEntries`]). What a build exported there is published when the build has
+//! succeeded ([`Publisher`]).
 //!
 //! `dest` and `src` of the entry name the store by the id of a grant made for this build: nobody can guess it, and
 //! whichever connection a call comes by, it is known what the call may do. BuildKit's local importer wants the digest
@@ -17,25 +17,8 @@ mod join;
 pub(super) mod oci;
 mod publish;
 
-use crate::cache::Cache;
-use crate::endpoints::control::proxy::Proxy;
-use crate::metrics::Metrics;
-
 pub(super) use caches::{SessionCaches, SessionGrant};
+pub(super) use entry::SessionEntries;
 pub use join::SessionContent;
 pub(super) use join::{SESSION, Sessions, SessionsParts, session_id};
-
-/// Turns cache entries into entries for the session, and publishes what was exported.
-#[derive(Debug)]
-pub(super) struct SessionTransport {
-    cache: Cache,
-    proxy: Proxy,
-    metrics: Metrics,
-}
-
-impl SessionTransport {
-    /// A transport that reads caches from `cache` and publishes them there.
-    pub(super) fn new(cache: Cache, proxy: Proxy, metrics: Metrics) -> Self {
-        Self { cache, proxy, metrics }
-    }
-}
+pub(super) use publish::Publisher;

@@ -4,19 +4,32 @@ use bytes::Bytes;
 use http::Response;
 use tonic::{Code, Status};
 
-use super::SessionTransport;
 use super::caches::{SessionCaches, SessionExport};
 use super::oci::{MalformedOci, OciForm};
-use crate::cache::{self, Condition, outage};
+use crate::cache::{self, Cache, Condition, outage};
 use crate::endpoints::control::grpc::wire::{self, Edit, Malformed};
 use crate::endpoints::control::grpc::{message, status};
-use crate::endpoints::control::proxy::ResponseBody;
+use crate::endpoints::control::proxy::{Proxy, ResponseBody};
+use crate::metrics::Metrics;
 use crate::types::{Digest, Documents, Grant, ManifestName};
 
 /// The key of an exporter's answer that names the manifest.
 const ANSWER_KEY: &[u8] = b"cache.manifest";
 
-impl SessionTransport {
+/// Publishes exports.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    cache: Cache,
+    proxy: Proxy,
+    metrics: Metrics,
+}
+
+impl Publisher {
+    /// Manifests are published in `cache`; answers are read through `proxy`.
+    pub(crate) fn new(cache: Cache, proxy: Proxy, metrics: Metrics) -> Self {
+        Self { cache, proxy, metrics }
+    }
+
     /// Publishes what a build that ended with `response` exported, where it has succeeded. The client learns of the
     /// build's end after that, and nothing of the documents.
     pub(crate) async fn publish(&self, caches: &SessionCaches, response: Response<ResponseBody>) -> Response<ResponseBody> {
