@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use time::OffsetDateTime;
 
-use super::receive::check_digest;
-use super::versions::Standing;
+use super::known::trust::Standing;
+use super::write::receive::check_digest;
 use super::{Cache, Error, Incoming, Outgoing, Result, layout};
 use crate::store::{self, Condition, GuardedStore, Object};
 use crate::transfer::{Payload, SINGLE_PUT_BYTES};

@@ -5,42 +5,24 @@
 //! to a build without what was lost since. Every
 //! call carries a [`Grant`](crate::types::Grant), and nothing here knows gRPC, S3 or HTTP.
 
-mod ahead;
+mod background;
 mod blobs;
-mod config;
 mod disk;
+mod document;
 mod error;
-mod fetch;
-mod graph;
-mod hits;
 mod ingests;
-mod joined;
 mod journal;
+mod known;
 mod labels;
 pub mod layout;
 mod locks;
-mod lookup;
 mod manifests;
-mod merge;
 mod objects;
-mod opened;
 pub mod outage;
-mod presence;
-mod prune;
-mod publish;
-mod read_ahead;
-mod receive;
-mod recent;
-mod reuse;
-mod sequence;
-mod spool;
+mod read;
 mod status;
-mod streamed;
-mod through;
 mod uploads;
-mod verify;
-mod versions;
-mod vouch;
+mod write;
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -57,17 +39,19 @@ use crate::transfer::{Budget, Downloads, MultipartUploads};
 use crate::types::{Denied, Grant};
 
 pub use blobs::{BlobInfo, BlobRead};
-pub use config::{CacheConfig, CacheInput, CacheRecord, CacheResult, ChainedResult, Layer, LayerAnnotations, MalformedConfig};
 pub use disk::DiskSettings;
+pub use document::cache_config::{
+    CacheConfig, CacheInput, CacheRecord, CacheResult, ChainedResult, Layer, LayerAnnotations, MalformedConfig,
+};
+pub use document::merge::{MergeLimits, Merged, StoredConfig};
+pub use document::strip::Pruned;
 pub use error::{Error, Result};
 pub use ingests::{Ingest, IngestStatus};
 pub use journal::JournalStatus;
 pub use labels::Labelled;
+pub use manifests::MergeRules;
 pub use manifests::{Manifest, ManifestInfo};
-pub use merge::{MergeLimits, Merged, StoredConfig};
 pub use objects::{ObjectInfo, ObjectPage};
-pub use prune::Pruned;
-pub use publish::MergeRules;
 pub use status::{CacheStatus, SpoolStatus};
 pub use uploads::{NewPart, UploadId, UploadedPart};
 
@@ -118,20 +102,20 @@ struct Inner {
     stores: Stores,
     downloads: Downloads,
     disk: Option<Arc<disk::Disk>>,
-    read_ahead: read_ahead::ReadAhead,
-    opened: opened::Opened,
+    read_ahead: read::read_ahead::ReadAhead,
+    opened: read::opened::Opened,
     settings: Settings,
     metrics: Metrics,
-    presence: presence::Presence,
-    versions: versions::Versions,
-    publishing: publish::Publishing,
-    hits: hits::Hits,
-    touches: reuse::Touches,
+    presence: known::presence::Presence,
+    versions: known::trust::Versions,
+    publishing: manifests::publish::Publishing,
+    hits: known::hits::Hits,
+    touches: write::reuse::Touches,
     /// Manifests whose blobs are being looked up for an exporter.
     ahead: locks::Locks,
     ingests: ingests::Registry,
     uploads: uploads::Registry,
-    transfers: MultipartUploads,
+    transfers: Uploads,
     journal: Option<journal::Journal>,
     /// Bytes in the spool.
     spool_budget: Budget,
@@ -148,29 +132,29 @@ impl Cache {
     pub async fn open(stores: Stores, settings: Settings, metrics: Metrics, shutdown: Shutdown) -> Result<Self> {
         let spool_budget = Budget::new(settings.max_spool_bytes);
         let ingests = ingests::Registry::open(&settings, spool_budget.clone()).await?;
-        let transfers = MultipartUploads::open(settings.spool_dir.clone(), settings.upload_memory, &stores, shutdown.clone()).await?;
+        let transfers = Uploads::open(settings.spool_dir.clone(), settings.upload_memory, &stores, shutdown.clone()).await?;
         let (max_spool, journal_metrics) = (settings.max_spool_bytes, metrics.clone());
         let journal = match settings.journal_dir.clone() {
             Some(dir) => Some(journal::Journal::open(dir, spool_budget.clone(), max_spool, journal_metrics).await?),
             None => None,
         };
-        let disk = through::open_disk(&settings, &metrics, &shutdown).await;
-        let read_ahead = read_ahead::ReadAhead::new(settings.disk.as_ref());
-        let presence = presence::Presence::new(settings.presence_max_age);
+        let disk = read::disk::open_disk(&settings, &metrics, &shutdown).await;
+        let read_ahead = read::read_ahead::ReadAhead::new(settings.disk.as_ref());
+        let presence = known::presence::Presence::new(settings.presence_max_age);
         let downloads = Downloads::new(settings.transfer_memory, metrics.clone());
         Ok(Self(Arc::new(Inner {
             stores,
             downloads,
             disk,
             read_ahead,
-            opened: opened::Opened::default(),
+            opened: read::opened::Opened::default(),
             settings,
             metrics,
             presence,
-            versions: versions::Versions::default(),
-            publishing: publish::Publishing::default(),
-            hits: hits::Hits::default(),
-            touches: reuse::Touches::default(),
+            versions: known::trust::Versions::default(),
+            publishing: manifests::publish::Publishing::default(),
+            hits: known::hits::Hits::default(),
+            touches: write::reuse::Touches::default(),
             ahead: locks::Locks::default(),
             ingests,
             uploads: uploads::Registry::default(),

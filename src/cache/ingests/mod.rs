@@ -3,15 +3,17 @@
 //! An ingest outlives its writer and the process: its bytes are in the spool, its state beside them. At
 //! most one writer holds it at a time.
 
+mod early_parts;
 mod files;
 mod registry;
+mod streamed;
 mod writer;
 mod writing;
 
 use time::OffsetDateTime;
 
-use super::spool::blocking;
 use super::{Cache, Error, Result, outage};
+use crate::cache::write::spool::blocking;
 use crate::types::{Digest, Grant, Right};
 
 pub(super) use self::registry::Registry;

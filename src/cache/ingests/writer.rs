@@ -9,13 +9,13 @@ use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 
 use super::IngestStatus;
+use super::early_parts::Ahead;
 use super::registry::Name;
+use super::streamed::Streamed;
 use super::writing::Writing;
-use crate::cache::ahead::Ahead;
 use crate::cache::labels::check_labels;
-use crate::cache::receive::check_content;
-use crate::cache::spool::blocking;
-use crate::cache::streamed::Streamed;
+use crate::cache::write::receive::check_content;
+use crate::cache::write::spool::blocking;
 use crate::cache::{Cache, Error, Result, outage};
 use crate::types::{Digest, Grant, Sums};
 

@@ -9,7 +9,6 @@
 
 mod acknowledge;
 mod files;
-mod finish;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -22,8 +21,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::layout::{self, Item};
-use super::spool::blocking;
 use super::{CacheConfig, Error, Result};
+use crate::cache::write::spool::blocking;
 use crate::metrics::Metrics;
 use crate::store::{Backoff, Body};
 use crate::transfer::{Budget, Hold};
@@ -70,10 +69,10 @@ struct State {
 /// A blob or a manifest.
 #[derive(Debug)]
 pub(super) struct Entry {
-    scope: Scope,
-    item: Item,
+    pub(super) scope: Scope,
+    pub(super) item: Item,
     /// Of its bytes.
-    digest: Digest,
+    pub(super) digest: Digest,
     size: u64,
     taken: OffsetDateTime,
     /// Bucket and key.
@@ -150,7 +149,7 @@ impl Journal {
     }
 
     /// Whether nothing is left to do.
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.state().entries.is_empty()
     }
 
@@ -216,7 +215,7 @@ impl Journal {
     }
 
     /// The next entry that can be tried. Manifests of one name go in their order.
-    fn next(&self) -> Option<(u64, Arc<Entry>)> {
+    pub(super) fn next(&self) -> Option<(u64, Arc<Entry>)> {
         let (mut state, now, mut names) = (self.state(), Instant::now(), HashSet::new());
         let State { entries, places, .. } = &mut *state;
         for (id, waiting) in entries {
@@ -230,12 +229,12 @@ impl Journal {
     }
 
     /// An entry's bytes.
-    fn body(&self, id: u64, entry: &Entry) -> Body {
+    pub(super) fn body(&self, id: u64, entry: &Entry) -> Body {
         Body::File { path: files::data_path(&self.0.dir, id), offset: 0, len: entry.size }
     }
 
     /// An entry is at its end.
-    async fn remove(&self, id: u64) {
+    pub(super) async fn remove(&self, id: u64) {
         let dir = self.0.dir.clone();
         if let Err(error) = blocking(move || Ok(files::remove(&dir, id)?)).await {
             tracing::warn!(%error, "could not remove an entry of the journal; the next start finishes it again: {error}");
@@ -257,7 +256,7 @@ impl Journal {
     }
 
     /// A try has failed; there will be another.
-    fn failed(&self, id: u64, error: &Error) {
+    pub(super) fn failed(&self, id: u64, error: &Error) {
         let mut state = self.state();
         let Some(waiting) = state.entries.get_mut(&id) else { return };
         let is_passing = matches!(error, Error::Unavailable(_) | Error::Exhausted(_));
@@ -270,6 +269,11 @@ impl Journal {
             tracing::warn!(%error, "the journal cannot finish {text}; it is tried again every {REFUSED:?}");
         }
         state.last_error = Some(text);
+    }
+
+    /// Resolves when there is something new to do.
+    pub(super) async fn added(&self) {
+        self.0.added.notified().await;
     }
 
     fn show(&self, state: &State) {

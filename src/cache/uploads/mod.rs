@@ -5,6 +5,8 @@
 //! as long as there is room, and the blob goes to the journal. An upload ends with the process: S3 clients begin
 //! again, and the next start aborts what the store holds of it.
 
+mod joined;
+mod sequence;
 mod upload;
 
 use std::collections::HashMap;
@@ -12,12 +14,12 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::joined::Joined;
 use self::upload::{Completing, Known, Upload};
-use super::joined::Joined;
 use super::layout::{self, Item};
-use super::receive::check_digest;
-use super::spool::{SpoolFile, blocking};
+use super::write::receive::check_digest;
 use super::{Cache, Condition, Error, Incoming, Result};
+use crate::cache::write::spool::{SpoolFile, blocking};
 use crate::store::Body;
 use crate::transfer::Payload;
 use crate::types::{ETag, Grant, Right};

@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::cache::joined::Joined;
+use super::joined::Joined;
+use super::sequence::Sequence;
 use crate::cache::layout::Item;
-use crate::cache::sequence::Sequence;
-use crate::cache::spool::blocking;
+use crate::cache::write::spool::blocking;
 use crate::cache::{Error, Result};
 use crate::transfer::{self, Payload};
 use crate::types::{ETag, Grant, Sums};
