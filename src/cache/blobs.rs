@@ -7,7 +7,6 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use time::OffsetDateTime;
 
-use super::known::trust::Standing;
 use super::write::receive::check_digest;
 use super::{Cache, Error, Incoming, Outgoing, Result, layout};
 use crate::store::{self, Condition, GuardedStore, Object};
@@ -83,15 +82,15 @@ impl Cache {
             return Ok(Some(document.len() as u64));
         }
         grant.check_blob(Right::Read, digest)?;
-        Ok(self.0.presence.recall(grant.scope(), digest).map(|meta| meta.size))
+        Ok(self.0.known.recall(grant.scope(), digest).map(|meta| meta.size))
     }
 
     /// Remembers what the store said of a blob.
     fn noted(&self, scope: &Scope, digest: &Digest, found: store::Result<store::Meta>) -> store::Result<store::Meta> {
         match &found {
-            Ok(meta) if self.seen(scope, digest, meta.clone()) => {}
+            Ok(meta) if self.0.known.record_present(scope, digest, meta.clone()) => {}
             Ok(_) => return Err(store::Error::NotFound(quarantined(digest))),
-            Err(store::Error::NotFound(_)) => self.0.presence.forget(scope, digest),
+            Err(store::Error::NotFound(_)) => self.0.known.record_absent(scope, digest),
             Err(_) => {}
         }
         found
@@ -115,7 +114,7 @@ impl Cache {
         };
         grant.usage().blob_served();
         if let Some(name) = grant.imported() {
-            self.0.hits.note(grant.scope(), name, *digest);
+            self.0.hits.record_read(grant.scope(), name, *digest);
         }
         let reader = grant.clone();
         let body = body.inspect(move |piece| match piece {
@@ -145,7 +144,7 @@ impl Cache {
 
     /// Takes note of a version that is about to be read.
     pub(super) fn check_quarantine(&self, scope: &Scope, digest: &Digest, meta: &store::Meta) -> Result<()> {
-        if self.seen(scope, digest, meta.clone()) { Ok(()) } else { Err(Error::NotFound(quarantined(digest))) }
+        if self.0.known.record_present(scope, digest, meta.clone()) { Ok(()) } else { Err(Error::NotFound(quarantined(digest))) }
     }
 
     /// Reads a blob as it is stored: nothing is verified, and one in quarantine is read too. For a look at it.
@@ -169,7 +168,7 @@ impl Cache {
         self.0.downloads.get(store, &layout::blob_key(scope, digest), range).await.map_err(|error| match error {
             store::Error::Invalid(what) => Error::OutOfRange(what),
             store::Error::NotFound(what) => {
-                self.0.presence.forget(scope, digest);
+                self.0.known.record_absent(scope, digest);
                 Error::NotFound(what)
             }
             other => other.into(),
@@ -214,9 +213,8 @@ impl Cache {
     pub(super) fn blob_written(&self, grant: &Grant, sums: &Sums, size: u64, etag: ETag) -> BlobInfo {
         let Sums { digest, crc } = sums;
         grant.usage().blob_written(size);
-        self.0.versions.found(grant.scope(), digest, &etag, Standing::Verified(*crc));
         let meta = store::Meta { size, etag, modified: OffsetDateTime::now_utc() };
-        self.0.presence.saw(grant.scope(), digest, meta.clone());
+        self.0.known.record_written(grant.scope(), digest, meta.clone(), *crc);
         BlobInfo::new(*digest, meta)
     }
 
@@ -244,7 +242,7 @@ impl Cache {
         // Also one in quarantine.
         store.head(&key).await?;
         store.delete(&key).await?;
-        self.0.presence.forget(grant.scope(), digest);
+        self.0.known.record_absent(grant.scope(), digest);
         if let Some(disk) = &self.0.disk {
             disk.forget(digest);
         }
@@ -262,7 +260,7 @@ impl Cache {
         let (store, mut after) = (self.store(grant)?, after.map(|digest| format!("{prefix}{digest}")));
         let info = |(key, meta): (String, store::Meta)| {
             let digest = key.strip_prefix(&prefix)?.parse().ok()?;
-            self.seen(grant.scope(), &digest, meta.clone()).then(|| BlobInfo::new(digest, meta))
+            self.0.known.record_present(grant.scope(), &digest, meta.clone()).then(|| BlobInfo::new(digest, meta))
         };
         loop {
             let page = store.list(&prefix, after.as_deref(), limit).await?;

@@ -32,19 +32,19 @@ pub fn blobs_prefix(scope: &Scope) -> String {
     format!("{}{}", scope.prefix(), scope.blobs_prefix())
 }
 
-/// The same with the bucket: what no two scopes share unless they share their blobs.
+/// The bucket and the blobs' prefix of a scope: no two scopes share it unless they share their blobs.
 #[must_use]
-pub fn qualified(scope: &Scope) -> String {
+pub fn blobs_place(scope: &Scope) -> String {
     format!("{}/{}", scope.bucket(), blobs_prefix(scope))
 }
 
-/// A blob with the bucket that it is in.
+/// The bucket and the key of a blob.
 #[must_use]
-pub fn place(scope: &Scope, digest: &Digest) -> String {
-    format!("{}{digest}", qualified(scope))
+pub fn blob_place(scope: &Scope, digest: &Digest) -> String {
+    format!("{}{digest}", blobs_place(scope))
 }
 
-/// A manifest with the bucket that it is in.
+/// The bucket and the key of a manifest.
 #[must_use]
 pub fn manifest_place(scope: &Scope, name: &ManifestName) -> String {
     format!("{}/{}", scope.bucket(), manifest_key(scope, name))

@@ -106,13 +106,12 @@ struct Inner {
     opened: read::opened::Opened,
     settings: Settings,
     metrics: Metrics,
-    presence: known::presence::Presence,
-    versions: known::trust::Versions,
+    known: known::Known,
     publishing: manifests::publish::Publishing,
-    hits: known::hits::Hits,
+    hits: known::Hits,
     touches: write::reuse::Touches,
     /// Manifests whose blobs are being looked up for an exporter.
-    ahead: locks::Locks,
+    bulk_lookups: locks::Locks,
     ingests: ingests::Registry,
     uploads: uploads::Registry,
     transfers: Uploads,
@@ -140,7 +139,7 @@ impl Cache {
         };
         let disk = read::disk::open_disk(&settings, &metrics, &shutdown).await;
         let read_ahead = read::read_ahead::ReadAhead::new(settings.disk.as_ref());
-        let presence = known::presence::Presence::new(settings.presence_max_age);
+        let known = known::Known::new(settings.presence_max_age, settings.lookup_interval);
         let downloads = Downloads::new(settings.transfer_memory, metrics.clone());
         Ok(Self(Arc::new(Inner {
             stores,
@@ -150,12 +149,11 @@ impl Cache {
             opened: read::opened::Opened::default(),
             settings,
             metrics,
-            presence,
-            versions: known::trust::Versions::default(),
+            known,
             publishing: manifests::publish::Publishing::default(),
-            hits: known::hits::Hits::default(),
+            hits: known::Hits::default(),
             touches: write::reuse::Touches::default(),
-            ahead: locks::Locks::default(),
+            bulk_lookups: locks::Locks::default(),
             ingests,
             uploads: uploads::Registry::default(),
             transfers,

@@ -48,7 +48,7 @@ impl Cache {
             if let Some((below, Item::Blob(digest))) = layout::locate(grant.scope(), key)
                 && below.is_empty()
             {
-                self.seen(grant.scope(), &digest, meta.clone());
+                self.0.known.record_present(grant.scope(), &digest, meta.clone());
             }
         }
         let shown = page.entries.into_iter().filter(|(key, _)| shows(grant, key));

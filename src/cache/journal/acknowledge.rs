@@ -60,7 +60,7 @@ impl Cache {
     /// the manifest is published.
     pub(in crate::cache) fn or_guessed(&self, grant: &Grant, digest: &Digest, found: Result<BlobInfo>) -> Result<BlobInfo> {
         match found {
-            Err(error) if error.is_outage() && self.journal(grant).is_some() => match self.0.presence.last(grant.scope(), digest) {
+            Err(error) if error.is_outage() && self.journal(grant).is_some() => match self.0.known.last(grant.scope(), digest) {
                 Some(seen) => Ok(BlobInfo::new(*digest, seen)),
                 None => Err(Error::NotFound(format!("blob {digest}"))),
             },

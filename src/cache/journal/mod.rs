@@ -110,8 +110,8 @@ pub struct JournalStatus {
 impl Entry {
     fn new(scope: Scope, item: Item, digest: Digest, size: u64, taken: OffsetDateTime) -> Self {
         let place = match &item {
-            Item::Blob(digest) => layout::place(&scope, digest),
-            Item::Manifest(name) => format!("{}/{}", scope.bucket(), layout::manifest_key(&scope, name)),
+            Item::Blob(digest) => layout::blob_place(&scope, digest),
+            Item::Manifest(name) => layout::manifest_place(&scope, name),
         };
         Self { scope, item, digest, size, taken, place: place.into() }
     }
@@ -145,7 +145,7 @@ impl Journal {
 
     /// The size of a blob that is here.
     pub(super) fn size_of(&self, scope: &Scope, digest: &Digest) -> Option<u64> {
-        self.state().places.get(layout::place(scope, digest).as_str()).map(|(_, size)| *size)
+        self.state().places.get(layout::blob_place(scope, digest).as_str()).map(|(_, size)| *size)
     }
 
     /// Whether nothing is left to do.
@@ -204,7 +204,7 @@ impl Journal {
         if is_short && !was_short {
             state.hasten(|_| true);
         } else if !is_blob {
-            let named: HashSet<String> = needs.iter().map(|digest| layout::place(&entry.scope, digest)).collect();
+            let named: HashSet<String> = needs.iter().map(|digest| layout::blob_place(&entry.scope, digest)).collect();
             state.hasten(|other| named.contains(&*other.place));
         }
         let is_held_back = is_blob && !is_short;
@@ -298,7 +298,7 @@ impl Waiting {
     /// Whether no blob that it names is here any more.
     fn has_what_it_needs(&mut self, places: &HashMap<Arc<str>, (usize, u64)>) -> bool {
         let (needs, met) = &mut self.needs;
-        let is_here = |digest: &Digest| places.contains_key(layout::place(&self.entry.scope, digest).as_str());
+        let is_here = |digest: &Digest| places.contains_key(layout::blob_place(&self.entry.scope, digest).as_str());
         *met += needs[*met..].iter().take_while(|digest| !is_here(digest)).count();
         *met == needs.len()
     }

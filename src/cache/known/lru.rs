@@ -1,19 +1,19 @@
 //! A map that keeps what was used last.
 //!
-//! Two generations stand in for an order of use: who is asked for in the old one moves to the young one,
-//! and a full young one becomes the old one.
+//! It has two generations in place of an order of use. An entry of the old generation that is asked for moves to the
+//! young one, and a young generation that is full becomes the old one.
 
 use std::collections::HashMap;
 
-/// At most so many entries, by text.
+/// A map from text with at most `max` entries.
 #[derive(Debug)]
-pub(in crate::cache) struct Recent<V> {
+pub(in crate::cache) struct Lru<V> {
     max: usize,
     young: HashMap<String, V>,
     old: HashMap<String, V>,
 }
 
-impl<V: Clone> Recent<V> {
+impl<V> Lru<V> {
     pub(in crate::cache) fn new(max: usize) -> Self {
         Self { max, young: HashMap::new(), old: HashMap::new() }
     }
@@ -26,18 +26,13 @@ impl<V: Clone> Recent<V> {
         self.young.insert(key, value);
     }
 
-    /// The entry, which is in use by that.
-    pub(in crate::cache) fn get(&mut self, key: &str) -> Option<V> {
-        if let Some(value) = self.young.get(key) {
-            return Some(value.clone());
+    /// The entry, which counts as used now.
+    pub(in crate::cache) fn get(&mut self, key: &str) -> Option<&mut V> {
+        if !self.young.contains_key(key) {
+            let (key, value) = self.old.remove_entry(key)?;
+            self.insert(key, value);
         }
-        let (key, value) = self.old.remove_entry(key)?;
-        self.insert(key, value.clone());
-        Some(value)
-    }
-
-    pub(in crate::cache) fn get_mut(&mut self, key: &str) -> Option<&mut V> {
-        self.young.get_mut(key).or_else(|| self.old.get_mut(key))
+        self.young.get_mut(key)
     }
 
     pub(in crate::cache) fn remove(&mut self, key: &str) {
@@ -53,13 +48,13 @@ mod tests {
     #[test]
     fn the_least_recently_used_are_forgotten() {
         const MAX: usize = 100;
-        let mut recent = Recent::new(MAX);
+        let mut recent = Lru::new(MAX);
         for index in 0..MAX + 10 {
             recent.insert(index.to_string(), index);
-            assert_eq!(recent.get("0"), Some(0));
+            assert_eq!(recent.get("0").copied(), Some(0));
         }
         assert_eq!(recent.get("1"), None);
-        assert_eq!(recent.get(&MAX.to_string()), Some(MAX));
+        assert_eq!(recent.get(&MAX.to_string()).copied(), Some(MAX));
         assert!(recent.young.len() + recent.old.len() <= MAX);
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use time::OffsetDateTime;
 
-use crate::cache::known::bulk_lookup::Absent;
+use crate::cache::known::Absent;
 use crate::cache::{Cache, CacheConfig, Error, Result, layout};
 use crate::store::{self, Store};
 use crate::types::{Digest, ETag, Grant, Key, ManifestName, Right};
@@ -76,8 +76,8 @@ impl Cache {
         let (store, key) = (self.store(grant)?, layout::manifest_key(grant.scope(), name));
         let mut manifest = self.read_manifest(store.as_ref(), &key, name).await?;
         // All of its blobs are looked up here: the export that follows need not.
-        self.0.presence.looks_ahead(grant.scope(), key.as_str());
-        let absent = self.absent(grant.scope(), store.as_ref(), &manifest.config.blobs()).await;
+        self.0.known.begin_bulk_lookup(grant.scope(), name);
+        let absent = self.0.known.bulk_lookup(grant.scope(), store.as_ref(), &manifest.config.blobs()).await;
         let mut unusable = unusable(name, absent);
         unusable.extend(self.changed(grant, name, &manifest.config).await?);
         if let Some(pruned) = manifest.config.without(&unusable) {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use time::OffsetDateTime;
 
-use crate::cache::known::bulk_lookup::Absent;
+use crate::cache::known::Absent;
 use crate::cache::locks::Locks;
 use crate::cache::{Cache, CacheConfig, Condition, Error, Manifest, MergeLimits, Result, StoredConfig, layout};
 use crate::store::{self, Backoff, Body, Store};
@@ -106,7 +106,7 @@ impl Cache {
         let etag = match condition {
             Condition::None => {
                 let scope = grant.scope();
-                let promised = sent.config.blobs().into_keys().filter(|digest| self.0.presence.recall(scope, digest).is_some()).collect();
+                let promised = sent.config.blobs().into_keys().filter(|digest| self.0.known.recall(scope, digest).is_some()).collect();
                 self.unite(store.as_ref(), sent, &promised).await?
             }
             condition => {
@@ -155,7 +155,7 @@ impl Cache {
                 }
                 stored => {
                     let etag = stored?;
-                    self.0.hits.written(sent.grant.scope(), name, &hits);
+                    self.0.hits.record_written(sent.grant.scope(), name, &hits);
                     if condition != Condition::None {
                         self.try_conditions(store, bucket, &sent.key, document).await;
                     }
@@ -273,7 +273,7 @@ impl Cache {
     async fn lost(&self, store: &dyn Store, grant: &Grant, configs: &[&CacheConfig]) -> Result<BTreeSet<Digest>> {
         let wanted: BTreeMap<Digest, u64> =
             configs.iter().flat_map(|config| config.blobs().into_keys()).map(|digest| (digest, 0)).collect();
-        let Absent { missing, unknown } = self.absent(grant.scope(), store, &wanted).await;
+        let Absent { missing, unknown } = self.0.known.bulk_lookup(grant.scope(), store, &wanted).await;
         unknown.map_or(Ok(missing), |(_, fault)| Err(fault.into()))
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::Value;
 
-use crate::cache::known::trust::Standing;
+use crate::cache::known::Trust;
 use crate::cache::{Cache, CacheConfig, Error, Outgoing, Result, layout};
 use crate::store::{self, GuardedStore, Meta, Store};
 use crate::types::{Crc64, Digest, ETag, Grant, ManifestName, Scope};
@@ -81,7 +81,7 @@ impl Cache {
     pub(in crate::cache) fn take_word<'a>(&self, scope: &Scope, config: &'a CacheConfig) -> BTreeMap<Digest, Vouched<'a>> {
         let mut vouched = config.vouched();
         vouched.retain(|digest, vouched| {
-            let Some(stored) = self.0.presence.last(scope, digest) else { return false };
+            let Some(stored) = self.0.known.last(scope, digest) else { return false };
             !self.is_vouched(scope, digest, &stored.etag, vouched)
         });
         vouched
@@ -90,7 +90,7 @@ impl Cache {
     /// Whether a version is good, by what this process knows or else by what a manifest says.
     fn is_vouched(&self, scope: &Scope, digest: &Digest, etag: &ETag, vouched: &Vouched<'_>) -> bool {
         if let Some(crc) = vouched.get(etag.as_str()) {
-            self.0.versions.found(scope, digest, etag, Standing::Vouched(*crc));
+            self.0.known.record_trust(scope, digest, etag, Trust::Vouched(*crc));
         }
         self.is_known_good(scope, digest, etag)
     }
@@ -100,7 +100,7 @@ impl Cache {
         let object = self.stored_blob(scope, store, &digest, None).await.ok()?;
         if self.is_vouched(scope, &digest, &object.meta.etag, vouched) {
             // The lookup told of another version than is there.
-            return self.seen(scope, &digest, object.meta).then_some(digest);
+            return self.0.known.record_present(scope, &digest, object.meta).then_some(digest);
         }
         let body: Outgoing = Box::pin(object.body.map_err(Error::from));
         let mut body = self.checked(scope, &digest, &object.meta, body);
@@ -126,8 +126,8 @@ impl Cache {
                 // It will be another version in a moment.
                 annotations.extra.remove(ETAG);
                 annotations.extra.remove(CRC);
-            } else if let Some(stored) = self.0.presence.last(scope, &digest)
-                && let Some(standing) = self.0.versions.standing(scope, &digest, &stored.etag).filter(Standing::is_good)
+            } else if let Some(stored) = self.0.known.last(scope, &digest)
+                && let Some(standing) = self.0.known.trust(scope, &digest, &stored.etag).filter(Trust::is_good)
             {
                 annotations.extra.insert(ETAG.to_owned(), Value::from(stored.etag.as_str()));
                 let crc = standing.crc().map(|crc| (CRC.to_owned(), Value::from(crc.to_string())));
@@ -138,21 +138,21 @@ impl Cache {
     }
 
     fn is_known_good(&self, scope: &Scope, digest: &Digest, etag: &ETag) -> bool {
-        self.0.versions.standing(scope, digest, etag).is_some_and(|standing| standing.is_good())
+        self.0.known.trust(scope, digest, etag).is_some_and(|standing| standing.is_good())
     }
 
     /// Makes a blob young in the store. That gives some objects another ETag: what is known of the bytes
     /// goes with them, for which the touched object is looked at.
     pub(in crate::cache) async fn touch_stored(&self, scope: &Scope, store: &dyn Store, digest: &Digest) -> store::Result<Option<Meta>> {
         let key = layout::blob_key(scope, digest);
-        let standing = |etag: &ETag| self.0.versions.standing(scope, digest, etag);
-        let worth_a_look = self.0.presence.last(scope, digest).is_some_and(|seen| standing(&seen.etag).is_some());
+        let standing = |etag: &ETag| self.0.known.trust(scope, digest, etag);
+        let worth_a_look = self.0.known.last(scope, digest).is_some_and(|seen| standing(&seen.etag).is_some());
         let known = if worth_a_look { standing(&store.head(&key).await?.etag) } else { None };
         store.touch(&key).await?;
         let Some(standing) = known else { return Ok(None) };
         let touched = store.head(&key).await?;
-        self.0.versions.found(scope, digest, &touched.etag, standing);
-        self.seen(scope, digest, touched.clone());
+        self.0.known.record_trust(scope, digest, &touched.etag, standing);
+        self.0.known.record_present(scope, digest, touched.clone());
         Ok(Some(touched))
     }
 }

@@ -104,7 +104,7 @@ impl Cache {
     /// Reads a blob from the disk cache, or through it; `None`: the bucket is to be asked. The grant reads it.
     pub(in crate::cache) async fn read_nearby(&self, grant: &Grant, digest: &Digest, range: Option<ByteRange>) -> Result<Option<BlobRead>> {
         let Some(disk) = &self.0.disk else { return Ok(None) };
-        let (place, start) = (layout::place(grant.scope(), digest), range.map_or(0, ByteRange::start));
+        let (place, start) = (layout::blob_place(grant.scope(), digest), range.map_or(0, ByteRange::start));
         let whole = range.is_none_or(|range| range.start() == 0 && range.end() >= NO_END);
         let source = Source { scope: Arc::new(grant.scope().clone()), store: self.store(grant)?, digest: *digest };
         // In this order: a fill ends when its blob is on disk.
@@ -122,7 +122,7 @@ impl Cache {
                         .reading(source, meta, range, true, |range| Nearby::Disk(DiskReader::new(entry, stored, range.start())))
                         .map(Some);
                 }
-                let size = self.0.presence.last(grant.scope(), digest).map_or(0, |seen| seen.size);
+                let size = self.0.known.last(grant.scope(), digest).map_or(0, |seen| seen.size);
                 if !whole || !disk.may_take(size) {
                     self.0.metrics.disk().lookup(false);
                     return Ok(None);
@@ -156,7 +156,7 @@ impl Cache {
             let BlobInfo { size, etag, modified, .. } = self.stat_blob(grant, digest).await?;
             return Ok(Meta { size, etag, modified });
         }
-        let known = self.0.presence.last(grant.scope(), digest).filter(|known| known.size == size);
+        let known = self.0.known.last(grant.scope(), digest).filter(|known| known.size == size);
         Ok(known.unwrap_or_else(|| Meta { size, etag: ETag::new(&digest.to_string()), modified: OffsetDateTime::now_utc() }))
     }
 

@@ -74,7 +74,7 @@ impl Cache {
     pub(in crate::cache) async fn read_in_turn(&self, grant: &Grant, digest: &Digest, range: Option<ByteRange>) -> Result<BlobRead> {
         let (store, scope) = (self.store(grant)?, grant.scope());
         if grant.documents().is_some() && range.is_none() && self.0.disk.is_none() && store.prefers_multipart() {
-            let begun = self.0.opened.take(&layout::place(scope, digest));
+            let begun = self.0.opened.take(&layout::blob_place(scope, digest));
             self.open_next(grant, &store, digest);
             // What went wrong for nobody is tried again, and goes wrong for the build.
             if let Some(mut begun) = begun
@@ -89,7 +89,7 @@ impl Cache {
     fn open_next(&self, grant: &Grant, store: &Arc<dyn GuardedStore>, digest: &Digest) {
         let mut all = self.0.opened.fresh();
         for next in self.above(grant, digest).into_iter().take(AHEAD) {
-            let place = layout::place(grant.scope(), &next);
+            let place = layout::blob_place(grant.scope(), &next);
             if all.iter().any(|begun| begun.place == place) {
                 continue;
             }

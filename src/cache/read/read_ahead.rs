@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::disk::Source;
 use crate::cache::disk::{Disk, DiskSettings};
-use crate::cache::known::lru::Recent;
+use crate::cache::known::Lru;
 use crate::cache::{Cache, CacheConfig, layout};
 use crate::transfer::Budget;
 use crate::types::{Digest, Grant, ManifestName, Scope};
@@ -30,7 +30,7 @@ const STALE: Duration = Duration::from_secs(60);
 /// What is predicted, and what waits to be fetched.
 #[derive(Debug)]
 pub(in crate::cache) struct ReadAhead {
-    manifests: Mutex<Recent<Arc<Chains>>>,
+    manifests: Mutex<Lru<Arc<Chains>>>,
     queue: Mutex<VecDeque<Expected>>,
     /// Of what is fetched and not read.
     budget: Budget,
@@ -71,7 +71,7 @@ struct Expected {
 impl ReadAhead {
     pub(in crate::cache) fn new(settings: Option<&DiskSettings>) -> Self {
         let max = settings.map_or(0, |settings| settings.read_ahead);
-        Self { manifests: Mutex::new(Recent::new(MAX_MANIFESTS)), queue: Mutex::default(), budget: Budget::new(max), max }
+        Self { manifests: Mutex::new(Lru::new(MAX_MANIFESTS)), queue: Mutex::default(), budget: Budget::new(max), max }
     }
 
     /// Takes note of a manifest that a build gets.
@@ -81,7 +81,7 @@ impl ReadAhead {
         }
     }
 
-    fn manifests(&self) -> MutexGuard<'_, Recent<Arc<Chains>>> {
+    fn manifests(&self) -> MutexGuard<'_, Lru<Arc<Chains>>> {
         self.manifests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -139,7 +139,7 @@ impl Cache {
     /// Those of the manifest that a build imports.
     fn chains(&self, grant: &Grant) -> Option<Arc<Chains>> {
         let name = grant.names()?.first()?;
-        self.0.read_ahead.manifests().get(&layout::manifest_place(grant.scope(), name))
+        self.0.read_ahead.manifests().get(&layout::manifest_place(grant.scope(), name)).cloned()
     }
 
     /// A blob is being read whole, from disk or by a fetch that is under way: its neighbours will be, too.
@@ -175,7 +175,7 @@ impl Cache {
                 self.0.read_ahead.queue().push_front(expected);
                 return;
             };
-            let begun = disk.fills.begin_ahead(&layout::place(&source.scope, &source.digest), &source.digest, most);
+            let begun = disk.fills.begin_ahead(&layout::blob_place(&source.scope, &source.digest), &source.digest, most);
             if let Some(fill) = begun {
                 tracing::debug!(blob.digest = %source.digest, "read-ahead: fetching blob {}", source.digest);
                 self.0.shutdown.spawn(self.clone().fill(Arc::clone(disk), fill, source.clone(), Some(hold)));

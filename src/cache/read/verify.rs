@@ -9,7 +9,7 @@
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use crate::cache::known::trust::Standing;
+use crate::cache::known::Trust;
 use crate::cache::{Cache, Error, Outgoing, Result, layout};
 use crate::store::Meta;
 use crate::types::{Crc64, Crc64Hasher, Digest, Hasher, Scope, Sums};
@@ -34,21 +34,9 @@ enum Check {
 }
 
 impl Cache {
-    /// Takes note of a blob that the store has. Whether it counts as there: one in quarantine does not.
-    pub(in crate::cache) fn seen(&self, scope: &Scope, digest: &Digest, meta: Meta) -> bool {
-        let etag = meta.etag.clone();
-        self.0.presence.saw(scope, digest, meta);
-        // In this order: whoever quarantines it meanwhile makes it forgotten.
-        let counts = self.0.versions.standing(scope, digest, &etag) != Some(Standing::Corrupt);
-        if !counts {
-            self.0.presence.forget(scope, digest);
-        }
-        counts
-    }
-
     /// The body of a blob that is read whole, which ends in an error where it is not what it should be.
     pub(in crate::cache) fn checked(&self, scope: &Scope, digest: &Digest, meta: &Meta, body: Outgoing) -> Outgoing {
-        let crc = self.0.versions.standing(scope, digest, &meta.etag).and_then(Standing::crc);
+        let crc = self.0.known.trust(scope, digest, &meta.etag).and_then(Trust::crc);
         let check = crc.map_or_else(|| Check::Digest(Box::default()), |crc| Check::Crc(Box::default(), crc));
         let (cache, scope, check) = (self.clone(), scope.clone(), Some(check));
         let checking = Checking { cache, scope, digest: *digest, meta: meta.clone(), body, at: 0, check };
@@ -77,10 +65,10 @@ impl Cache {
     pub(in crate::cache) fn judge(&self, scope: &Scope, digest: &Digest, meta: &Meta, sums: &Sums) -> Result<()> {
         let actual = &sums.digest;
         if actual == digest {
-            self.0.versions.found(scope, digest, &meta.etag, Standing::Verified(sums.crc));
+            self.0.known.record_trust(scope, digest, &meta.etag, Trust::Verified(sums.crc));
             return Ok(());
         }
-        if self.0.versions.found(scope, digest, &meta.etag, Standing::Corrupt) {
+        if self.0.known.record_trust(scope, digest, &meta.etag, Trust::Corrupt) {
             self.0.metrics.blob_corrupt();
             let (key, size) = (layout::blob_key(scope, digest), meta.size);
             tracing::error!(
@@ -93,7 +81,6 @@ impl Cache {
                 scope.bucket()
             );
         }
-        self.0.presence.forget(scope, digest);
         if let Some(disk) = &self.0.disk {
             disk.forget(digest);
         }
@@ -105,7 +92,7 @@ impl Cache {
         if actual == expected {
             return Ok(());
         }
-        self.0.versions.found(scope, digest, &meta.etag, Standing::Doubted);
+        self.0.known.record_trust(scope, digest, &meta.etag, Trust::Suspect);
         let what = format!("blob {digest}: what came has the CRC-64/NVME {actual}, where {expected} was verified");
         tracing::warn!(blob.digest = %digest, object.etag = meta.etag.as_str(), "{what}; its digest is computed at the next read");
         Err(Error::Corrupt(what))

@@ -37,7 +37,7 @@ pub(in crate::cache) struct Touches {
 impl Touches {
     /// Whether a blob is to be touched, or just being touched.
     pub(in crate::cache) fn is_waiting(&self, scope: &Scope, digest: &Digest) -> bool {
-        self.places().contains(&layout::place(scope, digest))
+        self.places().contains(&layout::blob_place(scope, digest))
     }
 
     fn places(&self) -> MutexGuard<'_, HashSet<String>> {
@@ -93,7 +93,7 @@ impl Cache {
     /// [`Error::Denied`](crate::cache::Error::Denied).
     pub fn touch_later(&self, grant: &Grant, blob: BlobInfo) -> Result<BlobInfo> {
         grant.check_blob(Right::Write, &blob.digest)?;
-        let place = layout::place(grant.scope(), &blob.digest);
+        let place = layout::blob_place(grant.scope(), &blob.digest);
         let is_new = self.0.touches.places().insert(place.clone());
         if self.0.touches.queue.try_send((grant.clone(), blob.digest)).is_err() {
             if is_new {
@@ -102,7 +102,7 @@ impl Cache {
             self.0.metrics.touch_dropped();
         }
         let modified = OffsetDateTime::now_utc();
-        self.0.presence.renewed(grant.scope(), &blob.digest, modified);
+        self.0.known.record_touched(grant.scope(), &blob.digest, modified);
         Ok(BlobInfo { modified, ..blob })
     }
 
@@ -125,12 +125,12 @@ impl Cache {
             Ok(store) => self.touch_stored(grant.scope(), store.as_ref(), &digest).await,
             Err(_) => return,
         };
-        self.0.touches.places().remove(&layout::place(grant.scope(), &digest));
+        self.0.touches.places().remove(&layout::blob_place(grant.scope(), &digest));
         match touched {
             Ok(_) => self.0.metrics.touched(),
             Err(error) => {
                 // Perhaps it is gone: whoever asks next asks the store.
-                self.0.presence.forget(grant.scope(), &digest);
+                self.0.known.record_absent(grant.scope(), &digest);
                 tracing::warn!(blob.digest = %digest, %error, "could not make blob {digest} young: {error}");
             }
         }
@@ -140,21 +140,20 @@ impl Cache {
     /// one, and most are those of the last export: the first question looks them up at once.
     pub(in crate::cache) async fn recall(&self, grant: &Grant, store: &dyn Store, digest: &Digest) -> Option<Meta> {
         let (scope, name) = (grant.scope(), grant.names()?.first()?);
-        let known = self.0.presence.recall(scope, digest);
+        let known = self.0.known.recall(scope, digest);
         if known.is_some() || grant.check(Right::Write).is_err() {
             return known;
         }
-        let key = layout::manifest_key(scope, name);
-        let _alone = self.0.ahead.lock((scope.bucket(), key.as_str())).await;
-        if self.0.presence.looks_ahead(scope, key.as_str())
-            && let Ok(manifest) = self.read_manifest(store, &key, name).await
+        let _alone = self.0.bulk_lookups.lock(layout::manifest_place(scope, name)).await;
+        if self.0.known.begin_bulk_lookup(scope, name)
+            && let Ok(manifest) = self.read_manifest(store, &layout::manifest_key(scope, name), name).await
         {
             let blobs = manifest.config.blobs();
             if blobs.len() <= MAX_AHEAD {
                 // What it finds is remembered; what it does not find is asked for again.
-                let _absent = self.absent(scope, store, &blobs).await;
+                let _absent = self.0.known.bulk_lookup(scope, store, &blobs).await;
             }
         }
-        self.0.presence.recall(scope, digest)
+        self.0.known.recall(scope, digest)
     }
 }
