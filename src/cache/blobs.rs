@@ -1,57 +1,14 @@
 //! Blobs: looked up, read, stored whole, touched, listed, deleted.
 
-use std::future::pending;
-use std::sync::Arc;
+use std::future::{Future, pending};
 
-use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _};
 use time::OffsetDateTime;
 
 use super::write::receive::check_digest;
-use super::{Cache, Error, Incoming, Outgoing, Result, layout};
-use crate::store::{self, Condition, GuardedStore, Object};
+use super::{BlobInfo, BlobRead, Cache, Incoming, Result, layout};
+use crate::store::{self, Condition};
 use crate::transfer::{Payload, SINGLE_PUT_BYTES};
-use crate::types::{ByteRange, Digest, ETag, Grant, Hasher, Right, Scope, Sums};
-
-/// What is known of a stored blob.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BlobInfo {
-    /// Its name.
-    pub digest: Digest,
-    /// Bytes.
-    pub size: u64,
-    /// The version of the object that holds it.
-    pub etag: ETag,
-    /// When it was last stored or touched.
-    pub modified: OffsetDateTime,
-}
-
-impl BlobInfo {
-    pub(super) fn new(digest: Digest, meta: store::Meta) -> Self {
-        Self { digest, size: meta.size, etag: meta.etag, modified: meta.modified }
-    }
-
-    fn of_document(digest: Digest, document: &Bytes) -> Self {
-        let etag = ETag::new(&digest.to_string());
-        Self { digest, size: document.len() as u64, etag, modified: OffsetDateTime::now_utc() }
-    }
-}
-
-/// A blob that is being read.
-pub struct BlobRead {
-    /// The whole blob.
-    pub info: BlobInfo,
-    /// What part of it `body` is; `None` for an empty blob.
-    pub range: Option<ByteRange>,
-    /// The bytes.
-    pub body: Outgoing,
-}
-
-impl std::fmt::Debug for BlobRead {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BlobRead").field("info", &self.info).field("range", &self.range).finish_non_exhaustive()
-    }
-}
+use crate::types::{ByteRange, Digest, ETag, Grant, Hasher, Right, Sums};
 
 impl Cache {
     /// Looks a blob up. A build's grant is answered from memory where the blob was seen lately: what the
@@ -60,17 +17,7 @@ impl Cache {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Denied`], or the store's.
     pub async fn stat_blob(&self, grant: &Grant, digest: &Digest) -> Result<BlobInfo> {
-        grant.check(Right::Exists)?;
-        if let Some(document) = document(grant, digest) {
-            return Ok(BlobInfo::of_document(*digest, &document));
-        }
-        let store = self.store(grant)?;
-        if let Some(meta) = self.recall(grant, store.as_ref(), digest).await {
-            self.0.metrics.answered_from_memory();
-            return Ok(BlobInfo::new(*digest, meta));
-        }
-        let found = store.head(&layout::blob_key(grant.scope(), digest)).await;
-        Ok(BlobInfo::new(*digest, self.noted(grant.scope(), digest, found)?))
+        self.0.reads.lookups().stat(grant, digest).await
     }
 
     /// The size in bytes of a blob that was seen lately. Asks no store: what has a digest keeps its size.
@@ -78,22 +25,7 @@ impl Cache {
     /// # Errors
     /// [`Error::Denied`].
     pub fn remembered_size(&self, grant: &Grant, digest: &Digest) -> Result<Option<u64>> {
-        if let Some(document) = document(grant, digest) {
-            return Ok(Some(document.len() as u64));
-        }
-        grant.check_blob(Right::Read, digest)?;
-        Ok(self.0.known.recall(grant.scope(), digest).map(|meta| meta.size))
-    }
-
-    /// Remembers what the store said of a blob.
-    fn noted(&self, scope: &Scope, digest: &Digest, found: store::Result<store::Meta>) -> store::Result<store::Meta> {
-        match &found {
-            Ok(meta) if self.0.known.record_present(scope, digest, meta.clone()) => {}
-            Ok(_) => return Err(store::Error::NotFound(quarantined(digest))),
-            Err(store::Error::NotFound(_)) => self.0.known.record_absent(scope, digest),
-            Err(_) => {}
-        }
-        found
+        self.0.reads.remembered_size(grant, digest)
     }
 
     /// Reads a blob, or a part of it. A range that ends behind the blob is cut to it. All of a blob's bytes
@@ -104,47 +36,28 @@ impl Cache {
     /// [`Error::NotFound`], [`Error::OutOfRange`] for a range that begins behind the blob,
     /// [`Error::Denied`], or the store's. In the body also [`Error::Corrupt`] where they are not.
     pub async fn read_blob(&self, grant: &Grant, digest: &Digest, range: Option<ByteRange>) -> Result<BlobRead> {
-        if let Some(document) = document(grant, digest) {
-            return read_document(*digest, &document, range);
-        }
-        grant.check_blob(Right::Read, digest)?;
-        let BlobRead { info, range, body } = match self.read_nearby(grant, digest, range).await? {
-            Some(read) => read,
-            None => self.read_in_turn(grant, digest, range).await?,
-        };
-        grant.usage().blob_served();
-        if let Some(name) = grant.imported() {
-            self.0.hits.record_read(grant.scope(), name, *digest);
-        }
-        let reader = grant.clone();
-        let body = body.inspect(move |piece| match piece {
-            Ok(piece) => reader.usage().sent(piece.len() as u64),
-            // Whoever reads has waited for its store already.
-            Err(_) => reader.losses().into_iter().for_each(|losses| losses.promises().break_one()),
-        });
-        Ok(BlobRead { info, range, body: Box::pin(body) })
+        self.0.reads.read(grant, digest, range).await
     }
 
-    /// Reads a blob past the disk cache.
-    pub(super) async fn read_from_bucket(
-        &self,
-        scope: &Scope,
-        store: &Arc<dyn GuardedStore>,
-        digest: &Digest,
-        range: Option<ByteRange>,
-    ) -> Result<BlobRead> {
-        let object = self.stored_blob(scope, store, digest, range).await?;
-        self.check_quarantine(scope, digest, &object.meta)?;
-        let mut body: Outgoing = Box::pin(object.body.map_err(Error::from));
-        if object.range.is_none_or(|range| range.len() == object.meta.size) {
-            body = self.checked(scope, digest, &object.meta, body);
-        }
-        Ok(BlobRead { info: BlobInfo::new(*digest, object.meta), range: object.range, body })
+    /// As [`Cache::read_blob`]; a build's import waits for its store to be back: up to a minute, or for 7 s
+    /// where the build passes without.
+    ///
+    /// # Errors
+    /// Those of [`Cache::read_blob`].
+    pub async fn read_promised_blob(&self, grant: &Grant, digest: &Digest, range: Option<ByteRange>) -> Result<BlobRead> {
+        self.0.reads.read_promised(grant, digest, range).await
     }
 
-    /// Takes note of a version that is about to be read.
-    pub(super) fn check_quarantine(&self, scope: &Scope, digest: &Digest, meta: &store::Meta) -> Result<()> {
-        if self.0.known.record_present(scope, digest, meta.clone()) { Ok(()) } else { Err(Error::NotFound(quarantined(digest))) }
+    /// Makes a lookup of a blob that a served manifest names; a build's import waits as
+    /// [`Cache::read_promised_blob`] does.
+    ///
+    /// # Errors
+    /// Those of `look`.
+    pub async fn promised<T, F>(&self, grant: &Grant, digest: &Digest, look: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        self.0.reads.promised(grant, digest, look).await
     }
 
     /// Reads a blob as it is stored: nothing is verified, and one in quarantine is read too. For a look at it.
@@ -152,27 +65,7 @@ impl Cache {
     /// # Errors
     /// As [`Cache::read_blob`].
     pub async fn read_stored_blob(&self, grant: &Grant, digest: &Digest) -> Result<BlobRead> {
-        grant.check_blob(Right::Read, digest)?;
-        let object = self.stored_blob(grant.scope(), &self.store(grant)?, digest, None).await?;
-        let body = Box::pin(object.body.map_err(Error::from));
-        Ok(BlobRead { info: BlobInfo::new(*digest, object.meta), range: object.range, body })
-    }
-
-    pub(super) async fn stored_blob(
-        &self,
-        scope: &Scope,
-        store: &Arc<dyn GuardedStore>,
-        digest: &Digest,
-        range: Option<ByteRange>,
-    ) -> Result<Object> {
-        self.0.downloads.get(store, &layout::blob_key(scope, digest), range).await.map_err(|error| match error {
-            store::Error::Invalid(what) => Error::OutOfRange(what),
-            store::Error::NotFound(what) => {
-                self.0.known.record_absent(scope, digest);
-                Error::NotFound(what)
-            }
-            other => other.into(),
-        })
+        self.0.reads.read_stored(grant, digest).await
     }
 
     /// Stores a blob that arrives whole; `size` is what the caller announced.
@@ -229,7 +122,7 @@ impl Cache {
             Some(touched) => Ok(touched),
             None => store.head(&layout::blob_key(scope, digest)).await,
         };
-        Ok(BlobInfo::new(*digest, self.noted(scope, digest, touched)?))
+        Ok(BlobInfo::new(*digest, self.0.reads.lookups().record(scope, digest, touched)?))
     }
 
     /// Deletes a blob and its labels.
@@ -272,28 +165,4 @@ impl Cache {
             }
         }
     }
-}
-
-/// A document of the session that the grant was made for.
-fn document(grant: &Grant, digest: &Digest) -> Option<Bytes> {
-    grant.documents()?.get(digest)
-}
-
-fn quarantined(digest: &Digest) -> String {
-    format!("blob {digest}: what is stored is corrupt")
-}
-
-fn read_document(digest: Digest, document: &Bytes, range: Option<ByteRange>) -> Result<BlobRead> {
-    let size = document.len() as u64;
-    let range = match range {
-        Some(range) if range.start() >= size => {
-            return Err(Error::OutOfRange(format!("{digest} has {size} bytes: none from {} on", range.start())));
-        }
-        Some(range) => ByteRange::new(range.start(), range.end().min(size)),
-        None => ByteRange::new(0, size),
-    };
-    let index = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
-    let part = range.map_or_else(Bytes::new, |range| document.slice(index(range.start())..index(range.end())));
-    let body = futures_util::stream::once(async { Ok(part) });
-    Ok(BlobRead { info: BlobInfo::of_document(digest, document), range, body: Box::pin(body) })
 }

@@ -6,7 +6,9 @@
 //! call carries a [`Grant`](crate::types::Grant), and nothing here knows gRPC, S3 or HTTP.
 
 mod background;
+mod blob;
 mod blobs;
+mod blocking;
 mod disk;
 mod document;
 mod error;
@@ -25,20 +27,16 @@ mod uploads;
 mod write;
 
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-
-use bytes::Bytes;
-use futures_util::Stream;
 
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 use crate::store::{GuardedStore, Stores};
-use crate::transfer::{Budget, Downloads, MultipartUploads};
+use crate::transfer::{Budget, MultipartUploads};
 use crate::types::{Denied, Grant};
 
-pub use blobs::{BlobInfo, BlobRead};
+pub use blob::{BlobInfo, BlobRead, Incoming, Outgoing};
 pub use disk::DiskSettings;
 pub use document::cache_config::{
     CacheConfig, CacheInput, CacheRecord, CacheResult, ChainedResult, Layer, LayerAnnotations, MalformedConfig,
@@ -49,18 +47,14 @@ pub use error::{Error, Result};
 pub use ingests::{Ingest, IngestStatus};
 pub use journal::JournalStatus;
 pub use labels::Labelled;
+pub use manifests::ManifestInfo;
 pub use manifests::MergeRules;
-pub use manifests::{Manifest, ManifestInfo};
 pub use objects::{ObjectInfo, ObjectPage};
+pub use read::Manifest;
 pub use status::{CacheStatus, SpoolStatus};
 pub use uploads::{NewPart, UploadId, UploadedPart};
 
 pub use crate::store::Condition;
-
-/// Bytes on their way in, from whatever protocol they came by.
-pub type Incoming = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
-/// Bytes on their way out.
-pub type Outgoing = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
 /// Bounds and places.
 #[derive(Debug, Clone)]
@@ -99,19 +93,16 @@ pub struct Cache(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    stores: Stores,
-    downloads: Downloads,
+    stores: Arc<Stores>,
     disk: Option<Arc<disk::Disk>>,
-    read_ahead: read::read_ahead::ReadAhead,
-    opened: read::opened::Opened,
+    reads: read::Reads,
+    manifest_reader: read::ManifestReader,
     settings: Settings,
     metrics: Metrics,
     known: known::Known,
     publishing: manifests::publish::Publishing,
     hits: known::Hits,
     touches: write::reuse::Touches,
-    /// Manifests whose blobs are being looked up for an exporter.
-    bulk_lookups: locks::Locks,
     ingests: ingests::Registry,
     uploads: uploads::Registry,
     transfers: Uploads,
@@ -137,23 +128,35 @@ impl Cache {
             Some(dir) => Some(journal::Journal::open(dir, spool_budget.clone(), max_spool, journal_metrics).await?),
             None => None,
         };
-        let disk = read::disk::open_disk(&settings, &metrics, &shutdown).await;
-        let read_ahead = read::read_ahead::ReadAhead::new(settings.disk.as_ref());
+        let disk = match settings.disk.clone() {
+            Some(disk) => disk::open(disk, &metrics, &shutdown).await,
+            None => None,
+        };
+        let stores = Arc::new(stores);
         let known = known::Known::new(settings.presence_max_age, settings.lookup_interval);
-        let downloads = Downloads::new(settings.transfer_memory, metrics.clone());
+        let hits = known::Hits::default();
+        let manifest_reader = read::ManifestReader::new(settings.max_manifest_bytes);
+        let reads = read::Reads::new(read::Parts {
+            stores: Arc::clone(&stores),
+            known: known.clone(),
+            hits: hits.clone(),
+            manifests: manifest_reader,
+            disk: disk.clone(),
+            memory: settings.transfer_memory,
+            metrics: metrics.clone(),
+            shutdown: shutdown.clone(),
+        });
         Ok(Self(Arc::new(Inner {
             stores,
-            downloads,
             disk,
-            read_ahead,
-            opened: read::opened::Opened::default(),
+            reads,
+            manifest_reader,
             settings,
             metrics,
             known,
             publishing: manifests::publish::Publishing::default(),
-            hits: known::Hits::default(),
+            hits,
             touches: write::reuse::Touches::default(),
-            bulk_lookups: locks::Locks::default(),
             ingests,
             uploads: uploads::Registry::default(),
             transfers,

@@ -7,87 +7,15 @@
 //! error is the caller's.
 
 use std::future::Future;
-use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
-
-use super::{BlobRead, Cache, Error, Result};
-use crate::types::{ByteRange, Digest, Grant, ManifestName, Right};
-
-/// How long a layer that a served manifest names is waited for. BuildKit has decided by then to use it:
-/// without it the build fails, so nothing is gained by giving up sooner.
-const PROMISE: Duration = Duration::from_secs(60);
-/// The same where the build is then run again without its cache. By then two unanswered requests have opened
-/// the breaker (at the default deadlines), so that the export of the second run costs no time on top.
-const OUTLIVED_PROMISE: Duration = Duration::from_secs(7);
-/// Between two tries of a read whose store is throttling or full, which nothing reports the end of.
-const PAUSE: Duration = Duration::from_secs(1);
+use super::{Error, Result};
+use crate::types::{Grant, ManifestName, Right};
 
 impl Error {
     /// Whether it says nothing of what was asked for, only that the store (or the spool) cannot now.
     #[must_use]
     pub fn is_outage(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Exhausted(_) | Self::Refused(_) | Self::Internal(_))
-    }
-}
-
-impl Cache {
-    /// As [`Cache::read_blob`]; a build's import waits for its store to be back: up to a minute, or for 7 s
-    /// where the build passes without.
-    ///
-    /// # Errors
-    /// Those of [`Cache::read_blob`].
-    pub async fn read_promised_blob(&self, grant: &Grant, digest: &Digest, range: Option<ByteRange>) -> Result<BlobRead> {
-        let read = self.promised(grant, digest, || self.read_blob(grant, digest, range)).await;
-        if let (Err(Error::NotFound(_) | Error::Corrupt(_)), Some(losses)) = (&read, grant.losses()) {
-            losses.promises().break_one();
-        }
-        read
-    }
-
-    /// Makes a lookup of a blob that a served manifest names; a build's import waits as
-    /// [`Cache::read_promised_blob`] does.
-    ///
-    /// # Errors
-    /// Those of `look`.
-    pub async fn promised<T, F>(&self, grant: &Grant, digest: &Digest, look: impl Fn() -> F) -> Result<T>
-    where
-        F: Future<Output = Result<T>>,
-    {
-        let Some(losses) = grant.losses().filter(|_| grant.check(Right::Read).is_ok()) else { return look().await };
-        let promises = losses.promises();
-        // What is not found is not asked for again, neither here nor by BuildKit.
-        let lost = || Error::NotFound(format!("blob {digest}: the build is run again without its cache"));
-        match (promises.is_broken(), promises.is_replayable()) {
-            (true, true) => return Err(lost()),
-            (true, false) => return look().await,
-            (false, _) => {}
-        }
-        let patience = if promises.is_replayable() { OUTLIVED_PROMISE } else { PROMISE };
-        let (deadline, mut last) = (Instant::now() + patience, None);
-        let tries = async {
-            loop {
-                let error = match look().await {
-                    Err(error) if error.is_outage() => error,
-                    other => return other,
-                };
-                tracing::warn!(%error, "a build needs blob {digest} and the store fails; it is asked for again: {error}");
-                last = Some(error);
-                let store = self.store(grant)?;
-                tokio::time::sleep(PAUSE).await;
-                store.wait_until_available().await;
-            }
-        };
-        match timeout_at(deadline, tries).await {
-            Ok(found) => found,
-            Err(_) => {
-                promises.break_one();
-                if promises.is_replayable() {
-                    return Err(lost());
-                }
-                Err(last.unwrap_or_else(|| Error::Unavailable(format!("blob {digest}: no answer from the store in {patience:?}"))))
-            }
-        }
     }
 }
 

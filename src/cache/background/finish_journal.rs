@@ -7,9 +7,9 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
+use crate::cache::blocking::blocking;
 use crate::cache::journal::{Entry, Journal};
 use crate::cache::layout::Item;
-use crate::cache::write::spool::blocking;
 use crate::cache::{Cache, Error, Result};
 use crate::shutdown::Shutdown;
 use crate::store::Body;

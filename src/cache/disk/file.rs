@@ -1,7 +1,7 @@
 //! A blob as a file: its bytes, and behind them what proves them.
 //!
-//! One CRC-64 for each piece of the blob, then a footer with the blob's size and a CRC-64 of all that together
-//! with the digest. A file gets its name when its bytes had the blob's digest, and each piece is checked
+//! One CRC-64 for each block of the blob, then a footer with the blob's size and a CRC-64 of all that together
+//! with the digest. A file gets its name when its bytes had the blob's digest, and each block is checked
 //! again whenever it is read. So nothing is flushed to the disk before: what a power loss tears, and what
 //! a disk gets wrong later, does not pass.
 
@@ -16,7 +16,7 @@ use crc_fast::CrcAlgorithm::Crc64Nvme;
 use crate::types::Digest;
 
 /// Bytes that are read, checked and handed on together.
-pub(in crate::cache) const PIECE_BYTES: u64 = 1 << 20;
+pub(in crate::cache) const BLOCK_BYTES: u64 = 1 << 20;
 const MAGIC: [u8; 8] = *b"remora\x00\x01";
 /// The magic, the size, the checksum.
 const FOOTER_BYTES: u64 = 24;
@@ -40,21 +40,21 @@ pub(in crate::cache) struct Draft {
 
 /// Bytes that the file of a blob of `size` takes.
 pub(super) fn file_bytes(size: u64) -> u64 {
-    size.saturating_add(size.div_ceil(PIECE_BYTES) * 8).saturating_add(FOOTER_BYTES)
+    size.saturating_add(size.div_ceil(BLOCK_BYTES) * 8).saturating_add(FOOTER_BYTES)
 }
 
-/// Bytes of a piece of a blob of `size`.
-fn piece_bytes(size: u64, piece: u64) -> u64 {
-    size.saturating_sub(piece.saturating_mul(PIECE_BYTES)).min(PIECE_BYTES)
+/// Bytes of a block of a blob of `size`.
+fn block_bytes(size: u64, block: u64) -> u64 {
+    size.saturating_sub(block.saturating_mul(BLOCK_BYTES)).min(BLOCK_BYTES)
 }
 
-/// Reads a piece of a blob's file and checks it.
+/// Reads a block of a blob's file and checks it.
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidData`] where it is not what was written, or those of the disk.
-pub(in crate::cache) fn read_piece(file: &File, piece: u64, size: u64, sum: u64) -> io::Result<Bytes> {
-    let bytes = read_at(file, piece * PIECE_BYTES, piece_bytes(size, piece))?;
-    if crc_fast::checksum(Crc64Nvme, &bytes) == sum { Ok(bytes.into()) } else { Err(torn("a piece")) }
+pub(in crate::cache) fn read_block(file: &File, block: u64, size: u64, sum: u64) -> io::Result<Bytes> {
+    let bytes = read_at(file, block * BLOCK_BYTES, block_bytes(size, block))?;
+    if crc_fast::checksum(Crc64Nvme, &bytes) == sum { Ok(bytes.into()) } else { Err(torn("a block")) }
 }
 
 impl Stored {
@@ -83,13 +83,13 @@ impl Stored {
         self.size
     }
 
-    /// Reads a piece.
+    /// Reads a block.
     ///
     /// # Errors
-    /// As [`read_piece`].
-    pub(in crate::cache) fn read(&self, piece: u64) -> io::Result<Bytes> {
-        let sum = usize::try_from(piece).ok().and_then(|piece| self.sums.get(piece));
-        read_piece(&self.file, piece, self.size, *sum.ok_or_else(|| torn("the table of checksums"))?)
+    /// As [`read_block`].
+    pub(in crate::cache) fn read(&self, block: u64) -> io::Result<Bytes> {
+        let sum = usize::try_from(block).ok().and_then(|block| self.sums.get(block));
+        read_block(&self.file, block, self.size, *sum.ok_or_else(|| torn("the table of checksums"))?)
     }
 
     /// Says when the blob was last used, to whoever looks at the file after a restart.
@@ -104,23 +104,23 @@ impl Draft {
         Ok(Self { path, file: Arc::new(file), size: 0, sums: Vec::new() })
     }
 
-    /// The file, to read pieces from that were appended.
+    /// The file, to read blocks from that were appended.
     pub(in crate::cache) fn file(&self) -> Arc<File> {
         Arc::clone(&self.file)
     }
 
-    /// Writes the next piece and returns its checksum; only the last one may be shorter than
-    /// [`PIECE_BYTES`].
+    /// Writes the next block and returns its checksum; only the last one may be shorter than
+    /// [`BLOCK_BYTES`].
     ///
     /// # Errors
     /// Those of the disk.
-    pub(in crate::cache) fn append(&mut self, piece: &[Bytes]) -> io::Result<u64> {
+    pub(in crate::cache) fn append(&mut self, block: &[Bytes]) -> io::Result<u64> {
         let mut sum = crc_fast::Digest::new(Crc64Nvme);
-        for bytes in piece {
+        for bytes in block {
             sum.update(bytes);
             self.size += bytes.len() as u64;
         }
-        write_all(&self.file, piece)?;
+        write_all(&self.file, block)?;
         let sum = sum.finalize();
         self.sums.push(sum);
         Ok(sum)
@@ -185,8 +185,8 @@ fn read_at(file: &File, offset: u64, len: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn write_all(mut file: &File, piece: &[Bytes]) -> io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = piece.iter().map(|bytes| IoSlice::new(bytes)).collect();
+fn write_all(mut file: &File, block: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = block.iter().map(|bytes| IoSlice::new(bytes)).collect();
     let mut slices = slices.as_mut_slice();
     IoSlice::advance_slices(&mut slices, 0);
     while !slices.is_empty() {
@@ -205,13 +205,13 @@ mod tests {
     use super::*;
 
     fn blob() -> Vec<u8> {
-        (0..PIECE_BYTES * 2 + 1000).map(|at| u8::try_from(at % 251).unwrap()).collect()
+        (0..BLOCK_BYTES * 2 + 1000).map(|at| u8::try_from(at % 251).unwrap()).collect()
     }
 
     fn write(dir: &Path, digest: &Digest) -> PathBuf {
         let mut draft = Draft::create(dir.join("draft")).unwrap();
-        for piece in blob().chunks(usize::try_from(PIECE_BYTES).unwrap()) {
-            let (left, right) = piece.split_at(piece.len() / 3);
+        for block in blob().chunks(usize::try_from(BLOCK_BYTES).unwrap()) {
+            let (left, right) = block.split_at(block.len() / 3);
             draft.append(&[Bytes::copy_from_slice(left), Bytes::new(), Bytes::copy_from_slice(right)]).unwrap();
         }
         draft.finish(&dir.join("ab/blob"), digest).unwrap();
@@ -222,8 +222,8 @@ mod tests {
     fn read(path: &Path, digest: &Digest) -> io::Result<Vec<u8>> {
         let stored = Stored::open(path, digest)?;
         let mut bytes = Vec::new();
-        for piece in 0..stored.size().div_ceil(PIECE_BYTES) {
-            bytes.extend_from_slice(&stored.read(piece)?);
+        for block in 0..stored.size().div_ceil(BLOCK_BYTES) {
+            bytes.extend_from_slice(&stored.read(block)?);
         }
         Ok(bytes)
     }

@@ -1,7 +1,7 @@
 //! A blob on its way from its bucket into the disk cache, and those who read it meanwhile.
 //!
 //! One fetch serves all of them. What came last is handed on from memory; who is further behind reads it
-//! back from the file. The last piece goes out when the blob's digest is right. A fill that nobody
+//! back from the file. The last block goes out when the blob's digest is right. A fill that nobody
 //! follows any more ends, unless it was begun for nobody.
 
 use std::collections::{HashMap, VecDeque};
@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::file::PIECE_BYTES;
+use super::file::BLOCK_BYTES;
 use super::follower::Follower;
-use super::index::Entry;
+use super::index::DiskEntry;
 use crate::cache::Error;
 use crate::store::Meta;
 use crate::types::Digest;
 
-/// Pieces that stay in memory behind the one that came last.
+/// Blocks that stay in memory behind the one that came last.
 const TAIL: u64 = 3;
 
 /// The fills under way, by the blob's place.
@@ -30,42 +30,42 @@ pub(in crate::cache) struct Fills(Mutex<HashMap<String, Arc<Fill>>>);
 pub(in crate::cache) struct Fill {
     place: String,
     digest: Digest,
-    state: Mutex<State>,
+    state: Mutex<FillState>,
     changed: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct FillState {
     /// Of the blob, once the store has answered.
     meta: Option<Meta>,
     file: Option<Arc<File>>,
-    /// The checksums of the pieces in the file.
+    /// The checksums of the blocks in the file.
     written: Vec<u64>,
-    /// The last pieces that came, the first of them being piece `tail_start`.
+    /// The last blocks that came, the first of them being block `tail_start`.
     tail: VecDeque<Arc<[Bytes]>>,
     tail_start: u64,
     end: Option<End>,
     followers: usize,
     /// Nobody reads it yet.
-    ahead: bool,
+    read_ahead: bool,
     /// Nobody may follow any more.
     closed: bool,
     /// The blob was deleted: it is not to be kept, and nobody else gets it.
-    disowned: bool,
+    discarded: bool,
 }
 
 /// How a fill ended.
 #[derive(Debug, Clone)]
 pub(in crate::cache) enum End {
     /// The blob is on disk, and stays there while this is held.
-    Whole { _entry: Arc<Entry> },
+    Whole { _entry: Arc<DiskEntry> },
     /// The blob cannot be read from its bucket.
     Failed(Error),
     /// The disk does not take it; the bucket has it.
     Bypassed,
 }
 
-/// Where a piece is.
+/// Where a block is.
 pub(super) enum Look {
     Memory(Arc<[Bytes]>),
     File(Arc<File>, u64),
@@ -80,7 +80,7 @@ impl Fills {
         if let Some(follower) = fills.get(place).and_then(Fill::follow) {
             return (follower, false);
         }
-        let fill = Fill::new(place, digest, State { followers: 1, ..State::default() });
+        let fill = Fill::new(place, digest, FillState { followers: 1, ..FillState::default() });
         fills.insert(place.to_owned(), Arc::clone(&fill));
         (Follower::new(&fill), true)
     }
@@ -91,12 +91,12 @@ impl Fills {
     }
 
     /// A new fill that nobody follows yet, unless there is one or `most` are under way.
-    pub(in crate::cache) fn begin_ahead(&self, place: &str, digest: &Digest, most: usize) -> Option<Arc<Fill>> {
+    pub(in crate::cache) fn begin_read_ahead(&self, place: &str, digest: &Digest, most: usize) -> Option<Arc<Fill>> {
         let mut fills = self.fills();
         if fills.len() >= most || fills.contains_key(place) {
             return None;
         }
-        let fill = Fill::new(place, digest, State { ahead: true, ..State::default() });
+        let fill = Fill::new(place, digest, FillState { read_ahead: true, ..FillState::default() });
         fills.insert(place.to_owned(), Arc::clone(&fill));
         Some(fill)
     }
@@ -106,9 +106,9 @@ impl Fills {
     }
 
     /// Keeps blobs that are on their way from being kept.
-    pub(super) fn disown(&self, digest: &Digest) {
+    pub(super) fn discard(&self, digest: &Digest) {
         for fill in self.fills().values().filter(|fill| fill.digest == *digest) {
-            fill.state().disowned = true;
+            fill.state().discarded = true;
         }
     }
 
@@ -125,35 +125,35 @@ impl Fills {
 }
 
 impl Fill {
-    fn new(place: &str, digest: &Digest, state: State) -> Arc<Self> {
+    fn new(place: &str, digest: &Digest, state: FillState) -> Arc<Self> {
         Arc::new(Self { place: place.to_owned(), digest: *digest, state: Mutex::new(state), changed: watch::Sender::new(()) })
     }
 
     fn follow(self: &Arc<Self>) -> Option<Follower> {
         let mut state = self.state();
-        if state.closed || state.disowned || matches!(state.end, Some(End::Failed(_) | End::Bypassed)) {
+        if state.closed || state.discarded || matches!(state.end, Some(End::Failed(_) | End::Bypassed)) {
             return None;
         }
         state.followers += 1;
-        let was_ahead = std::mem::take(&mut state.ahead);
+        let was_read_ahead = std::mem::take(&mut state.read_ahead);
         drop(state);
-        if was_ahead {
+        if was_read_ahead {
             self.changed.send_replace(());
         }
         Some(Follower::new(self))
     }
 
-    /// The store has answered, and this is where the pieces go.
+    /// The store has answered, and this is where the blocks go.
     pub(in crate::cache) fn opened(&self, meta: Meta, file: Arc<File>) {
         self.change(|state| (state.meta, state.file) = (Some(meta), Some(file)));
     }
 
-    /// The next piece has come.
-    pub(in crate::cache) fn came(&self, piece: Arc<[Bytes]>) {
-        self.change(|state| state.tail.push_back(piece));
+    /// The next block has come.
+    pub(in crate::cache) fn came(&self, block: Arc<[Bytes]>) {
+        self.change(|state| state.tail.push_back(block));
     }
 
-    /// The next piece is in the file.
+    /// The next block is in the file.
     pub(in crate::cache) fn wrote(&self, sum: u64) {
         self.change(|state| {
             state.written.push(sum);
@@ -172,30 +172,30 @@ impl Fill {
     }
 
     /// Whether it was dropped from the cache meanwhile.
-    pub(in crate::cache) fn is_disowned(&self) -> bool {
-        self.state().disowned
+    pub(in crate::cache) fn is_discarded(&self) -> bool {
+        self.state().discarded
     }
 
     /// Whether nobody has asked for the blob.
-    pub(in crate::cache) fn is_ahead(&self) -> bool {
-        self.state().ahead
+    pub(in crate::cache) fn is_read_ahead(&self) -> bool {
+        self.state().read_ahead
     }
 
     /// Resolves when somebody asks for the blob.
     pub(in crate::cache) async fn asked_for(&self) {
-        self.until(|state| !state.ahead).await;
+        self.until(|state| !state.read_ahead).await;
     }
 
     /// Resolves when nobody follows it any more; nobody will. `at_last`: nor is it wanted for anybody to come.
     pub(in crate::cache) async fn abandoned(&self, at_last: bool) {
         self.until(|state| {
-            state.closed |= state.followers == 0 && (at_last || !state.ahead);
+            state.closed |= state.followers == 0 && (at_last || !state.read_ahead);
             state.closed
         })
         .await;
     }
 
-    async fn until(&self, mut reached: impl FnMut(&mut State) -> bool) {
+    async fn until(&self, mut reached: impl FnMut(&mut FillState) -> bool) {
         let mut changed = self.changed.subscribe();
         loop {
             changed.mark_unchanged();
@@ -219,7 +219,7 @@ impl Fill {
     /// How much of the blob has come.
     pub(super) fn so_far(&self) -> u64 {
         let state = self.state();
-        (state.tail_start + state.tail.len() as u64) * PIECE_BYTES
+        (state.tail_start + state.tail.len() as u64) * BLOCK_BYTES
     }
 
     /// Somebody follows it no more.
@@ -227,9 +227,9 @@ impl Fill {
         self.change(|state| state.followers -= 1);
     }
 
-    pub(super) fn look(&self, piece: u64) -> Look {
+    pub(super) fn look(&self, block: u64) -> Look {
         let state = self.state();
-        let at = |start: u64| usize::try_from(piece.checked_sub(start)?).ok();
+        let at = |start: u64| usize::try_from(block.checked_sub(start)?).ok();
         if let Some(bytes) = at(state.tail_start).and_then(|at| state.tail.get(at)) {
             return Look::Memory(Arc::clone(bytes));
         }
@@ -241,12 +241,12 @@ impl Fill {
     }
 
     /// Lets all who follow it look again.
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut FillState)) {
         change(&mut self.state());
         self.changed.send_replace(());
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, FillState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,6 @@
 //! A reader of a blob that is on its way into the disk cache.
 //!
-//! It takes pieces from memory, where they still are, or reads them back from the file, and waits for those that
+//! It takes blocks from memory, where they still are, or reads them back from the file, and waits for those that
 //! have not come.
 
 use std::collections::VecDeque;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::file::{self, PIECE_BYTES};
+use super::file::{self, BLOCK_BYTES};
 use super::fill::{End, Fill, Look};
 use crate::cache::Error;
 use crate::store::Meta;
@@ -84,13 +84,13 @@ impl Follower {
                 return Ok(None);
             }
             self.changed.mark_unchanged();
-            let piece = self.at / PIECE_BYTES;
-            match self.fill.look(piece) {
-                Look::Memory(bytes) => self.take(&bytes, piece),
+            let block = self.at / BLOCK_BYTES;
+            match self.fill.look(block) {
+                Look::Memory(bytes) => self.take(&bytes, block),
                 Look::File(file, sum) => {
-                    let read = tokio::task::spawn_blocking(move || file::read_piece(&file, piece, size, sum));
+                    let read = tokio::task::spawn_blocking(move || file::read_block(&file, block, size, sum));
                     let bytes = read.await.map_err(io::Error::other).flatten().map_err(|error| Fault::Disk(Some(error)))?;
-                    self.take(&[bytes], piece);
+                    self.take(&[bytes], block);
                 }
                 Look::Ended(end) => return Err(Fault::from(end)),
                 Look::Nowhere => self.wait().await?,
@@ -98,9 +98,9 @@ impl Follower {
         }
     }
 
-    /// Takes of a piece what is wanted.
-    fn take(&mut self, bytes: &[Bytes], piece: u64) {
-        let mut start = piece * PIECE_BYTES;
+    /// Takes of a block what is wanted.
+    fn take(&mut self, bytes: &[Bytes], block: u64) {
+        let mut start = block * BLOCK_BYTES;
         for bytes in bytes {
             let end = start + bytes.len() as u64;
             let (from, to) = (self.at.max(start), self.end.min(end));

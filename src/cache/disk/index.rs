@@ -8,7 +8,7 @@ use crate::types::Digest;
 
 /// A blob on disk. Whoever reads it holds it, and what is held is not evicted.
 #[derive(Debug)]
-pub(in crate::cache) struct Entry {
+pub(in crate::cache) struct DiskEntry {
     pub(super) digest: Digest,
     /// Part of its file's name: no two files of one blob are the same.
     pub(super) generation: u64,
@@ -22,7 +22,7 @@ pub(in crate::cache) struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// With the moment of the last use.
-    entries: HashMap<Digest, (u64, Arc<Entry>)>,
+    entries: HashMap<Digest, (u64, Arc<DiskEntry>)>,
     order: BTreeMap<u64, Digest>,
     clock: u64,
     /// Of all files.
@@ -31,13 +31,13 @@ pub(super) struct Index {
     pub(super) reserved: u64,
 }
 
-impl Entry {
+impl DiskEntry {
     pub(super) fn new(digest: Digest, generation: u64, bytes: u64, ahead: Option<Hold>) -> Self {
         Self { digest, generation, bytes, ahead: Mutex::new(ahead) }
     }
 
     /// Takes note of a reader, or of the end of the entry. Whether it was fetched ahead for nobody until now.
-    pub(in crate::cache) fn ends_ahead(&self) -> bool {
+    pub(in crate::cache) fn end_read_ahead(&self) -> bool {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
     }
 }
@@ -57,7 +57,7 @@ impl Index {
     }
 
     /// A blob, which is in use by that.
-    pub(super) fn get(&mut self, digest: &Digest) -> Option<Arc<Entry>> {
+    pub(super) fn get(&mut self, digest: &Digest) -> Option<Arc<DiskEntry>> {
         let (used, entry) = self.entries.get_mut(digest)?;
         self.order.remove(used);
         self.clock += 1;
@@ -67,7 +67,7 @@ impl Index {
     }
 
     /// Takes note of a blob; returns what it replaces.
-    pub(super) fn insert(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
+    pub(super) fn insert(&mut self, entry: Arc<DiskEntry>) -> Option<Arc<DiskEntry>> {
         let before = self.remove(&entry.digest);
         self.clock += 1;
         self.order.insert(self.clock, entry.digest);
@@ -76,7 +76,7 @@ impl Index {
         before
     }
 
-    pub(super) fn remove(&mut self, digest: &Digest) -> Option<Arc<Entry>> {
+    pub(super) fn remove(&mut self, digest: &Digest) -> Option<Arc<DiskEntry>> {
         let (used, entry) = self.entries.remove(digest)?;
         self.order.remove(&used);
         self.bytes -= entry.bytes;
@@ -84,20 +84,20 @@ impl Index {
     }
 
     /// Takes out this entry, if it is not another one of the same blob by now.
-    pub(super) fn remove_this(&mut self, entry: &Arc<Entry>) -> Option<Arc<Entry>> {
+    pub(super) fn remove_this(&mut self, entry: &Arc<DiskEntry>) -> Option<Arc<DiskEntry>> {
         let (_, known) = self.entries.get(&entry.digest)?;
         if Arc::ptr_eq(known, entry) { self.remove(&entry.digest) } else { None }
     }
 
     /// Takes out the blob that was used the longest ago, of those that nobody reads.
-    pub(super) fn remove_oldest(&mut self) -> Option<Arc<Entry>> {
+    pub(super) fn remove_oldest(&mut self) -> Option<Arc<DiskEntry>> {
         let unread = |digest: &&Digest| self.entries.get(digest).is_some_and(|(_, entry)| Arc::strong_count(entry) == 1);
         let oldest = *self.order.values().find(unread)?;
         self.remove(&oldest)
     }
 
     /// All of them.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Arc<DiskEntry>> {
         self.entries.values().map(|(_, entry)| entry)
     }
 }
@@ -111,7 +111,7 @@ mod tests {
         let mut index = Index::default();
         let digests = [b"a", b"b", b"c"].map(|bytes| Digest::of(bytes));
         for digest in digests {
-            assert!(index.insert(Arc::new(Entry::new(digest, 0, 10, None))).is_none());
+            assert!(index.insert(Arc::new(DiskEntry::new(digest, 0, 10, None))).is_none());
         }
         let reader = index.get(&digests[0]).unwrap();
         let other = index.get(&digests[1]).unwrap();

@@ -8,6 +8,7 @@ mod file;
 mod fill;
 mod follower;
 mod index;
+mod open;
 
 use std::fs::{self, File};
 use std::io;
@@ -19,10 +20,11 @@ use crate::metrics::Metrics;
 use crate::transfer::Hold;
 use crate::types::Digest;
 
-pub(super) use file::{Draft, PIECE_BYTES, Stored};
+pub(super) use file::{BLOCK_BYTES, Draft, Stored};
 pub(super) use fill::{End, Fill, Fills};
 pub(super) use follower::{Fault, Follower};
-pub(super) use index::Entry;
+pub(super) use index::DiskEntry;
+pub(super) use open::open;
 
 use index::Index;
 
@@ -104,11 +106,11 @@ impl Disk {
     }
 
     /// A blob that is here, for a reader. One that is not what it should be is dropped. Blocks.
-    pub(super) fn get(&self, digest: &Digest) -> Option<(Arc<Entry>, Stored)> {
+    pub(super) fn get(&self, digest: &Digest) -> Option<(Arc<DiskEntry>, Stored)> {
         let entry = self.index().get(digest)?;
         match Stored::open(&self.path(&entry), digest) {
             Ok(stored) => {
-                entry.ends_ahead();
+                entry.end_read_ahead();
                 stored.used_now();
                 Some((entry, stored))
             }
@@ -142,8 +144,8 @@ impl Disk {
     }
 
     /// Keeps what was written, whose bytes have that digest. `ahead`: nobody has asked for them. Blocks.
-    pub(super) fn keep(&self, digest: &Digest, draft: Draft, room: &Room, ahead: Option<Hold>) -> Option<Arc<Entry>> {
-        let entry = Arc::new(Entry::new(*digest, rand::random(), room.bytes, ahead));
+    pub(super) fn keep(&self, digest: &Digest, draft: Draft, room: &Room, ahead: Option<Hold>) -> Option<Arc<DiskEntry>> {
+        let entry = Arc::new(DiskEntry::new(*digest, rand::random(), room.bytes, ahead));
         if let Err(error) = draft.finish(&self.path(&entry), digest) {
             self.unwritable(&error);
             return None;
@@ -159,12 +161,12 @@ impl Disk {
 
     /// Drops a blob, also one that is just being fetched.
     pub(super) fn forget(&self, digest: &Digest) {
-        self.fills.disown(digest);
+        self.fills.discard(digest);
         self.take_out(|index| index.remove(digest));
     }
 
     /// Takes note of a blob that cannot be read back.
-    pub(super) fn unreadable(&self, entry: &Arc<Entry>, error: &io::Error) {
+    pub(super) fn unreadable(&self, entry: &Arc<DiskEntry>, error: &io::Error) {
         let digest = entry.digest;
         if self.take_out(|index| index.remove_this(entry)) {
             self.metrics.disk().failed();
@@ -180,7 +182,7 @@ impl Disk {
 
     /// What was fetched ahead and never read is of no use any more: the process ends.
     pub(super) fn close(&self) {
-        let wasted: u64 = self.index().entries().filter(|entry| entry.ends_ahead()).map(|entry| entry.bytes).sum();
+        let wasted: u64 = self.index().entries().filter(|entry| entry.end_read_ahead()).map(|entry| entry.bytes).sum();
         if wasted > 0 {
             self.metrics.read_ahead().wasted(wasted);
             tracing::info!("read-ahead: {wasted} bytes were fetched that nobody has read");
@@ -243,12 +245,12 @@ impl Disk {
     }
 
     /// Deletes the file of the entry that is taken out of the index, if any.
-    fn take_out(&self, take: impl FnOnce(&mut Index) -> Option<Arc<Entry>>) -> bool {
+    fn take_out(&self, take: impl FnOnce(&mut Index) -> Option<Arc<DiskEntry>>) -> bool {
         let taken = take(&mut self.index());
         taken.inspect(|entry| self.delete(entry)).is_some()
     }
 
-    fn delete(&self, entry: &Entry) {
+    fn delete(&self, entry: &DiskEntry) {
         if let Err(error) = fs::remove_file(self.path(entry))
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -258,8 +260,8 @@ impl Disk {
         self.show();
     }
 
-    fn account(&self, entry: &Entry) {
-        if entry.ends_ahead() {
+    fn account(&self, entry: &DiskEntry) {
+        if entry.end_read_ahead() {
             self.metrics.read_ahead().wasted(entry.bytes);
         }
     }
@@ -273,7 +275,7 @@ impl Disk {
         self.settings.dir.join(DRAFTS).join(format!("{:032x}", rand::random::<u128>()))
     }
 
-    fn path(&self, entry: &Entry) -> PathBuf {
+    fn path(&self, entry: &DiskEntry) -> PathBuf {
         let name = entry.digest.to_string().split_off(ALGORITHM.len());
         self.settings.dir.join(&name[..2]).join(format!("{name}.{:016x}", entry.generation))
     }
@@ -291,8 +293,8 @@ impl Drop for Room {
 
 /// What is in the folder, in the order of last use. Only names and sizes are looked at: each file proves
 /// itself when it is read.
-fn found(dir: &Path) -> io::Result<Vec<Entry>> {
-    let mut files: Vec<(SystemTime, Entry)> = Vec::new();
+fn found(dir: &Path) -> io::Result<Vec<DiskEntry>> {
+    let mut files: Vec<(SystemTime, DiskEntry)> = Vec::new();
     for folder in fs::read_dir(dir)? {
         let folder = folder?;
         if folder.file_name().len() != 2 || !folder.file_type()?.is_dir() {
@@ -302,7 +304,7 @@ fn found(dir: &Path) -> io::Result<Vec<Entry>> {
             let file = file?;
             if let Some((digest, generation)) = named(&file.file_name().to_string_lossy()) {
                 let known = file.metadata()?;
-                files.push((known.modified()?, Entry::new(digest, generation, known.len(), None)));
+                files.push((known.modified()?, DiskEntry::new(digest, generation, known.len(), None)));
             }
         }
     }

@@ -13,7 +13,7 @@ mod writing;
 use time::OffsetDateTime;
 
 use super::{Cache, Error, Result, outage};
-use crate::cache::write::spool::blocking;
+use crate::cache::blocking::blocking;
 use crate::types::{Digest, Grant, Right};
 
 pub(super) use self::registry::Registry;

@@ -12,7 +12,8 @@ use time::OffsetDateTime;
 
 use super::IngestStatus;
 use super::files::{Files, Left};
-use crate::cache::write::spool::{self, blocking};
+use crate::cache::blocking::blocking;
+use crate::cache::write::spool;
 use crate::cache::{Error, Result, Settings};
 use crate::store::Body;
 use crate::transfer::{Budget, Hold, Payload};

@@ -13,9 +13,9 @@ use super::early_parts::Ahead;
 use super::registry::Name;
 use super::streamed::Streamed;
 use super::writing::Writing;
+use crate::cache::blocking::blocking;
 use crate::cache::labels::check_labels;
 use crate::cache::write::receive::check_content;
-use crate::cache::write::spool::blocking;
 use crate::cache::{Cache, Error, Result, outage};
 use crate::types::{Digest, Grant, Sums};
 

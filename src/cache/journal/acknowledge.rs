@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::{Entry, Journal, needs};
 use crate::cache::layout::Item;
 use crate::cache::{BlobInfo, Cache, CacheConfig, Error, Result};
-use crate::store::{Body, Meta};
+use crate::store::Body;
 use crate::types::{Digest, Durability, ETag, Grant, ManifestName};
 
 /// How long a manifest waits for room, which is there as soon as a blob is finished. Its own blobs may be among
@@ -31,7 +31,7 @@ impl Cache {
             return None;
         }
         grant.usage().blob_written(size);
-        Some(in_journal(digest, size))
+        Some(BlobInfo::unstored(*digest, size))
     }
 
     /// Acknowledges a manifest; `None`: it must go to the store.
@@ -52,7 +52,7 @@ impl Cache {
     /// A blob that need not be sent to the journal, as it is there.
     pub(in crate::cache) fn find_in_journal(&self, grant: &Grant, digest: &Digest) -> Option<BlobInfo> {
         let size = self.journal(grant)?.size_of(grant.scope(), digest)?;
-        Some(in_journal(digest, size))
+        Some(BlobInfo::unstored(*digest, size))
     }
 
     /// What is made of the store's answer to an export's question. Without an answer a blob is where it was seen
@@ -67,8 +67,4 @@ impl Cache {
             found => found,
         }
     }
-}
-
-fn in_journal(digest: &Digest, size: u64) -> BlobInfo {
-    BlobInfo::new(*digest, Meta { size, etag: ETag::new(&digest.to_string()), modified: OffsetDateTime::now_utc() })
 }

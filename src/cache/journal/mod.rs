@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::layout::{self, Item};
 use super::{CacheConfig, Error, Result};
-use crate::cache::write::spool::blocking;
+use crate::cache::blocking::blocking;
 use crate::metrics::Metrics;
 use crate::store::{Backoff, Body};
 use crate::transfer::{Budget, Hold};

@@ -7,27 +7,12 @@ pub use publish::MergeRules;
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
-use futures_util::TryStreamExt;
 use time::OffsetDateTime;
 
 use crate::cache::known::Absent;
-use crate::cache::{Cache, CacheConfig, Error, Result, layout};
-use crate::store::{self, Store};
-use crate::types::{Digest, ETag, Grant, Key, ManifestName, Right};
-
-/// A manifest that was read.
-#[derive(Debug, Clone)]
-pub struct Manifest {
-    /// The document, byte for byte as it is stored unless results were left out.
-    pub bytes: Bytes,
-    /// The same, parsed.
-    pub config: CacheConfig,
-    /// Its version.
-    pub etag: ETag,
-    /// When it was last published or touched.
-    pub modified: OffsetDateTime,
-}
+use crate::cache::{Cache, Manifest, Result, layout};
+use crate::store;
+use crate::types::{Digest, ETag, Grant, ManifestName, Right};
 
 /// A manifest as a listing shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +45,7 @@ impl Cache {
     /// [`Error::Exhausted`] for one above the bound, [`Error::Denied`], or the store's.
     pub async fn get_manifest(&self, grant: &Grant, name: &ManifestName) -> Result<Manifest> {
         grant.check_manifest(Right::Read, name)?;
-        let manifest = self.read_manifest(self.store(grant)?.as_ref(), &layout::manifest_key(grant.scope(), name), name).await?;
+        let manifest = self.0.manifest_reader.read(self.store(grant)?.as_ref(), grant.scope(), name).await?;
         Ok(Self::shown(grant, manifest))
     }
 
@@ -73,8 +58,8 @@ impl Cache {
     /// As [`Cache::get_manifest`].
     pub async fn import_manifest(&self, grant: &Grant, name: &ManifestName) -> Result<Manifest> {
         grant.check_manifest(Right::Read, name)?;
-        let (store, key) = (self.store(grant)?, layout::manifest_key(grant.scope(), name));
-        let mut manifest = self.read_manifest(store.as_ref(), &key, name).await?;
+        let store = self.store(grant)?;
+        let mut manifest = self.0.manifest_reader.read(store.as_ref(), grant.scope(), name).await?;
         // All of its blobs are looked up here: the export that follows need not.
         self.0.known.begin_bulk_lookup(grant.scope(), name);
         let absent = self.0.known.bulk_lookup(grant.scope(), store.as_ref(), &manifest.config.blobs()).await;
@@ -94,10 +79,7 @@ impl Cache {
             manifest.bytes = pruned.config.to_json().into();
             manifest.config = pruned.config;
         }
-        // Who asks for what comes next: the disk cache, or a session.
-        if self.0.disk.is_some() || grant.documents().is_some() {
-            self.0.read_ahead.learn(grant.scope(), name, &manifest.config);
-        }
+        self.0.reads.expect(grant, name, &manifest.config);
         Ok(Self::shown(grant, manifest))
     }
 
@@ -106,17 +88,6 @@ impl Cache {
         grant.disclose(manifest.config.blobs().into_keys());
         grant.usage().manifest_read(manifest.config.layers().len() as u64);
         manifest
-    }
-
-    pub(in crate::cache) async fn read_manifest(&self, store: &dyn Store, key: &Key, name: &ManifestName) -> Result<Manifest> {
-        let mut object = store.get(key, None, None).await?;
-        self.check_manifest_size(object.meta.size)?;
-        let mut document = Vec::with_capacity(usize::try_from(object.meta.size).unwrap_or_default());
-        while let Some(piece) = object.body.try_next().await? {
-            document.extend_from_slice(&piece);
-        }
-        let config = CacheConfig::parse(&document).map_err(|malformed| Error::Corrupt(format!("manifest {name}: {malformed}")))?;
-        Ok(Manifest { bytes: document.into(), config, etag: object.meta.etag, modified: object.meta.modified })
     }
 
     /// Deletes a manifest; its blobs stay.
@@ -161,12 +132,7 @@ impl Cache {
     /// # Errors
     /// [`Error::Exhausted`] above the bound.
     pub fn check_manifest_size(&self, size: u64) -> Result<()> {
-        let max = self.0.settings.max_manifest_bytes;
-        if size > max {
-            Err(Error::Exhausted(format!("a manifest of {size} bytes; limits.max_manifest_bytes allows {max}")))
-        } else {
-            Ok(())
-        }
+        self.0.manifest_reader.check_size(size)
     }
 }
 

@@ -254,7 +254,7 @@ impl Cache {
 
     /// The version that is stored, with the manifest where it can be read as one.
     async fn base(&self, store: &dyn Store, sent: &Sent<'_>) -> Result<Option<(ETag, Option<Manifest>)>> {
-        match self.read_manifest(store, &sent.key, sent.name).await {
+        match self.0.manifest_reader.read(store, sent.grant.scope(), sent.name).await {
             Ok(manifest) => Ok(Some((manifest.etag.clone(), Some(manifest)))),
             Err(Error::NotFound(_)) => Ok(None),
             Err(unreadable @ (Error::Corrupt(_) | Error::Exhausted(_))) => {

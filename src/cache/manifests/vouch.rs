@@ -7,15 +7,14 @@
 //! BuildKit's own client writes no such fields and skips them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::Value;
 
 use crate::cache::known::Trust;
-use crate::cache::{Cache, CacheConfig, Error, Outgoing, Result, layout};
-use crate::store::{self, GuardedStore, Meta, Store};
+use crate::cache::{Cache, CacheConfig, Result, layout};
+use crate::store::{self, Meta, Store};
 use crate::types::{Crc64, Digest, ETag, Grant, ManifestName, Scope};
 
 /// The object's ETag when it was verified, among a layer's annotations.
@@ -48,14 +47,14 @@ impl Cache {
     /// Those of the blobs of `config` that are not what they were when they were verified, and cannot be
     /// found good in time. All that are stored must have been looked up just now.
     pub(in crate::cache) async fn changed(&self, grant: &Grant, name: &ManifestName, config: &CacheConfig) -> Result<BTreeSet<Digest>> {
-        let (scope, store) = (grant.scope(), self.store(grant)?);
+        let scope = grant.scope();
         let suspects = self.take_word(scope, config);
         if suspects.is_empty() {
             return Ok(BTreeSet::new());
         }
         let mut bad: BTreeSet<Digest> = suspects.keys().copied().collect();
         // Collected first: a lazy iterator of futures that borrow is not `Send`.
-        let checks: Vec<_> = suspects.iter().map(|(digest, vouched)| self.is_good(scope, &store, *digest, vouched)).collect();
+        let checks: Vec<_> = suspects.iter().map(|(digest, vouched)| self.is_good(grant, *digest, vouched)).collect();
         let mut checks = stream::iter(checks).buffer_unordered(READS_AT_ONCE);
         let in_time = tokio::time::timeout(PATIENCE, async {
             while let Some(good) = checks.next().await {
@@ -96,14 +95,14 @@ impl Cache {
     }
 
     /// The digest, where the blob is what it should be.
-    async fn is_good(&self, scope: &Scope, store: &Arc<dyn GuardedStore>, digest: Digest, vouched: &Vouched<'_>) -> Option<Digest> {
-        let object = self.stored_blob(scope, store, &digest, None).await.ok()?;
+    async fn is_good(&self, grant: &Grant, digest: Digest, vouched: &Vouched<'_>) -> Option<Digest> {
+        let scope = grant.scope();
+        let object = self.0.reads.open_stored(grant, &digest).await.ok()?;
         if self.is_vouched(scope, &digest, &object.meta.etag, vouched) {
             // The lookup told of another version than is there.
             return self.0.known.record_present(scope, &digest, object.meta).then_some(digest);
         }
-        let body: Outgoing = Box::pin(object.body.map_err(Error::from));
-        let mut body = self.checked(scope, &digest, &object.meta, body);
+        let mut body = self.0.reads.verified(scope, &digest, object);
         loop {
             match body.try_next().await {
                 Ok(Some(_)) => {}

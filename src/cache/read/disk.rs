@@ -1,171 +1,161 @@
-//! Reads of blobs through the disk cache: from it, or from the bucket and into it on the way.
+//! The two middle rungs of a read: the disk cache, and a fill that puts a blob into it.
 //!
-//! However many readers there are, one fetch serves them; the first reads while it goes on. Whatever the
-//! disk does wrong is made up for by the bucket, from the next byte on. What a build may count on is decided by
-//! the bucket when its manifest is served (`manifests`): the disk keeps such a promise when the object is gone
-//! meanwhile, and makes none.
+//! However many readers a blob has, one fetch serves them all, and the first reads while it goes on. Where the disk
+//! fails, the bucket makes up for it from the next byte on. What a build may count on is decided by the bucket when its
+//! manifest is served (`manifests`): the disk keeps such a promise when the object is gone meanwhile, and makes none.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use time::OffsetDateTime;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::cache::disk::{Disk, Entry, Fault, Follower, PIECE_BYTES, Stored};
-use crate::cache::{BlobInfo, BlobRead, Cache, Error, Outgoing, Result, Settings, layout};
+use super::bucket::{BlobSource, BucketReads};
+use super::lookup::Lookups;
+use super::read_ahead::IntoDisk;
+use crate::cache::disk::{BLOCK_BYTES, Disk, DiskEntry, Fault, Follower, Stored};
+use crate::cache::known::Known;
+use crate::cache::{BlobInfo, BlobRead, Error, Outgoing, Result};
 use crate::metrics::Metrics;
-use crate::shutdown::Shutdown;
-use crate::store::{GuardedStore, Meta};
-use crate::types::{ByteRange, Digest, ETag, Grant, Scope};
+use crate::store::Meta;
+use crate::types::{ByteRange, Digest, ETag, Grant};
 
 /// A range that ends here, or further on, has no end of its own: no blob is so large.
 const NO_END: u64 = i64::MAX.cast_unsigned();
-/// A reader that begins so far ahead of a fetch follows it; one further ahead asks the bucket.
+/// A reader that begins at most this far ahead of a fill follows it; one that is further ahead asks the bucket.
 const NEAR: u64 = 16 << 20;
-/// Between two looks at how much of the disk is free; each fetch looks by itself.
-const WATCH: Duration = Duration::from_secs(60);
-/// Pieces that are read from the disk at once, for one reader.
+/// Blocks that are read from the disk at once, for one reader.
 const READS: usize = 2;
 
-/// A blob and the bucket that it is in.
-#[derive(Debug, Clone)]
-pub(in crate::cache) struct Source {
-    pub(in crate::cache) scope: Arc<Scope>,
-    pub(in crate::cache) store: Arc<dyn GuardedStore>,
-    pub(in crate::cache) digest: Digest,
+/// Reads blobs from the disk cache, or through it.
+#[derive(Debug)]
+pub(super) struct DiskReads {
+    disk: Arc<Disk>,
+    read_ahead: Arc<IntoDisk>,
+    lookups: Arc<Lookups>,
+    bucket: BucketReads,
+    known: Known,
+    metrics: Metrics,
 }
 
-/// Where bytes come from but the bucket.
+/// Where bytes come from that need no request of the reader's own.
 enum Nearby {
-    Disk(DiskReader),
+    Disk(BlockReader),
     Fill(Follower),
 }
 
-struct DiskReader {
-    entry: Arc<Entry>,
+/// Reads the blocks of a blob's file, a few at once.
+struct BlockReader {
+    entry: Arc<DiskEntry>,
     stored: Stored,
-    /// The next piece to ask for.
-    piece: u64,
+    /// The next block to ask for.
+    block: u64,
     reads: VecDeque<JoinHandle<io::Result<Bytes>>>,
 }
 
-/// A blob, or a part of it, on its way out.
+/// A blob or a part of it on its way out.
 struct Reading {
-    cache: Cache,
-    source: Source,
+    disk: Arc<Disk>,
+    bucket: BucketReads,
+    metrics: Metrics,
+    source: BlobSource,
     size: u64,
     range: ByteRange,
     at: u64,
-    /// Another read pays for the fetch, or did.
-    saved: bool,
-    /// `None`: the rest comes from the bucket.
+    /// The reader costs no fetch of its own.
+    is_saved: bool,
+    /// `None`: the other bytes come from `body`, a read from the bucket.
     nearby: Option<Nearby>,
-    bucket: Outgoing,
+    body: Outgoing,
 }
 
-/// Opens the disk cache, if there is to be one. Without a disk that can be used remora goes on without it.
-pub(in crate::cache) async fn open_disk(settings: &Settings, metrics: &Metrics, shutdown: &Shutdown) -> Option<Arc<Disk>> {
-    let disk = settings.disk.clone()?;
-    let (dir, counting) = (disk.dir.clone(), metrics.clone());
-    let opened = spawn_blocking(move || Disk::open(disk, counting)).await.map_err(io::Error::other).flatten();
-    match opened {
-        Ok(disk) => {
-            let disk = Arc::new(disk);
-            shutdown.spawn(watch(Arc::clone(&disk), shutdown.clone()));
-            Some(disk)
-        }
-        Err(error) => {
-            metrics.disk().failed();
-            tracing::error!(%error, "disk_cache.dir: {} cannot be used, so there is no disk cache: {error}", dir.display());
-            None
-        }
+impl DiskReads {
+    pub(super) fn new(
+        disk: Arc<Disk>,
+        read_ahead: Arc<IntoDisk>,
+        lookups: Arc<Lookups>,
+        bucket: BucketReads,
+        known: Known,
+        metrics: Metrics,
+    ) -> Self {
+        Self { disk, read_ahead, lookups, bucket, known, metrics }
     }
-}
 
-/// Makes room where others fill the disk, until the process begins to end.
-async fn watch(disk: Arc<Disk>, shutdown: Shutdown) {
-    loop {
-        tokio::select! {
-            () = shutdown.closing() => break,
-            () = tokio::time::sleep(WATCH) => {}
-        }
-        let trimmed = Arc::clone(&disk);
-        // It logs what goes wrong.
-        let _ = spawn_blocking(move || trimmed.trim()).await;
-    }
-    disk.close();
-}
-
-impl Cache {
-    /// Reads a blob from the disk cache, or through it; `None`: the bucket is to be asked. The grant reads it.
-    pub(in crate::cache) async fn read_nearby(&self, grant: &Grant, digest: &Digest, range: Option<ByteRange>) -> Result<Option<BlobRead>> {
-        let Some(disk) = &self.0.disk else { return Ok(None) };
-        let (place, start) = (layout::blob_place(grant.scope(), digest), range.map_or(0, ByteRange::start));
-        let whole = range.is_none_or(|range| range.start() == 0 && range.end() >= NO_END);
-        let source = Source { scope: Arc::new(grant.scope().clone()), store: self.store(grant)?, digest: *digest };
-        // In this order: a fill ends when its blob is on disk.
-        let joined = disk.fills.join(&place).filter(|fill| fill.so_far() + NEAR >= start);
+    /// Reads a blob from the disk cache, or through it. `None`: the bucket is to be asked. That the grant may read the blob
+    /// has been checked.
+    pub(super) async fn read(&self, grant: &Grant, source: &BlobSource, range: Option<ByteRange>) -> Result<Option<BlobRead>> {
+        let digest = &source.digest;
+        let place = source.place();
+        let start = range.map_or(0, ByteRange::start);
+        let is_whole = range.is_none_or(|range| range.start() == 0 && range.end() >= NO_END);
+        // The fills are asked first: a fill ends when its blob is on disk.
+        let joined = self.disk.fills.join(&place).filter(|fill| fill.so_far() + NEAR >= start);
         let (mut follower, is_new) = match joined {
             Some(follower) => (follower, false),
             None => {
-                if let Some((entry, stored)) = from_disk(disk, digest).await {
-                    let meta = self.stat_nearby(grant, digest, stored.size()).await?;
-                    self.0.metrics.disk().lookup(true);
-                    if whole {
-                        self.expect_more(grant, digest);
+                if let Some((entry, stored)) = self.open(digest).await {
+                    let meta = self.stat(grant, digest, stored.size()).await?;
+                    self.metrics.disk().lookup(true);
+                    if is_whole {
+                        self.read_ahead.expect_neighbours(grant, source);
                     }
-                    return self
-                        .reading(source, meta, range, true, |range| Nearby::Disk(DiskReader::new(entry, stored, range.start())))
-                        .map(Some);
+                    let nearby = |range: ByteRange| Nearby::Disk(BlockReader::new(entry, stored, range.start()));
+                    return self.reading(source, meta, range, true, nearby).map(Some);
                 }
-                let size = self.0.known.last(grant.scope(), digest).map_or(0, |seen| seen.size);
-                if !whole || !disk.may_take(size) {
-                    self.0.metrics.disk().lookup(false);
+                let size = self.known.last(grant.scope(), digest).map_or(0, |seen| seen.size);
+                if !is_whole || !self.disk.may_take(size) {
+                    self.metrics.disk().lookup(false);
                     return Ok(None);
                 }
-                disk.fills.follow(&place, digest)
+                self.disk.fills.follow(&place, digest)
             }
         };
-        self.0.metrics.disk().lookup(!is_new);
+        self.metrics.disk().lookup(!is_new);
         if is_new {
-            self.0.shutdown.spawn(self.clone().fill(Arc::clone(disk), Arc::clone(follower.fill()), source.clone(), None));
+            self.read_ahead.fetch(Arc::clone(follower.fill()), source.clone(), None);
         }
-        if whole {
-            self.expect_more(grant, digest);
+        if is_whole {
+            self.read_ahead.expect_neighbours(grant, source);
         }
+        let nearby = |mut follower: Follower, range: ByteRange| {
+            follower.read(range.start(), range.end());
+            Nearby::Fill(follower)
+        };
         match follower.meta().await {
-            Ok(meta) => self
-                .reading(source, meta, range, !is_new, |range| {
-                    follower.read(range.start(), range.end());
-                    Nearby::Fill(follower)
-                })
-                .map(Some),
+            Ok(meta) => self.reading(source, meta, range, !is_new, |range| nearby(follower, range)).map(Some),
             Err(Fault::Blob(error)) => Err(error),
             Err(Fault::Disk(_)) => Ok(None),
         }
     }
 
-    /// What is told of a blob of `size` bytes on disk. A build that was promised it needs no look at the
-    /// bucket; everybody else reads no more than what is in the bucket.
-    async fn stat_nearby(&self, grant: &Grant, digest: &Digest, size: u64) -> Result<Meta> {
+    async fn open(&self, digest: &Digest) -> Option<(Arc<DiskEntry>, Stored)> {
+        if !self.disk.contains(digest) {
+            return None;
+        }
+        let (disk, digest) = (Arc::clone(&self.disk), *digest);
+        spawn_blocking(move || disk.get(&digest)).await.ok().flatten()
+    }
+
+    /// What a reader is told of a blob of `size` bytes on disk. For a build that was promised the blob, the bucket is not
+    /// asked. Everybody else reads only what is in the bucket.
+    async fn stat(&self, grant: &Grant, digest: &Digest, size: u64) -> Result<Meta> {
         if !grant.was_promised(digest) {
-            let BlobInfo { size, etag, modified, .. } = self.stat_blob(grant, digest).await?;
+            let BlobInfo { size, etag, modified, .. } = self.lookups.stat(grant, digest).await?;
             return Ok(Meta { size, etag, modified });
         }
-        let known = self.0.known.last(grant.scope(), digest).filter(|known| known.size == size);
+        let known = self.known.last(grant.scope(), digest).filter(|known| known.size == size);
         Ok(known.unwrap_or_else(|| Meta { size, etag: ETag::new(&digest.to_string()), modified: OffsetDateTime::now_utc() }))
     }
 
     fn reading(
         &self,
-        source: Source,
+        source: &BlobSource,
         meta: Meta,
         range: Option<ByteRange>,
-        saved: bool,
+        is_saved: bool,
         nearby: impl FnOnce(ByteRange) -> Nearby,
     ) -> Result<BlobRead> {
         let (size, digest) = (meta.size, source.digest);
@@ -173,9 +163,19 @@ impl Cache {
         let Some(range) = ByteRange::new(start, end) else {
             return Err(Error::OutOfRange(format!("{digest} has {size} bytes: none from {start} on")));
         };
-        let (nearby, bucket) = (Some(nearby(range)), stream::empty().boxed());
-        let reading = Reading { cache: self.clone(), source, size, range, at: start, saved, nearby, bucket };
-        let body = stream::try_unfold(reading, |mut reading| async move { Ok(reading.next().await?.map(|piece| (piece, reading))) });
+        let reading = Reading {
+            disk: Arc::clone(&self.disk),
+            bucket: self.bucket.clone(),
+            metrics: self.metrics.clone(),
+            source: source.clone(),
+            size,
+            range,
+            at: start,
+            is_saved,
+            nearby: Some(nearby(range)),
+            body: stream::empty().boxed(),
+        };
+        let body = stream::try_unfold(reading, |mut reading| async move { Ok(reading.next().await?.map(|chunk| (chunk, reading))) });
         Ok(BlobRead { info: BlobInfo::new(digest, meta), range: Some(range), body: Box::pin(body) })
     }
 }
@@ -186,78 +186,69 @@ impl Reading {
             if self.at >= self.range.end() {
                 return Ok(None);
             }
-            let fault = match &mut self.nearby {
-                None => return self.bucket.try_next().await,
+            let next = match &mut self.nearby {
+                None => return self.body.try_next().await,
                 Some(Nearby::Fill(follower)) => follower.next(self.size).await,
-                Some(Nearby::Disk(disk)) => disk.next(self.at, self.range.end()).await.map_err(|error| Fault::Disk(Some(error))),
+                Some(Nearby::Disk(reader)) => reader.next(self.at, self.range.end()).await.map_err(|error| Fault::Disk(Some(error))),
             };
-            match fault {
-                Ok(piece) => {
-                    let bytes = piece.as_ref().map_or(0, |piece| piece.len() as u64);
+            match next {
+                Ok(chunk) => {
+                    let bytes = chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
                     self.at += bytes;
-                    if self.saved {
-                        self.cache.0.metrics.disk().read(bytes);
+                    if self.is_saved {
+                        self.metrics.disk().read(bytes);
                     }
-                    return Ok(piece);
+                    return Ok(chunk);
                 }
                 Err(Fault::Blob(error)) => return Err(error),
                 Err(Fault::Disk(error)) => {
                     let nearby = self.nearby.take();
                     self.report(nearby, error.as_ref());
-                    self.bucket = rest_from_bucket(&self.cache, &self.source, self.at, self.range, self.size).await?;
+                    self.body = unread_from_bucket(&self.bucket, &self.source, self.at, self.range, self.size).await?;
                 }
             }
         }
     }
 
     fn report(&self, nearby: Option<Nearby>, error: Option<&io::Error>) {
-        let (Some(disk), Some(error)) = (&self.cache.0.disk, error) else { return };
+        let Some(error) = error else { return };
         match nearby {
-            Some(Nearby::Disk(reader)) => disk.unreadable(&reader.entry, error),
-            _ => disk.unwritable(error),
+            Some(Nearby::Disk(reader)) => self.disk.unreadable(&reader.entry, error),
+            _ => self.disk.unwritable(error),
         }
     }
 }
 
-/// What is left of `range` from `at` on. A blob that is read whole is read whole once more, so that all of it
-/// is verified.
-async fn rest_from_bucket(cache: &Cache, source: &Source, at: u64, range: ByteRange, size: u64) -> Result<Outgoing> {
-    let whole = range.len() == size;
-    let (range, mut skipped) = if whole { (None, at) } else { (ByteRange::new(at, range.end()), 0) };
-    let Source { scope, store, digest } = source;
-    let rest = cache.read_from_bucket(scope, store, digest, range).await?.body;
-    let rest = rest.map_ok(move |mut piece| {
-        let skip = piece.len().min(usize::try_from(skipped).unwrap_or(usize::MAX));
+/// The bytes of `range` from `at` on, from the bucket, for a reader that has not got them yet. A blob that is read whole is
+/// read whole once more, so that all of it is verified.
+async fn unread_from_bucket(bucket: &BucketReads, source: &BlobSource, at: u64, range: ByteRange, size: u64) -> Result<Outgoing> {
+    let is_whole = range.len() == size;
+    let (range, mut skipped) = if is_whole { (None, at) } else { (ByteRange::new(at, range.end()), 0) };
+    let body = bucket.read(source, range).await?.body;
+    let unread = body.map_ok(move |mut chunk| {
+        let skip = chunk.len().min(usize::try_from(skipped).unwrap_or(usize::MAX));
         skipped -= skip as u64;
-        piece.split_off(skip)
+        chunk.split_off(skip)
     });
-    Ok(rest.try_filter(|piece| std::future::ready(!piece.is_empty())).boxed())
+    Ok(unread.try_filter(|chunk| std::future::ready(!chunk.is_empty())).boxed())
 }
 
-impl DiskReader {
-    fn new(entry: Arc<Entry>, stored: Stored, start: u64) -> Self {
-        Self { entry, stored, piece: start / PIECE_BYTES, reads: VecDeque::new() }
+impl BlockReader {
+    fn new(entry: Arc<DiskEntry>, stored: Stored, start: u64) -> Self {
+        Self { entry, stored, block: start / BLOCK_BYTES, reads: VecDeque::new() }
     }
 
-    /// The bytes from `at` on, to the end of their piece or to `end`.
+    /// The bytes from `at` on, to the end of their block or to `end`.
     async fn next(&mut self, at: u64, end: u64) -> io::Result<Option<Bytes>> {
-        while self.reads.len() < READS && self.piece * PIECE_BYTES < end {
-            let (stored, piece) = (self.stored.clone(), self.piece);
-            self.reads.push_back(spawn_blocking(move || stored.read(piece)));
-            self.piece += 1;
+        while self.reads.len() < READS && self.block * BLOCK_BYTES < end {
+            let (stored, block) = (self.stored.clone(), self.block);
+            self.reads.push_back(spawn_blocking(move || stored.read(block)));
+            self.block += 1;
         }
         let Some(read) = self.reads.pop_front() else { return Ok(None) };
         let bytes = read.await.map_err(io::Error::other).flatten()?;
-        let start = at / PIECE_BYTES * PIECE_BYTES;
+        let start = at / BLOCK_BYTES * BLOCK_BYTES;
         let index = |offset: u64| usize::try_from(offset - start).unwrap_or(usize::MAX).min(bytes.len());
         Ok(Some(bytes.slice(index(at)..index(end))))
     }
-}
-
-async fn from_disk(disk: &Arc<Disk>, digest: &Digest) -> Option<(Arc<Entry>, Stored)> {
-    if !disk.contains(digest) {
-        return None;
-    }
-    let (disk, digest) = (Arc::clone(disk), *digest);
-    spawn_blocking(move || disk.get(&digest)).await.ok().flatten()
 }

@@ -1,76 +1,108 @@
-//! Blobs that are read whole are checked on their way: the last piece goes out when they are what they should be.
+//! Blobs that are read whole are verified on their way: the last chunk goes out when all of them are right.
 //!
-//! Once, that is the digest. A version that was verified by it before, by this process or by whoever wrote the
-//! manifest, is held against the checksum that it had then, for less than a fifteenth of the CPU. Where that is another
-//! one, the digest decides at the next read.
+//! The first read of a version computes its digest. A version that was verified before, by this process or by whoever
+//! wrote the manifest, is compared with the checksum that it had then, which takes less than a fifteenth of the CPU time.
+//! Where the checksum is another one, the next read computes the digest again.
 //!
-//! A version whose digest is wrong is quarantined: its object stays in the store for whoever wants to look
-//! at it, and counts as missing from then on, so that an exporter writes it anew.
+//! A version with a wrong digest is in quarantine: its object stays in the store for whoever wants to look at it, and
+//! counts as missing from then on, so that an exporter writes it anew.
+
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use crate::cache::known::Trust;
-use crate::cache::{Cache, Error, Outgoing, Result, layout};
+use crate::cache::disk::Disk;
+use crate::cache::known::{Known, Trust};
+use crate::cache::{Error, Outgoing, Result, layout};
+use crate::metrics::Metrics;
 use crate::store::Meta;
 use crate::types::{Crc64, Crc64Hasher, Digest, Hasher, Scope, Sums};
 
-/// A blob on its way out.
-struct Checking {
-    cache: Cache,
+/// Verifies what is read. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Verifier {
+    known: Known,
+    /// Must not serve a blob any more that is found corrupt.
+    disk: Option<Arc<Disk>>,
+    metrics: Metrics,
+}
+
+/// The stored object that a blob's bytes come from.
+#[derive(Debug, Clone)]
+struct Version {
     scope: Scope,
     digest: Digest,
     meta: Meta,
+}
+
+/// A blob on its way out.
+struct Verifying {
+    verifier: Verifier,
+    version: Version,
     body: Outgoing,
     at: u64,
-    /// `None`: it is judged.
+    /// `None` once the blob is judged.
     check: Option<Check>,
 }
 
-/// What is held against a blob.
+/// What a blob is compared with.
 enum Check {
     Digest(Box<Hasher>),
-    /// The checksum, and what it should be.
+    /// The checksum that it should have.
     Crc(Box<Crc64Hasher>, Crc64),
 }
 
-impl Cache {
+impl Verifier {
+    pub(super) fn new(known: Known, disk: Option<Arc<Disk>>, metrics: Metrics) -> Self {
+        Self { known, disk, metrics }
+    }
+
+    /// Records a version that is about to be read.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where it is in quarantine.
+    pub(super) fn admit(&self, scope: &Scope, digest: &Digest, meta: &Meta) -> Result<()> {
+        if self.known.record_present(scope, digest, meta.clone()) { Ok(()) } else { Err(Error::NotFound(quarantined(digest))) }
+    }
+
     /// The body of a blob that is read whole, which ends in an error where it is not what it should be.
-    pub(in crate::cache) fn checked(&self, scope: &Scope, digest: &Digest, meta: &Meta, body: Outgoing) -> Outgoing {
-        let crc = self.0.known.trust(scope, digest, &meta.etag).and_then(Trust::crc);
+    pub(super) fn verified(&self, scope: &Scope, digest: &Digest, meta: &Meta, body: Outgoing) -> Outgoing {
+        let crc = self.known.trust(scope, digest, &meta.etag).and_then(Trust::crc);
         let check = crc.map_or_else(|| Check::Digest(Box::default()), |crc| Check::Crc(Box::default(), crc));
-        let (cache, scope, check) = (self.clone(), scope.clone(), Some(check));
-        let checking = Checking { cache, scope, digest: *digest, meta: meta.clone(), body, at: 0, check };
-        stream::try_unfold(checking, |mut checking| async move {
-            let piece = checking.body.try_next().await?;
-            if let Some(piece) = &piece {
-                checking.at += piece.len() as u64;
-                match &mut checking.check {
-                    Some(Check::Digest(hasher)) => hasher.update(piece),
-                    Some(Check::Crc(hasher, _)) => hasher.update(piece),
+        let version = Version { scope: scope.clone(), digest: *digest, meta: meta.clone() };
+        let verifying = Verifying { verifier: self.clone(), version, body, at: 0, check: Some(check) };
+        stream::try_unfold(verifying, |mut verifying| async move {
+            let chunk = verifying.body.try_next().await?;
+            if let Some(chunk) = &chunk {
+                verifying.at += chunk.len() as u64;
+                match &mut verifying.check {
+                    Some(Check::Digest(hasher)) => hasher.update(chunk),
+                    Some(Check::Crc(hasher, _)) => hasher.update(chunk),
                     None => {}
                 }
             }
-            if piece.is_none() || checking.at >= checking.meta.size {
-                checking.judge()?;
+            if chunk.is_none() || verifying.at >= verifying.version.meta.size {
+                verifying.judge()?;
             }
-            Ok(piece.map(|piece| (piece, checking)))
+            Ok(chunk.map(|chunk| (chunk, verifying)))
         })
         .boxed()
     }
 
-    /// Decides of a version that was hashed.
+    /// Judges a version by the digest of its bytes.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] where it has another digest than the blob's; it is in quarantine then.
-    pub(in crate::cache) fn judge(&self, scope: &Scope, digest: &Digest, meta: &Meta, sums: &Sums) -> Result<()> {
+    /// [`Error::Corrupt`] where that is not the blob's; the version is in quarantine then.
+    pub(super) fn judge(&self, scope: &Scope, digest: &Digest, meta: &Meta, sums: &Sums) -> Result<()> {
         let actual = &sums.digest;
         if actual == digest {
-            self.0.known.record_trust(scope, digest, &meta.etag, Trust::Verified(sums.crc));
+            self.known.record_trust(scope, digest, &meta.etag, Trust::Verified(sums.crc));
             return Ok(());
         }
-        if self.0.known.record_trust(scope, digest, &meta.etag, Trust::Corrupt) {
-            self.0.metrics.blob_corrupt();
-            let (key, size) = (layout::blob_key(scope, digest), meta.size);
+        if self.known.record_trust(scope, digest, &meta.etag, Trust::Corrupt) {
+            self.metrics.blob_corrupt();
+            let key = layout::blob_key(scope, digest);
+            let size = meta.size;
             tracing::error!(
                 object.key = key.as_str(),
                 object.size = size,
@@ -81,34 +113,43 @@ impl Cache {
                 scope.bucket()
             );
         }
-        if let Some(disk) = &self.0.disk {
+        if let Some(disk) = &self.disk {
             disk.forget(digest);
         }
         Err(Error::Corrupt(format!("blob {digest}: the stored bytes have the digest {actual}")))
     }
+}
 
-    /// Decides of a version that was verified before, and came with the checksum `actual`.
-    fn compare(&self, scope: &Scope, digest: &Digest, meta: &Meta, actual: Crc64, expected: Crc64) -> Result<()> {
+impl Version {
+    /// Judges a version that was verified before by the checksum of its bytes.
+    fn compare(&self, known: &Known, actual: Crc64, expected: Crc64) -> Result<()> {
         if actual == expected {
             return Ok(());
         }
-        self.0.known.record_trust(scope, digest, &meta.etag, Trust::Suspect);
+        let Self { scope, digest, meta } = self;
+        known.record_trust(scope, digest, &meta.etag, Trust::Suspect);
         let what = format!("blob {digest}: what came has the CRC-64/NVME {actual}, where {expected} was verified");
         tracing::warn!(blob.digest = %digest, object.etag = meta.etag.as_str(), "{what}; its digest is computed at the next read");
         Err(Error::Corrupt(what))
     }
 }
 
-impl Checking {
-    /// Decides once, when all has arrived.
+impl Verifying {
+    /// Judges the blob once, when all of it has arrived.
     fn judge(&mut self) -> Result<()> {
         let Some(check) = self.check.take() else { return Ok(()) };
-        if self.at < self.meta.size {
-            return Err(Error::Unavailable(format!("reading blob {} ended {} bytes early", self.digest, self.meta.size - self.at)));
+        let Version { scope, digest, meta } = &self.version;
+        if self.at < meta.size {
+            return Err(Error::Unavailable(format!("reading blob {digest} ended {} bytes early", meta.size - self.at)));
         }
         match check {
-            Check::Digest(hasher) => self.cache.judge(&self.scope, &self.digest, &self.meta, &hasher.finish()),
-            Check::Crc(hasher, crc) => self.cache.compare(&self.scope, &self.digest, &self.meta, hasher.finish(), crc),
+            Check::Digest(hasher) => self.verifier.judge(scope, digest, meta, &hasher.finish()),
+            Check::Crc(hasher, crc) => self.version.compare(&self.verifier.known, hasher.finish(), crc),
         }
     }
+}
+
+/// What an error says of a blob in quarantine.
+pub(super) fn quarantined(digest: &Digest) -> String {
+    format!("blob {digest}: what is stored is corrupt")
 }

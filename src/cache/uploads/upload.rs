@@ -10,8 +10,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::joined::Joined;
 use super::sequence::Sequence;
+use crate::cache::blocking::blocking;
 use crate::cache::layout::Item;
-use crate::cache::write::spool::blocking;
 use crate::cache::{Error, Result};
 use crate::transfer::{self, Payload};
 use crate::types::{ETag, Grant, Sums};

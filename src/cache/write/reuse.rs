@@ -11,7 +11,6 @@ use tokio::sync::mpsc;
 
 use crate::cache::{BlobInfo, Cache, Result, layout};
 use crate::shutdown::Shutdown;
-use crate::store::{Meta, Store};
 use crate::types::{Digest, Grant, Right, Scope};
 
 /// BuildKit's default `touch_refresh`: it copies an older blob onto itself, so that the bucket's
@@ -21,8 +20,6 @@ const TOUCH_AFTER: Duration = Duration::from_hours(24);
 const MAX_WAITING: usize = 1 << 14;
 /// Touches in flight.
 const TOUCHES_AT_ONCE: usize = 8;
-/// Manifests with more blobs are not looked up ahead: most of them would be of no use to one build.
-const MAX_AHEAD: usize = 256;
 
 /// Touches that wait for their turn.
 #[derive(Debug)]
@@ -134,26 +131,5 @@ impl Cache {
                 tracing::warn!(blob.digest = %digest, %error, "could not make blob {digest} young: {error}");
             }
         }
-    }
-
-    /// What is remembered of a blob that a build asks for. An exporter asks for all of its layers, one by
-    /// one, and most are those of the last export: the first question looks them up at once.
-    pub(in crate::cache) async fn recall(&self, grant: &Grant, store: &dyn Store, digest: &Digest) -> Option<Meta> {
-        let (scope, name) = (grant.scope(), grant.names()?.first()?);
-        let known = self.0.known.recall(scope, digest);
-        if known.is_some() || grant.check(Right::Write).is_err() {
-            return known;
-        }
-        let _alone = self.0.bulk_lookups.lock(layout::manifest_place(scope, name)).await;
-        if self.0.known.begin_bulk_lookup(scope, name)
-            && let Ok(manifest) = self.read_manifest(store, &layout::manifest_key(scope, name), name).await
-        {
-            let blobs = manifest.config.blobs();
-            if blobs.len() <= MAX_AHEAD {
-                // What it finds is remembered; what it does not find is asked for again.
-                let _absent = self.0.known.bulk_lookup(scope, store, &blobs).await;
-            }
-        }
-        self.0.known.recall(scope, digest)
     }
 }

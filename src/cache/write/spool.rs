@@ -94,8 +94,3 @@ pub(in crate::cache) async fn prepare(spool_dir: &Path) -> Result<()> {
     }
     Ok(())
 }
-
-/// Runs what reads or writes files where it holds up no worker of the runtime.
-pub(in crate::cache) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Internal(error.to_string()))?
-}
