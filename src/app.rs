@@ -59,8 +59,8 @@ impl App {
         let metrics = Metrics::default();
         let stores = open_stores(config.store, &metrics, &shutdown).await?;
         let cache = Cache::open(stores.clone(), config.cache, metrics.clone(), shutdown.clone()).await?;
-        shutdown.spawn(cache.clone().touch_in_background(shutdown.clone()));
-        shutdown.spawn(cache.clone().finish_journal(shutdown.clone()));
+        shutdown.spawn(cache.background().touch(shutdown.clone()));
+        shutdown.spawn(cache.background().finish_journal(shutdown.clone()));
         let keyring = match config.on_unavailable {
             OnUnavailable::Miss => Keyring::tolerant(config.operator_keys, config.grant_grace),
             OnUnavailable::Fail => Keyring::new(config.operator_keys, config.grant_grace),

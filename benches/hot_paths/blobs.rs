@@ -79,7 +79,7 @@ pub(crate) fn reads(criterion: &mut Criterion) {
         let cache = runtime.block_on(cache(store, &spool));
         group.bench_function(name, |bencher| {
             bencher.to_async(&runtime).iter(|| async {
-                let blob = cache.read_blob(&grant, &digest, None).await.unwrap();
+                let blob = cache.blobs().read(&grant, &digest, None).await.unwrap();
                 let read = blob.body.try_fold(0, |read, chunk| async move { Ok(read + chunk.len()) }).await.unwrap();
                 assert_eq!(read, BLOB_BYTES);
             });
@@ -114,7 +114,7 @@ pub(crate) fn lookups(criterion: &mut Criterion) {
     group.bench_function("blob from its key", |bencher| bencher.iter(|| layout::locate(&scope, black_box(key.as_str())).unwrap()));
     let cache = runtime.block_on(cache(OneBlob::new(bytes, CHUNK_BYTES), &spool));
     group.bench_function("blob that was seen", |bencher| {
-        bencher.to_async(&runtime).iter(|| async { cache.stat_blob(&grant, &digest).await.unwrap() });
+        bencher.to_async(&runtime).iter(|| async { cache.blobs().stat(&grant, &digest).await.unwrap() });
     });
     group.finish();
 }

@@ -1,24 +1,26 @@
 //! What the content endpoint knows of a blob beyond its bytes: labels, and times finer than S3's.
 //!
-//! BuildKit's layout has no place for them, so they are objects of our own beside the blobs, written
-//! for blobs that come through the content endpoint alone.
+//! BuildKit's layout has no place for them, so they are objects of our own beside the blobs. They are written only for blobs
+//! that come through the content endpoint.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{BlobInfo, Cache, Error, Result, layout};
-use crate::store::{self, Body, Condition};
-use crate::types::{Digest, Grant, Right};
+use super::read::Lookups;
+use super::{BlobInfo, Error, Result, layout};
+use crate::store::{self, Body, Condition, Stores};
+use crate::types::{Digest, ETag, Grant, Right};
 
 /// containerd's bound for a label's key and value together.
 const MAX_LABEL_BYTES: usize = 4096;
-/// Enough for any use known; bounds the object.
+/// Labels of one blob: enough for any use known. This bounds the object.
 const MAX_LABELS: usize = 1024;
-/// Tries at a change while others change the same labels.
+/// Tries to change labels while others change them, too.
 const CHANGE_ATTEMPTS: usize = 16;
 /// Label documents that a listing reads at once.
 const READS_AT_ONCE: usize = 16;
@@ -55,53 +57,66 @@ struct Document {
     labels: BTreeMap<String, String>,
 }
 
-impl Cache {
+/// The labels of a cache's blobs.
+#[derive(Debug)]
+pub struct Labels {
+    stores: Arc<Stores>,
+    lookups: Arc<Lookups>,
+}
+
+impl Labels {
+    pub(super) fn new(stores: Arc<Stores>, lookups: Arc<Lookups>) -> Self {
+        Self { stores, lookups }
+    }
+
     /// A blob with its labels.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Denied`], or the store's.
-    pub async fn labelled_blob(&self, grant: &Grant, digest: &Digest) -> Result<Labelled> {
+    pub async fn of(&self, grant: &Grant, digest: &Digest) -> Result<Labelled> {
         if grant.documents().is_some() {
-            // A session asks for size and digest alone, and each layer once.
-            return Ok(Labelled::new(&self.stat_blob(grant, digest).await?, None));
+            // A session asks for size and digest alone, and for each layer once.
+            return Ok(Labelled::new(&self.lookups.stat(grant, digest).await?, None));
         }
-        let (info, document) = futures_util::future::try_join(self.stat_blob(grant, digest), self.read_labels(grant, digest)).await?;
+        let (info, document) = futures_util::future::try_join(self.lookups.stat(grant, digest), self.read(grant, digest)).await?;
         Ok(Labelled::new(&info, document.map(|(document, _)| document)))
     }
 
-    /// As [`Cache::list_blobs`], with labels.
+    /// Blobs with their labels, listed as [`Blobs::list`](super::Blobs::list) does.
     ///
     /// # Errors
     /// [`Error::Denied`], or the store's.
-    pub async fn list_labelled_blobs(&self, grant: &Grant, after: Option<&Digest>, limit: usize) -> Result<(Vec<Labelled>, bool)> {
-        let (blobs, more) = self.list_blobs(grant, after, limit).await?;
+    pub async fn list(&self, grant: &Grant, after: Option<&Digest>, limit: usize) -> Result<(Vec<Labelled>, bool)> {
+        let (blobs, more) = self.lookups.list(grant, after, limit).await?;
         // Collected first: a lazy iterator of borrowing futures is not `Send`.
-        let reads: Vec<_> = blobs
-            .into_iter()
-            .map(|info| async move {
-                Ok::<_, Error>(Labelled::new(&info, self.read_labels(grant, &info.digest).await?.map(|(document, _)| document)))
-            })
-            .collect();
+        let reads: Vec<_> =
+            blobs
+                .into_iter()
+                .map(|info| async move {
+                    Ok::<_, Error>(Labelled::new(&info, self.read(grant, &info.digest).await?.map(|(document, _)| document)))
+                })
+                .collect();
         Ok((stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?, more))
     }
 
-    /// Changes a blob's labels: `change` gets those that it has; an empty value removes a label. Safe
-    /// against concurrent changes.
+    /// Changes a blob's labels. `change` gets those that it has; an empty value removes a label. This is safe against
+    /// concurrent changes.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Invalid`] for labels above containerd's bounds, [`Error::Locked`]
-    /// while others change them all the time, [`Error::Denied`], or the store's.
-    pub async fn update_labels(
+    /// [`Error::NotFound`], [`Error::Invalid`] for labels above containerd's bounds, [`Error::Locked`] while others change
+    /// them all the time, [`Error::Denied`], or the store's.
+    pub async fn update(
         &self,
         grant: &Grant,
         digest: &Digest,
         change: impl Fn(&mut BTreeMap<String, String>) + Send + Sync,
     ) -> Result<Labelled> {
         grant.check_blob(Right::Write, digest)?;
-        let info = self.stat_blob(grant, digest).await?;
-        let (store, key) = (self.store(grant)?, layout::labels_key(grant.scope(), digest));
+        let info = self.lookups.stat(grant, digest).await?;
+        let store = self.stores.store(grant.scope())?;
+        let key = layout::labels_key(grant.scope(), digest);
         for _ in 0..CHANGE_ATTEMPTS {
-            let (mut document, condition) = match self.read_labels(grant, digest).await? {
+            let (mut document, condition) = match self.read(grant, digest).await? {
                 Some((document, etag)) => (document, Condition::Matches(etag)),
                 None => (Document { created: info.modified, updated: info.modified, labels: BTreeMap::new() }, Condition::Absent),
             };
@@ -110,7 +125,7 @@ impl Cache {
             check_labels(&document.labels)?;
             document.updated = OffsetDateTime::now_utc();
             match store.put(&key, encode(&document)?, condition).await {
-                // Somebody else was faster: their change first, ours on top.
+                // Somebody else was faster: their change comes first, and this one on top of it.
                 Err(store::Error::Precondition(_)) => {}
                 Err(error) => return Err(error.into()),
                 Ok(_) => return Ok(Labelled::new(&info, Some(document))),
@@ -119,17 +134,17 @@ impl Cache {
         Err(Error::Locked(format!("labels of {digest}: others change them too often")))
     }
 
-    /// Records a new blob's labels and exact time.
-    pub(super) async fn write_labels(&self, grant: &Grant, digest: &Digest, mut labels: BTreeMap<String, String>) -> Result<()> {
+    /// Records the labels and the exact time of a new blob.
+    pub(super) async fn write(&self, grant: &Grant, digest: &Digest, mut labels: BTreeMap<String, String>) -> Result<()> {
         labels.retain(|_, value| !value.is_empty());
         let now = OffsetDateTime::now_utc();
         let document = encode(&Document { created: now, updated: now, labels })?;
-        self.store(grant)?.put(&layout::labels_key(grant.scope(), digest), document, Condition::None).await?;
+        self.stores.store(grant.scope())?.put(&layout::labels_key(grant.scope(), digest), document, Condition::None).await?;
         Ok(())
     }
 
-    async fn read_labels(&self, grant: &Grant, digest: &Digest) -> Result<Option<(Document, crate::types::ETag)>> {
-        let object = match self.store(grant)?.get(&layout::labels_key(grant.scope(), digest), None, None).await {
+    async fn read(&self, grant: &Grant, digest: &Digest) -> Result<Option<(Document, ETag)>> {
+        let object = match self.stores.store(grant.scope())?.get(&layout::labels_key(grant.scope(), digest), None, None).await {
             Ok(object) => object,
             Err(store::Error::NotFound(_)) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -137,8 +152,8 @@ impl Cache {
         if object.meta.size > (MAX_LABELS * MAX_LABEL_BYTES * 2) as u64 {
             return Err(Error::Corrupt(format!("labels of {digest}: {} bytes", object.meta.size)));
         }
-        let pieces: Vec<Bytes> = object.body.try_collect().await?;
-        let document = serde_json::from_slice(&pieces.concat()).map_err(|error| Error::Corrupt(format!("labels of {digest}: {error}")))?;
+        let chunks: Vec<Bytes> = object.body.try_collect().await?;
+        let document = serde_json::from_slice(&chunks.concat()).map_err(|error| Error::Corrupt(format!("labels of {digest}: {error}")))?;
         Ok(Some((document, object.meta.etag)))
     }
 }

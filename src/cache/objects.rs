@@ -42,7 +42,7 @@ impl Cache {
             (_, true) => own,
             _ => return Err(Error::Denied(format!("access denied: this grant is for {} alone", grant.scope()))),
         };
-        let page = self.store(grant)?.list(prefix, after, limit).await?;
+        let page = self.0.stores.store(grant.scope())?.list(prefix, after, limit).await?;
         let next = page.entries.last().filter(|_| page.more).map(|(key, _)| key.clone());
         for (key, meta) in &page.entries {
             if let Some((below, Item::Blob(digest))) = layout::locate(grant.scope(), key)

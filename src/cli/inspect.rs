@@ -67,7 +67,7 @@ impl Layer {
 pub(super) async fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     let name = parse_name(&args.name)?;
     let opened = args.scope.open().await?;
-    let manifest = opened.cache.get_manifest(&opened.grant, &name).await?;
+    let manifest = opened.cache.manifests().get(&opened.grant, &name).await?;
     let blobs = manifest.config.blobs();
     let scope = opened.grant.scope();
     let inspected = Inspected {

@@ -32,7 +32,7 @@ pub(super) async fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<(), 
     let opened = args.scope.open().await?;
     let mut removed = Removed::default();
     for name in names {
-        match opened.cache.delete_manifest(&opened.grant, &name).await {
+        match opened.cache.manifests().delete(&opened.grant, &name).await {
             Ok(()) => removed.deleted.push(name.to_string()),
             Err(Error::NotFound(_)) => removed.missing.push(name.to_string()),
             Err(error) => return Err(error.into()),

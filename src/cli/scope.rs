@@ -81,7 +81,7 @@ impl Opened {
         let mut all: Vec<ManifestInfo> = Vec::new();
         loop {
             let after = all.last().map(|info| info.name.as_str().to_owned());
-            let (page, more) = self.cache.list_manifests(&self.grant, after.as_deref(), PAGE).await?;
+            let (page, more) = self.cache.manifests().list(&self.grant, after.as_deref(), PAGE).await?;
             // A page with nothing but foreign objects would be listed again and again.
             let stuck = page.is_empty();
             all.extend(page);

@@ -88,7 +88,7 @@ async fn collect_claims(
 ) -> Result<BTreeMap<Digest, Claims>, Failure> {
     let mut blobs: BTreeMap<Digest, Claims> = BTreeMap::new();
     for name in names {
-        match opened.cache.get_manifest(&opened.grant, &name).await {
+        match opened.cache.manifests().get(&opened.grant, &name).await {
             Ok(manifest) => {
                 for (digest, size) in CacheConfig::blobs(&manifest.config) {
                     blobs.entry(digest).or_default().push((name.clone(), size));
@@ -109,7 +109,7 @@ async fn check(opened: &Opened, digest: Digest, claims: Claims, progress: &Progr
 }
 
 async fn inspect(opened: &Opened, digest: &Digest, claims: &Claims, progress: &ProgressBar) -> Result<Finding, Error> {
-    let mut read = match opened.cache.read_stored_blob(&opened.grant, digest).await {
+    let mut read = match opened.cache.blobs().read_stored(&opened.grant, digest).await {
         Ok(read) => read,
         Err(Error::NotFound(_)) => return Ok(Finding::Missing),
         Err(error) => return Err(error),

@@ -1,6 +1,7 @@
-//! Works the journal off: blobs, and behind them the manifests that name them.
+//! Finishes the journal: its blobs go to the store, and after them the manifests that name them.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -8,31 +9,42 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use crate::cache::blocking::blocking;
-use crate::cache::journal::{Entry, Journal};
+use crate::cache::journal::{Journal, JournalEntry};
 use crate::cache::layout::Item;
-use crate::cache::{Cache, Error, Result};
+use crate::cache::manifests::Manifests;
+use crate::cache::write::Writes;
+use crate::cache::{Error, Result};
 use crate::shutdown::Shutdown;
 use crate::store::Body;
 use crate::transfer::Payload;
 use crate::types::{Digest, Grant, Hasher, ManifestName, Rights, Sums};
 
-/// Entries on their way to the store at once; a large blob's parts go several at once.
+/// Entries that go to the store at once. Of a large blob, several parts go at once.
 const AT_ONCE: usize = 4;
-/// Between two looks at entries that wait for another try.
+/// Time between two looks at entries that wait for another try.
 const LOOK: Duration = Duration::from_secs(1);
-/// Between two lines in the log on how much is left.
+/// Time between two lines in the log that say how much is left.
 const REPORT: Duration = Duration::from_secs(30);
 
-impl Cache {
-    /// Finishes what exports left in the journal, until the process begins to end; the next start goes on.
-    pub async fn finish_journal(self, shutdown: Shutdown) {
-        let Some(journal) = &self.0.journal else { return };
-        let (mut running, mut reported) = (FuturesUnordered::new(), Instant::now());
+/// Finishes the entries of the journal.
+#[derive(Debug)]
+pub(super) struct JournalFinish<'a> {
+    pub(super) journal: &'a Journal,
+    pub(super) writes: &'a Writes,
+    pub(super) manifests: &'a Manifests,
+}
+
+impl JournalFinish<'_> {
+    /// Finishes entries until the process begins to end. The next start goes on.
+    pub(super) async fn run(&self, shutdown: &Shutdown) {
+        let journal = self.journal;
+        let mut running = FuturesUnordered::new();
+        let mut reported = Instant::now();
         loop {
             while running.len() < AT_ONCE
                 && let Some((id, entry)) = journal.next()
             {
-                running.push(self.finish(journal, id, entry));
+                running.push(self.finish(id, entry));
             }
             let is_empty = journal.is_empty();
             if is_empty {
@@ -50,7 +62,8 @@ impl Cache {
         }
     }
 
-    async fn finish(&self, journal: &Journal, id: u64, entry: std::sync::Arc<Entry>) {
+    async fn finish(&self, id: u64, entry: Arc<JournalEntry>) {
+        let journal = self.journal;
         let grant = Grant::builder(entry.scope.clone(), Rights::EXPORT).build();
         let body = journal.body(id, &entry);
         let finished = match &entry.item {
@@ -71,30 +84,30 @@ impl Cache {
         }
     }
 
-    /// Stores a blob; `false`: it is not what it was.
+    /// Stores a blob. `false`: its bytes are damaged.
     async fn finish_blob(&self, grant: &Grant, digest: &Digest, body: Body) -> Result<bool> {
-        // One that is there and old is made young, as for any export.
-        match self.find_to_reuse(grant, digest).await {
+        // A blob that is stored and old is made young, as for any export.
+        match self.writes.find_to_reuse(grant, digest).await {
             Ok(found) if found.size == body.len() => return Ok(true),
             Ok(_) | Err(Error::NotFound(_)) => {}
             Err(error) => return Err(error),
         }
         let Some(sums) = sums(body.clone()).await?.filter(|sums| sums.digest == *digest) else { return Ok(false) };
-        self.store_blob(grant, &sums, &body.into()).await.map(|_| true)
+        self.writes.store(grant, &sums, &body.into()).await.map(|_| true)
     }
 
-    /// Publishes a manifest, the same.
+    /// Publishes a manifest. `false`: its bytes are damaged.
     async fn finish_manifest(&self, grant: &Grant, name: &ManifestName, digest: &Digest, body: Body) -> Result<bool> {
         if sums(body.clone()).await?.is_none_or(|sums| sums.digest != *digest) {
             return Ok(false);
         }
         let Body::File { path, .. } = body else { return Ok(false) };
         let document = blocking(move || Ok(std::fs::read(path)?)).await?;
-        self.publish_promised(grant, name, document.into()).await.map(|_| true)
+        self.manifests.publish_acknowledged(grant, name, document.into()).await.map(|_| true)
     }
 }
 
-/// The sums of an entry's bytes; `None`: some are gone.
+/// The sums of an entry's bytes. `None`: some are gone.
 async fn sums(body: Body) -> Result<Option<Sums>> {
     blocking(move || {
         let mut hasher = Hasher::default();

@@ -226,13 +226,13 @@ impl CacheConfig {
     /// The indexes of all layers, each after its parent; or one that is its own ancestor.
     pub(in crate::cache) fn parents_first(&self) -> Result<Vec<usize>, usize> {
         let layers = self.layers();
-        graph::needs_first(layers.len(), |index| index_in(layers[index].parent, layers.len()).into_iter().collect())
+        graph::topological_order(layers.len(), |index| index_in(layers[index].parent, layers.len()).into_iter().collect())
     }
 
     /// The indexes of all records, each after its inputs; or one that is its own ancestor.
     pub(in crate::cache) fn inputs_first(&self) -> Result<Vec<usize>, usize> {
         let records = self.records();
-        graph::needs_first(records.len(), |index| records[index].links().filter_map(|link| index_in(link, records.len())).collect())
+        graph::topological_order(records.len(), |index| records[index].links().filter_map(|link| index_in(link, records.len())).collect())
     }
 }
 

@@ -2,7 +2,7 @@
 
 /// All nodes, each after those that its edges lead to; or a node that can be reached from itself.
 /// Iterative: a chain may be as long as the document.
-pub(in crate::cache) fn needs_first(nodes: usize, edges: impl Fn(usize) -> Vec<usize>) -> Result<Vec<usize>, usize> {
+pub(in crate::cache) fn topological_order(nodes: usize, edges: impl Fn(usize) -> Vec<usize>) -> Result<Vec<usize>, usize> {
     #[derive(Clone, Copy, PartialEq)]
     enum Seen {
         No,
@@ -42,8 +42,8 @@ mod tests {
     #[test]
     fn what_a_node_needs_comes_first() {
         let edges = [vec![1, 2], vec![3], vec![3], vec![], vec![0]];
-        assert_eq!(needs_first(5, |node| edges[node].clone()), Ok(vec![3, 2, 1, 0, 4]));
-        assert!(needs_first(2, |node| vec![1 - node]).is_err());
-        assert_eq!(needs_first(0, |_| Vec::new()), Ok(Vec::new()));
+        assert_eq!(topological_order(5, |node| edges[node].clone()), Ok(vec![3, 2, 1, 0, 4]));
+        assert!(topological_order(2, |node| vec![1 - node]).is_err());
+        assert_eq!(topological_order(0, |_| Vec::new()), Ok(Vec::new()));
     }
 }

@@ -12,7 +12,7 @@ use crate::types::Digest;
 
 /// What is left of a cache config.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Pruned {
+pub struct Stripped {
     /// The rest.
     pub config: CacheConfig,
     /// Layers that were dropped.
@@ -27,7 +27,7 @@ impl CacheConfig {
     /// The config without what needs a blob of `missing`; `None` where nothing does. The config must be
     /// valid.
     #[must_use]
-    pub fn without(&self, missing: &BTreeSet<Digest>) -> Option<Pruned> {
+    pub fn without(&self, missing: &BTreeSet<Digest>) -> Option<Stripped> {
         let lost: Vec<bool> = self.layers().iter().map(|layer| layer.blob.parse().is_ok_and(|blob| missing.contains(&blob))).collect();
         if !lost.contains(&true) {
             return None;
@@ -73,7 +73,7 @@ impl CacheConfig {
                 record
             })
             .collect();
-        Some(Pruned {
+        Some(Stripped {
             layers: self.layers().len() - layers.len(),
             records: self.records().len() - records.len(),
             results: dropped_results,

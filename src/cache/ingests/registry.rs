@@ -21,14 +21,14 @@ use crate::types::{Digest, Grant, Scope};
 
 /// Which ingest: ingests of one scope do not exist for another.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Name {
+pub(super) struct IngestName {
     scope: String,
     pub(super) reference: String,
     /// It ends with its writer: a build's session.
     of_build: bool,
 }
 
-impl Name {
+impl IngestName {
     pub(super) fn new(grant: &Grant, reference: &str) -> Self {
         Self { scope: scope_text(grant.scope()), reference: reference.to_owned(), of_build: grant.documents().is_some() }
     }
@@ -39,7 +39,7 @@ fn scope_text(scope: &Scope) -> String {
 }
 
 #[derive(Debug)]
-struct State {
+struct IngestEntry {
     /// Names the files.
     id: String,
     open: bool,
@@ -50,115 +50,122 @@ struct State {
     hold: Hold,
 }
 
-type States = HashMap<Name, State>;
+type Entries = HashMap<IngestName, IngestEntry>;
 
 /// All ingests. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(in crate::cache) struct Registry {
     files: Files,
-    states: Arc<Mutex<States>>,
+    entries: Arc<Mutex<Entries>>,
     budget: Budget,
     max_bytes: u64,
+    max_open: usize,
+    /// An ingest that nobody wrote to for this long is forgotten.
+    expiry: Duration,
 }
 
 /// The right to write an ingest; ends when dropped.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(super) struct IngestLock {
     registry: Registry,
-    name: Name,
+    name: IngestName,
     id: String,
 }
 
 impl Registry {
+    /// Takes up the ingests that an earlier run left in the spool, which has room for `budget`.
     pub(in crate::cache) async fn open(settings: &Settings, budget: Budget) -> Result<Self> {
-        spool::prepare(&settings.spool_dir).await?;
         let (files, expiry, room) = (Files::below(&settings.spool_dir), settings.ingest_expiry, budget.clone());
         let found = files.clone();
-        let states = Arc::new(Mutex::new(blocking(move || take_up(&found, expiry, &room)).await?));
-        Ok(Self { files, states, budget, max_bytes: settings.max_spool_bytes })
+        let entries = Arc::new(Mutex::new(blocking(move || take_up(&found, expiry, &room)).await?));
+        Ok(Self { files, entries, budget, max_bytes: settings.max_spool_bytes, max_open: settings.max_open_ingests, expiry })
     }
 
-    fn states(&self) -> MutexGuard<'_, States> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Locks an ingest, and begins it where there is none. An ingest of another blob (another size or digest was
     /// announced) begins anew.
-    pub(super) async fn begin(&self, name: &Name, total: u64, expected: Option<Digest>, settings: &Settings) -> Result<Lock> {
-        self.expire(settings.ingest_expiry).await?;
-        match self.lock(name, total, expected, settings.max_open_ingests)? {
+    pub(super) async fn begin(&self, name: &IngestName, total: u64, expected: Option<Digest>) -> Result<IngestLock> {
+        self.expire().await?;
+        match self.lock(name, total, expected)? {
             (lock, None) => Ok(lock),
             (lock, Some(old)) => blocking(move || lock.replace(&old)).await,
         }
     }
 
-    fn lock(&self, name: &Name, total: u64, expected: Option<Digest>, max: usize) -> Result<(Lock, Option<OldFiles>)> {
-        let mut states = self.states();
+    fn lock(&self, name: &IngestName, total: u64, expected: Option<Digest>) -> Result<(IngestLock, Option<OldFiles>)> {
+        let mut entries = self.entries();
         let new_id = format!("{:032x}", rand::random::<u128>());
-        let lock = |id: String| Lock { registry: self.clone(), name: name.clone(), id };
-        if let Some(state) = states.get_mut(name) {
-            if state.open {
+        let lock = |id: String| IngestLock { registry: self.clone(), name: name.clone(), id };
+        if let Some(entry) = entries.get_mut(name) {
+            if entry.open {
                 return Err(Error::Locked(format!("ingest {} has a writer", name.reference)));
             }
-            state.open = true;
-            let status = &mut state.status;
+            entry.open = true;
+            let status = &mut entry.status;
             let same_size = total == 0 || status.total == 0 || status.total == total;
             if same_size && (expected.is_none() || status.expected.is_none() || status.expected == expected) {
                 status.total = status.total.max(total);
                 status.expected = status.expected.or(expected);
-                if !state.given_away {
-                    return Ok((lock(state.id.clone()), None));
+                if !entry.given_away {
+                    return Ok((lock(entry.id.clone()), None));
                 }
-                state.given_away = false;
-                let old = OldFiles { id: std::mem::replace(&mut state.id, new_id.clone()), keep_data: true };
+                entry.given_away = false;
+                let old = OldFiles { id: std::mem::replace(&mut entry.id, new_id.clone()), keep_data: true };
                 return Ok((lock(new_id), Some(old)));
             }
-        } else if states.len() >= max {
-            return Err(Error::Exhausted(format!("{max} ingests are open; limits.max_open_ingests allows no more")));
+        } else if entries.len() >= self.max_open {
+            return Err(Error::Exhausted(format!("{} ingests are open; limits.max_open_ingests allows no more", self.max_open)));
         }
         let now = OffsetDateTime::now_utc();
         let status = IngestStatus { reference: name.reference.clone(), offset: 0, total, expected, started: now, updated: now };
         let hold = self.budget.try_hold(0).ok_or_else(|| spool::spool_full(&name.reference, self.max_bytes))?;
-        let old = states.insert(name.clone(), State { id: new_id.clone(), open: true, given_away: false, status, hold });
-        Ok((lock(new_id), old.map(|state| OldFiles { id: state.id, keep_data: false })))
+        let old = entries.insert(name.clone(), IngestEntry { id: new_id.clone(), open: true, given_away: false, status, hold });
+        Ok((lock(new_id), old.map(|entry| OldFiles { id: entry.id, keep_data: false })))
     }
 
-    pub(super) fn status(&self, name: &Name) -> Option<IngestStatus> {
-        self.states().get(name).map(|state| state.status.clone())
+    pub(super) fn status(&self, name: &IngestName) -> Option<IngestStatus> {
+        self.entries().get(name).map(|entry| entry.status.clone())
     }
 
     /// How many there are.
     pub(in crate::cache) fn count(&self) -> usize {
-        self.states().len()
+        self.entries().len()
     }
 
     pub(super) fn statuses(&self, scope: &Scope) -> Vec<IngestStatus> {
         let scope = scope_text(scope);
-        let mut all: Vec<_> = self.states().iter().filter(|(name, _)| name.scope == scope).map(|(_, state)| state.status.clone()).collect();
+        let mut all: Vec<_> =
+            self.entries().iter().filter(|(name, _)| name.scope == scope).map(|(_, entry)| entry.status.clone()).collect();
         all.sort_by(|left, right| left.reference.cmp(&right.reference));
         all
     }
 
     /// Forgets an ingest, also one that has a writer. Whether there was one.
-    pub(super) async fn forget(&self, name: &Name) -> Result<bool> {
+    pub(super) async fn forget(&self, name: &IngestName) -> Result<bool> {
         self.forget_if(name, |_| true).await
     }
 
-    async fn forget_if(&self, name: &Name, wanted: impl Fn(&State) -> bool) -> Result<bool> {
-        let removed = match self.states().entry(name.clone()) {
+    async fn forget_if(&self, name: &IngestName, wanted: impl Fn(&IngestEntry) -> bool) -> Result<bool> {
+        let removed = match self.entries().entry(name.clone()) {
             Entry::Occupied(entry) if wanted(entry.get()) => Some(entry.remove()),
             _ => None,
         };
-        let Some(state) = removed else { return Ok(false) };
-        self.remove_files(vec![state.id]).await?;
+        let Some(entry) = removed else { return Ok(false) };
+        self.remove_files(vec![entry.id]).await?;
         Ok(true)
     }
 
-    /// Forgets what nobody wrote to for so long.
-    async fn expire(&self, expiry: Duration) -> Result<()> {
+    /// Forgets what nobody wrote to for too long.
+    async fn expire(&self) -> Result<()> {
         let now = OffsetDateTime::now_utc();
-        let expired: Vec<String> =
-            self.states().extract_if(|_, state| !state.open && now - state.status.updated > expiry).map(|(_, state)| state.id).collect();
+        let expired: Vec<String> = self
+            .entries()
+            .extract_if(|_, entry| !entry.open && now - entry.status.updated > self.expiry)
+            .map(|(_, entry)| entry.id)
+            .collect();
         if expired.is_empty() { Ok(()) } else { self.remove_files(expired).await }
     }
 
@@ -174,13 +181,13 @@ struct OldFiles {
     keep_data: bool,
 }
 
-impl Lock {
+impl IngestLock {
     pub(super) fn data_path(&self) -> PathBuf {
         self.registry.files.data(&self.id)
     }
 
     /// The first `len` bytes of the data file.
-    pub(super) fn piece(&self, len: u64) -> Payload {
+    pub(super) fn payload(&self, len: u64) -> Payload {
         Body::File { path: self.data_path(), offset: 0, len }.into()
     }
 
@@ -189,15 +196,15 @@ impl Lock {
     /// # Errors
     /// [`Error::NotFound`] where it was aborted meanwhile.
     pub(super) fn update(&self, change: impl FnOnce(&mut IngestStatus)) -> Result<IngestStatus> {
-        self.with(|state| {
-            change(&mut state.status);
-            state.status.clone()
+        self.with(|entry| {
+            change(&mut entry.status);
+            entry.status.clone()
         })
     }
 
     /// Takes room in the spool for this many bytes, in place of what it had.
     pub(super) fn hold(&self, bytes: u64) -> Result<()> {
-        if self.with(|state| state.hold.resize(bytes))? {
+        if self.with(|entry| entry.hold.resize(bytes))? {
             Ok(())
         } else {
             Err(spool::spool_full(&format!("ingest {}", self.name.reference), self.registry.max_bytes))
@@ -206,12 +213,12 @@ impl Lock {
 
     /// Forgets the ingest, unless it was aborted already.
     pub(super) async fn forget(&self) -> Result<()> {
-        self.registry.forget_if(&self.name, |state| state.id == self.id).await.map(|_| ())
+        self.registry.forget_if(&self.name, |entry| entry.id == self.id).await.map(|_| ())
     }
 
-    /// As [`Lock::forget`], at once: unlinking is quick.
+    /// As [`IngestLock::forget`], at once: unlinking is quick.
     fn end(&self) {
-        match self.registry.states().entry(self.name.clone()) {
+        match self.registry.entries().entry(self.name.clone()) {
             Entry::Occupied(entry) if entry.get().id == self.id => drop(entry.remove()),
             _ => return,
         }
@@ -222,12 +229,12 @@ impl Lock {
 
     /// The data file may be kept by a store from now on.
     pub(super) fn give_away(&self) -> Result<()> {
-        self.with(|state| state.given_away = true)
+        self.with(|entry| entry.given_away = true)
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> Result<T> {
-        match self.registry.states().get_mut(&self.name) {
-            Some(state) if state.id == self.id => Ok(act(state)),
+    fn with<T>(&self, act: impl FnOnce(&mut IngestEntry) -> T) -> Result<T> {
+        match self.registry.entries().get_mut(&self.name) {
+            Some(entry) if entry.id == self.id => Ok(act(entry)),
             _ => Err(Error::NotFound(format!("ingest {} was aborted", self.name.reference))),
         }
     }
@@ -251,9 +258,9 @@ impl Lock {
     }
 }
 
-impl Drop for Lock {
+impl Drop for IngestLock {
     fn drop(&mut self) {
-        let _ = self.with(|state| state.open = false);
+        let _ = self.with(|entry| entry.open = false);
         // A build's session does not come back for what it has not finished.
         if self.name.of_build {
             self.end();
@@ -262,8 +269,8 @@ impl Drop for Lock {
 }
 
 /// What an earlier run left. What is too old, or more than there is room for now, is removed.
-fn take_up(files: &Files, expiry: Duration, budget: &Budget) -> Result<States> {
-    let (mut states, mut dropped, now) = (States::new(), Vec::new(), OffsetDateTime::now_utc());
+fn take_up(files: &Files, expiry: Duration, budget: &Budget) -> Result<Entries> {
+    let (mut entries, mut dropped, now) = (Entries::new(), Vec::new(), OffsetDateTime::now_utc());
     for id in files.ids()? {
         let left = files.load(&id).filter(|left| now - left.status.updated <= expiry);
         let Some((Left { scope, status, given_away }, hold)) =
@@ -272,15 +279,15 @@ fn take_up(files: &Files, expiry: Duration, budget: &Budget) -> Result<States> {
             dropped.push(id);
             continue;
         };
-        let name = Name { scope, reference: status.reference.clone(), of_build: false };
-        match states.get(&name) {
+        let name = IngestName { scope, reference: status.reference.clone(), of_build: false };
+        match entries.get(&name) {
             Some(known) if known.status.started > status.started => dropped.push(id),
-            _ => dropped.extend(states.insert(name, State { id, open: false, given_away, status, hold }).map(|older| older.id)),
+            _ => dropped.extend(entries.insert(name, IngestEntry { id, open: false, given_away, status, hold }).map(|older| older.id)),
         }
     }
     for id in dropped {
         tracing::info!(ingest.id = id, "forgetting an unfinished ingest of an earlier run");
         files.remove(&id)?;
     }
-    Ok(states)
+    Ok(entries)
 }

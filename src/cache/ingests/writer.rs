@@ -8,45 +8,47 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 
-use super::IngestStatus;
-use super::early_parts::Ahead;
-use super::registry::Name;
-use super::streamed::Streamed;
-use super::writing::Writing;
+use super::file::IngestFile;
+use super::registry::IngestName;
+use super::spool_parts::SpoolParts;
+use super::stream_parts::StreamParts;
+use super::{IngestStatus, Ingests};
 use crate::cache::blocking::blocking;
 use crate::cache::labels::check_labels;
 use crate::cache::write::receive::check_content;
-use crate::cache::{Cache, Error, Result, outage};
+use crate::cache::{Error, Result, outage};
 use crate::types::{Digest, Grant, Sums};
 
 /// The one writer of an ingest. The ingest is free for another one when this is dropped, or a moment later
 /// where a write still goes on; what was written stays.
 #[derive(Debug)]
 pub struct Ingest {
-    cache: Cache,
+    ingests: Ingests,
     grant: Grant,
-    name: Name,
-    /// `None` while a call is under way, and for good after one that was cut off.
-    writing: Option<Writing>,
-    /// A write that was not waited for.
-    behind: Option<Behind>,
-    /// What goes into the store while more arrives.
-    ahead: Ahead,
-    /// The bytes of a build's large blob, none of which are in the spool's file then.
-    streamed: Option<Streamed>,
+    name: IngestName,
+    state: WriterState,
 }
 
-/// A write that goes on after its call has returned.
+/// Where the bytes go.
 #[derive(Debug)]
-struct Behind {
-    done: JoinHandle<(Writing, Result<()>)>,
-    /// What will be when it is done.
-    status: IngestStatus,
+enum WriterState {
+    /// They go to the spool's file, and those of a large blob from there into the store while more arrives.
+    Spooling { file: IngestFile, early: SpoolParts },
+    /// They go to the spool's file, by a write that goes on after its call has returned.
+    Behind {
+        done: JoinHandle<(IngestFile, Result<()>)>,
+        /// What will be when it is done.
+        status: IngestStatus,
+    },
+    /// They go into the store, and none of them to the spool's file: those of a build's large blob.
+    Streaming { file: IngestFile, parts: StreamParts },
+    /// A call is under way, or was cut off.
+    Busy,
 }
 
 impl Ingest {
-    pub(super) fn new(cache: Cache, grant: Grant, name: Name, writing: Writing) -> Self {
-        Self { cache, grant, name, writing: Some(writing), behind: None, ahead: Ahead::default(), streamed: None }
+    pub(super) fn new(ingests: Ingests, grant: Grant, name: IngestName, file: IngestFile) -> Self {
+        Self { ingests, grant, name, state: WriterState::spooling(file) }
     }
 
     /// How far it is.
@@ -54,24 +56,26 @@ impl Ingest {
     /// # Errors
     /// [`Error::NotFound`] where it was aborted meanwhile.
     pub fn status(&self) -> Result<IngestStatus> {
-        match &self.behind {
-            Some(behind) => Ok(behind.status.clone()),
-            None => self.writing()?.lock.update(|_| ()),
+        match &self.state {
+            WriterState::Behind { status, .. } => Ok(status.clone()),
+            _ => self.file()?.lock.update(|_| ()),
         }
     }
 
-    /// The digest of what was received so far; `None` while the last of it is being written.
+    /// The digest of what was received so far. `None` while that is not known.
     ///
     /// # Errors
     /// [`Error::Internal`] after a call that was cut off.
     pub fn digest(&self) -> Result<Option<Digest>> {
-        let is_known = self.behind.is_none() && self.streamed.is_none();
-        Ok(if is_known { Some(self.writing()?.sums().digest) } else { None })
+        match &self.state {
+            WriterState::Behind { .. } | WriterState::Streaming { .. } => Ok(None),
+            WriterState::Spooling { .. } | WriterState::Busy => Ok(Some(self.file()?.sums().digest)),
+        }
     }
 
-    /// Appends. `offset` must be where the ingest is. The bytes are in the spool when this returns; those of
-    /// a build's session, which no other writer takes up again, when the next call does, and that one has
-    /// the errors. They are thrown away where the export that they belong to is dropped.
+    /// Appends. `offset` must be where the ingest is. The bytes are in the spool when this returns. Those of a build's
+    /// session, which no other writer takes up again, are there when the next call returns, and that call has the errors.
+    /// They are thrown away where the export that they belong to is dropped.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] for another offset, [`Error::Exhausted`] with the disk full,
@@ -85,27 +89,43 @@ impl Ingest {
         if data.is_empty() {
             return Ok(());
         }
-        if self.grant.documents().is_some() {
-            // What begins so may be a document of the session: those stay here.
-            if let Some(digest) = status.expected.filter(|_| offset == 0 && !data.starts_with(b"{"))
-                && !self.cache.journal(&self.grant).is_some_and(|journal| journal.has_room(status.total))
-            {
-                self.streamed = self.cache.begin_streamed(&self.grant, &digest, status.total)?;
-            }
-            return if self.streamed.is_some() { self.stream(data).await } else { self.write_behind(data) };
+        if self.grant.documents().is_none() {
+            let grant = self.grant.clone();
+            self.run(move |file| take(&grant, file, &data)).await?;
+            return self.send_early();
         }
-        let grant = self.grant.clone();
-        self.run(move |writing| take(&grant, writing, &data)).await?;
-        self.send_ahead()
+        // Bytes that begin so may be a document of the session, which stays here.
+        if let Some(digest) = status.expected.filter(|_| offset == 0 && !data.starts_with(b"{")) {
+            self.choose_way(&digest, status.total)?;
+        }
+        match &self.state {
+            WriterState::Streaming { .. } => self.stream(data).await,
+            _ => self.write_behind(data),
+        }
+    }
+
+    /// Decides, at the beginning of a build's blob, whether its bytes go to the spool or into the store.
+    fn choose_way(&mut self, digest: &Digest, total: u64) -> Result<()> {
+        let room = &self.ingests.0;
+        if room.writes.journal(&self.grant).is_some_and(|journal| journal.has_room(total)) {
+            return Ok(());
+        }
+        let parts = StreamParts::begin(&room.writes, &room.shutdown, &self.grant, digest, total)?;
+        let (file, _) = self.take_file()?;
+        self.state = match parts {
+            Some(parts) => WriterState::Streaming { file, parts },
+            None => WriterState::spooling(file),
+        };
+        Ok(())
     }
 
     /// Hands the bytes on, or throws them away where the export that they belong to is dropped.
     async fn stream(&mut self, data: Bytes) -> Result<()> {
-        let (grant, end) = (self.grant.clone(), self.status()?.offset + data.len() as u64);
-        if let Some(streamed) = &mut self.streamed {
-            outage::unless_dropped(&grant, streamed.write(data)).await?;
+        let end = self.status()?.offset + data.len() as u64;
+        if let WriterState::Streaming { parts, .. } = &mut self.state {
+            outage::unless_dropped(&self.grant, parts.write(data)).await?;
         }
-        self.writing()?.lock.update(|status| (status.offset, status.updated) = (end, OffsetDateTime::now_utc()))?;
+        self.file()?.lock.update(|status| status.advance(end))?;
         Ok(())
     }
 
@@ -113,31 +133,35 @@ impl Ingest {
     fn write_behind(&mut self, data: Bytes) -> Result<()> {
         let status = self.status()?;
         let status = IngestStatus { offset: status.offset + data.len() as u64, updated: OffsetDateTime::now_utc(), ..status };
-        let (grant, mut writing) = (self.grant.clone(), self.writing.take().ok_or_else(cut_off)?);
+        let grant = self.grant.clone();
+        let (mut file, _) = self.take_file()?;
         let done = tokio::task::spawn_blocking(move || {
-            let done = take(&grant, &mut writing, &data);
-            (writing, done)
+            let done = take(&grant, &mut file, &data);
+            (file, done)
         });
-        self.behind = Some(Behind { done, status });
+        self.state = WriterState::Behind { done, status };
         Ok(())
     }
 
     /// Waits for the write that was not waited for.
     async fn settle(&mut self) -> Result<()> {
-        let Some(Behind { done, .. }) = self.behind.take() else { return Ok(()) };
-        let (writing, done) = done.await.map_err(|error| Error::Internal(error.to_string()))?;
-        self.writing = Some(writing);
+        let WriterState::Behind { done, .. } = &mut self.state else { return Ok(()) };
+        let joined = done.await;
+        self.state = WriterState::Busy;
+        let (file, done) = joined.map_err(|error| Error::Internal(error.to_string()))?;
+        self.state = WriterState::spooling(file);
         done
     }
 
     /// Throws away what was received.
     ///
     /// # Errors
-    /// As [`Ingest::write`].
+    /// Those of [`Ingest::write`].
     pub async fn restart(&mut self) -> Result<()> {
         self.settle().await?;
-        (self.ahead, self.streamed) = (Ahead::default(), None);
-        self.run(Writing::truncate).await
+        let (file, _) = self.take_file()?;
+        self.state = WriterState::spooling(file);
+        self.run(IngestFile::truncate).await
     }
 
     /// Announces the blob's size.
@@ -146,7 +170,7 @@ impl Ingest {
     /// [`Error::NotFound`] where it was aborted meanwhile.
     pub async fn announce(&mut self, total: u64) -> Result<()> {
         self.settle().await?;
-        self.writing()?.lock.update(|status| status.total = total)?;
+        self.file()?.lock.update(|status| status.total = total)?;
         Ok(())
     }
 
@@ -161,11 +185,11 @@ impl Ingest {
         if is_announced && !outage::is_dropped(&self.grant) {
             return Ok(());
         }
-        if self.cache.need_not_have(&self.grant, digest).await? {
-            self.writing()?.lock.forget().await?;
+        if self.ingests.is_unneeded(&self.grant, digest).await? {
+            self.file()?.lock.forget().await?;
             return Err(Error::AlreadyExists(format!("blob {digest}")));
         }
-        self.writing()?.lock.update(|status| status.expected = Some(*digest))?;
+        self.file()?.lock.update(|status| status.expected = Some(*digest))?;
         Ok(())
     }
 
@@ -184,13 +208,14 @@ impl Ingest {
     /// as it was.
     pub async fn commit(mut self, size: Option<u64>, expected: Option<Digest>, labels: BTreeMap<String, String>) -> Result<(Digest, u64)> {
         self.settle().await?;
-        if let Some(streamed) = self.streamed.take() {
-            return self.commit_streamed(streamed, size, expected).await;
+        if matches!(self.state, WriterState::Streaming { .. }) {
+            return self.commit_streamed(size, expected).await;
         }
-        let (sums, offset) = (self.writing()?.sums(), self.writing()?.offset());
+        let sums = self.file()?.sums();
+        let offset = self.file()?.offset();
         let digest = sums.digest;
         let checked = check_content(&expected.unwrap_or(digest), size.unwrap_or(offset), &digest, offset);
-        // Like containerd: that the expected blob exists counts more than that this one is another.
+        // As in containerd, that the expected blob exists counts more than that this one is another.
         if expected.is_some() || checked.is_ok() {
             self.expect(&expected.unwrap_or(digest)).await?;
         }
@@ -198,25 +223,29 @@ impl Ingest {
         check_labels(&labels)?;
         let grant = self.grant.clone();
         outage::unless_dropped(&grant, self.publish(sums, offset, labels)).await?;
-        self.writing()?.lock.forget().await?;
+        self.file()?.lock.forget().await?;
         Ok((digest, offset))
     }
 
-    async fn commit_streamed(mut self, streamed: Streamed, size: Option<u64>, expected: Option<Digest>) -> Result<(Digest, u64)> {
+    async fn commit_streamed(mut self, size: Option<u64>, expected: Option<Digest>) -> Result<(Digest, u64)> {
         let status = self.status()?;
         let digest = expected.or(status.expected).ok_or_else(|| Error::Invalid("a blob of a build needs its digest".to_owned()))?;
         self.expect(&digest).await?;
-        let publish = streamed.publish(&self.cache, &self.grant, &digest, size.unwrap_or(status.offset));
+        let WriterState::Streaming { file, parts } = std::mem::replace(&mut self.state, WriterState::Busy) else { return Err(cut_off()) };
+        let publish = parts.publish(&self.ingests.0.writes, &self.grant, &digest, size.unwrap_or(status.offset));
         outage::unless_dropped(&self.grant, publish).await?;
-        self.writing()?.lock.forget().await?;
+        file.lock.forget().await?;
         Ok((digest, status.offset))
     }
 
     /// Makes the verified bytes a document of the session, or a blob.
     async fn publish(&mut self, sums: Sums, offset: u64, labels: BTreeMap<String, String>) -> Result<()> {
         let digest = sums.digest;
-        let ahead = std::mem::take(&mut self.ahead).for_blob(&digest);
-        let lock = &self.writing()?.lock;
+        let early = match &mut self.state {
+            WriterState::Spooling { early, .. } => std::mem::take(early),
+            _ => SpoolParts::default(),
+        };
+        let lock = &self.file()?.lock;
         if let Some(documents) = self.grant.documents()
             && let Some(document) = self.read_document(lock.data_path(), offset).await?
         {
@@ -230,48 +259,38 @@ impl Ingest {
         lock.give_away()?;
         // Labels first: a blob without its labels would be seen, labels without a blob are not.
         if self.grant.documents().is_none() {
-            self.cache.write_labels(&self.grant, &digest, labels).await?;
+            self.ingests.0.labels.write(&self.grant, &digest, labels).await?;
         }
-        let piece = lock.piece(offset);
-        match ahead {
-            Some(sent) => self.cache.publish_sent(&self.grant, &sums, &piece, sent).await?,
-            None => self.cache.publish_blob(&self.grant, &sums, &piece).await?,
-        };
+        early.publish(&self.ingests.0.writes, &self.grant, &sums, &lock.payload(offset)).await?;
         Ok(())
     }
 
     /// Sends on what has arrived, and nothing more of an export that is dropped.
-    fn send_ahead(&mut self) -> Result<()> {
+    fn send_early(&mut self) -> Result<()> {
         let grant = self.grant.clone();
-        if outage::is_dropped(&grant) || outage::or_dropped(&grant, self.send_arrived())?.is_none() {
-            self.ahead = Ahead::default();
+        if (outage::is_dropped(&grant) || outage::or_dropped(&grant, self.send_arrived())?.is_none())
+            && let WriterState::Spooling { early, .. } = &mut self.state
+        {
+            *early = SpoolParts::default();
         }
         Ok(())
     }
 
-    /// Sends on what has arrived, where it is known which blob it is to be and its store gains by that.
+    /// Sends on what has arrived, where it is known which blob it will be and its store takes parts faster.
     fn send_arrived(&mut self) -> Result<()> {
-        let lock = &self.writing()?.lock;
-        let offset = self.writing()?.offset();
-        if !self.ahead.wants(offset) {
+        let WriterState::Spooling { file, early } = &mut self.state else { return Err(cut_off()) };
+        if !early.is_due(file.offset()) {
             return Ok(());
         }
-        let status = lock.update(|_| ())?;
-        if self.ahead.is_undecided() {
-            let sent = match status.expected {
-                Some(digest) => self.cache.begin_ahead(&self.grant, &digest, status.total)?,
-                _ => None,
-            };
-            self.ahead = Ahead::decided(sent);
-        }
-        let piece = self.writing()?.lock.piece(offset);
-        self.ahead.send(&piece);
+        let status = file.lock.update(|_| ())?;
+        early.decide(&self.ingests.0.writes, &self.grant, status.expected, status.total)?;
+        early.send(&file.lock.payload(file.offset()));
         Ok(())
     }
 
     /// The bytes, if they are a JSON object: no layer is one.
     async fn read_document(&self, path: PathBuf, len: u64) -> Result<Option<Bytes>> {
-        if len > self.cache.0.settings.max_manifest_bytes {
+        if len > self.ingests.0.max_document_bytes {
             return Ok(None);
         }
         blocking(move || {
@@ -287,28 +306,46 @@ impl Ingest {
         .await
     }
 
-    fn writing(&self) -> Result<&Writing> {
-        self.writing.as_ref().ok_or_else(cut_off)
+    fn file(&self) -> Result<&IngestFile> {
+        match &self.state {
+            WriterState::Spooling { file, .. } | WriterState::Streaming { file, .. } => Ok(file),
+            WriterState::Behind { .. } | WriterState::Busy => Err(cut_off()),
+        }
     }
 
-    async fn run(&mut self, act: impl FnOnce(&mut Writing) -> Result<()> + Send + 'static) -> Result<()> {
-        let mut writing = self.writing.take().ok_or_else(cut_off)?;
-        let (writing, done) = blocking(move || {
-            let done = act(&mut writing);
-            Ok((writing, done))
+    /// Takes the file for a call, with the parts that were sent from it. A call that is cut off does not bring it back.
+    fn take_file(&mut self) -> Result<(IngestFile, SpoolParts)> {
+        match std::mem::replace(&mut self.state, WriterState::Busy) {
+            WriterState::Spooling { file, early } => Ok((file, early)),
+            WriterState::Streaming { file, .. } => Ok((file, SpoolParts::default())),
+            WriterState::Behind { .. } | WriterState::Busy => Err(cut_off()),
+        }
+    }
+
+    async fn run(&mut self, act: impl FnOnce(&mut IngestFile) -> Result<()> + Send + 'static) -> Result<()> {
+        let (mut file, early) = self.take_file()?;
+        let (file, done) = blocking(move || {
+            let done = act(&mut file);
+            Ok((file, done))
         })
         .await?;
-        self.writing = Some(writing);
+        self.state = WriterState::Spooling { file, early };
         done
     }
 }
 
+impl WriterState {
+    fn spooling(file: IngestFile) -> Self {
+        Self::Spooling { file, early: SpoolParts::default() }
+    }
+}
+
 /// Appends, or throws away what belongs to an export that is dropped, before this or by it.
-fn take(grant: &Grant, writing: &mut Writing, data: &[u8]) -> Result<()> {
-    if !outage::is_dropped(grant) && outage::or_dropped(grant, writing.append(data))?.is_some() {
+fn take(grant: &Grant, file: &mut IngestFile, data: &[u8]) -> Result<()> {
+    if !outage::is_dropped(grant) && outage::or_dropped(grant, file.append(data))?.is_some() {
         return Ok(());
     }
-    writing.discard(data)
+    file.discard(data)
 }
 
 fn cut_off() -> Error {

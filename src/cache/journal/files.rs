@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{Entry, needs};
+use super::{JournalEntry, needs};
 use crate::cache::CacheConfig;
 use crate::cache::layout::Item;
 use crate::store::Body;
@@ -31,7 +31,7 @@ struct Document {
 }
 
 impl Document {
-    fn of(entry: &Entry) -> Self {
+    fn of(entry: &JournalEntry) -> Self {
         let (scope, manifest) = (
             &entry.scope,
             match &entry.item {
@@ -51,14 +51,14 @@ impl Document {
         }
     }
 
-    fn into_entry(self) -> Result<Entry, Invalid> {
+    fn into_entry(self) -> Result<JournalEntry, Invalid> {
         let scope = Scope::with_prefixes(self.bucket.parse()?, &self.prefix, &self.blobs_prefix, &self.manifests_prefix)?;
         let digest: Digest = self.digest.parse()?;
         let item = match self.manifest {
             Some(name) => Item::Manifest(name.parse()?),
             None => Item::Blob(digest),
         };
-        Ok(Entry::new(scope, item, digest, self.size, self.taken))
+        Ok(JournalEntry::new(scope, item, digest, self.size, self.taken))
     }
 }
 
@@ -73,7 +73,7 @@ fn document_path(dir: &Path, id: u64) -> PathBuf {
 
 /// Makes an entry; it is durable when this returns. A file's bytes are linked and not copied, so nobody may write
 /// to it any more. After an error there is none.
-pub(super) fn write(dir: &Path, id: u64, entry: &Entry, body: &Body) -> io::Result<()> {
+pub(super) fn write(dir: &Path, id: u64, entry: &JournalEntry, body: &Body) -> io::Result<()> {
     let unnamed = dir.join(format!("{id:020}.tmp"));
     let written = write_data(&data_path(dir, id), body).and_then(|()| {
         write_synced(&unnamed, &serde_json::to_vec(&Document::of(entry))?)?;
@@ -128,7 +128,7 @@ fn remove_file(path: &Path) -> io::Result<()> {
 
 /// The entries that earlier runs left, each with the blobs that it needs. What is not whole is removed: it was not
 /// acknowledged, or was at its end.
-pub(super) fn scan(dir: &Path) -> io::Result<Vec<(u64, Entry, Vec<Digest>)>> {
+pub(super) fn scan(dir: &Path) -> io::Result<Vec<(u64, JournalEntry, Vec<Digest>)>> {
     fs::create_dir_all(dir)?;
     if let Some(parent) = dir.parent() {
         // A folder that a power loss takes away would take all that is in it.
@@ -161,7 +161,7 @@ pub(super) fn scan(dir: &Path) -> io::Result<Vec<(u64, Entry, Vec<Digest>)>> {
     Ok(found)
 }
 
-fn read(path: &Path) -> io::Result<Entry> {
+fn read(path: &Path) -> io::Result<JournalEntry> {
     let document: Document = serde_json::from_slice(&fs::read(path)?)?;
     document.into_entry().map_err(io::Error::other)
 }

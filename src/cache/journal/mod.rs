@@ -52,11 +52,11 @@ struct Inner {
     metrics: Metrics,
     /// There is something new to do.
     added: Notify,
-    state: Mutex<State>,
+    state: Mutex<JournalState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct JournalState {
     next_id: u64,
     /// In the order in which they were acknowledged.
     entries: BTreeMap<u64, Waiting>,
@@ -68,7 +68,7 @@ struct State {
 
 /// A blob or a manifest.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct JournalEntry {
     pub(super) scope: Scope,
     pub(super) item: Item,
     /// Of its bytes.
@@ -81,7 +81,7 @@ pub(super) struct Entry {
 
 #[derive(Debug)]
 struct Waiting {
-    entry: Arc<Entry>,
+    entry: Arc<JournalEntry>,
     /// The blobs that a manifest names, and how many of them are known to be here no more.
     needs: (Vec<Digest>, usize),
     /// `None`: found at the start, when there was no room for it.
@@ -107,7 +107,7 @@ pub struct JournalStatus {
     pub last_error: Option<String>,
 }
 
-impl Entry {
+impl JournalEntry {
     fn new(scope: Scope, item: Item, digest: Digest, size: u64, taken: OffsetDateTime) -> Self {
         let place = match &item {
             Item::Blob(digest) => layout::blob_place(&scope, digest),
@@ -168,7 +168,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`Error::Exhausted`] where there is none, [`Error::Internal`] where the disk fails.
-    async fn take(&self, entry: Entry, needs: Vec<Digest>, body: Body, patience: Duration) -> Result<()> {
+    async fn take(&self, entry: JournalEntry, needs: Vec<Digest>, body: Body, patience: Duration) -> Result<()> {
         let full = || Error::Exhausted(format!("{}: the journal has no room, by limits.max_spool_bytes", entry.item));
         if self.state().entries.len() >= MAX_ENTRIES {
             return Err(full());
@@ -193,7 +193,7 @@ impl Journal {
         state.next_id
     }
 
-    fn insert(&self, id: u64, entry: Entry, needs: Vec<Digest>, held: Option<(Hold, Hold)>) {
+    fn insert(&self, id: u64, entry: JournalEntry, needs: Vec<Digest>, held: Option<(Hold, Hold)>) {
         let mut state = self.state();
         state.next_id = state.next_id.max(id);
         let was_short = state.bytes > self.0.half;
@@ -215,9 +215,9 @@ impl Journal {
     }
 
     /// The next entry that can be tried. Manifests of one name go in their order.
-    pub(super) fn next(&self) -> Option<(u64, Arc<Entry>)> {
+    pub(super) fn next(&self) -> Option<(u64, Arc<JournalEntry>)> {
         let (mut state, now, mut names) = (self.state(), Instant::now(), HashSet::new());
-        let State { entries, places, .. } = &mut *state;
+        let JournalState { entries, places, .. } = &mut *state;
         for (id, waiting) in entries {
             let is_in_turn = matches!(waiting.entry.item, Item::Blob(_)) || names.insert(Arc::clone(&waiting.entry.place));
             if is_in_turn && !waiting.is_running && waiting.not_before <= now && waiting.has_what_it_needs(places) {
@@ -229,7 +229,7 @@ impl Journal {
     }
 
     /// An entry's bytes.
-    pub(super) fn body(&self, id: u64, entry: &Entry) -> Body {
+    pub(super) fn body(&self, id: u64, entry: &JournalEntry) -> Body {
         Body::File { path: files::data_path(&self.0.dir, id), offset: 0, len: entry.size }
     }
 
@@ -276,18 +276,18 @@ impl Journal {
         self.0.added.notified().await;
     }
 
-    fn show(&self, state: &State) {
+    fn show(&self, state: &JournalState) {
         self.0.metrics.journal(state.entries.len(), state.bytes);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, JournalState> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl JournalState {
     /// Lets some of the entries that are held back go.
-    fn hasten(&mut self, which: impl Fn(&Entry) -> bool) {
+    fn hasten(&mut self, which: impl Fn(&JournalEntry) -> bool) {
         for waiting in self.entries.values_mut().filter(|waiting| waiting.is_held_back && which(&waiting.entry)) {
             (waiting.is_held_back, waiting.not_before) = (false, Instant::now());
         }
@@ -323,7 +323,7 @@ mod tests {
     async fn take(journal: &Journal, item: Item, size: usize, needs: Vec<Digest>) {
         let scope = Scope::new("bucket".parse().unwrap(), "").unwrap();
         let bytes = bytes::Bytes::from(vec![0; size]);
-        let entry = Entry::new(scope, item, Digest::of(&bytes), size as u64, OffsetDateTime::now_utc());
+        let entry = JournalEntry::new(scope, item, Digest::of(&bytes), size as u64, OffsetDateTime::now_utc());
         journal.take(entry, needs, Body::Bytes(bytes), Duration::ZERO).await.unwrap();
     }
 

@@ -1,163 +1,124 @@
-//! Publishing a manifest: no blob that it names may be missing, and nothing that another exporter put
-//! under the same name meanwhile may be lost.
+//! Publishing a manifest: no blob that it names may be missing, and nothing that another exporter published under the same
+//! name meanwhile may be lost.
 //!
-//! BuildKit puts a manifest without a condition, since it does not know what it replaces. Such a put is
-//! united with what is stored (see `merge`), under the condition that this is what is replaced; where
-//! another exporter was faster, from the start. A put with a condition replaces, or fails.
+//! BuildKit puts a manifest without a condition, since it does not know what it replaces. Such a manifest is merged with what
+//! is stored (see `document/merge`), under the condition that this is what is replaced. Where another exporter was faster,
+//! all of that begins again. A put with a condition replaces, or fails.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use time::OffsetDateTime;
 
-use crate::cache::known::Absent;
+use super::vouch::Vouching;
+use crate::cache::known::{Absent, Hits, Known};
 use crate::cache::locks::Locks;
-use crate::cache::{Cache, CacheConfig, Condition, Error, Manifest, MergeLimits, Result, StoredConfig, layout};
+use crate::cache::read::ManifestReader;
+use crate::cache::{CacheConfig, Condition, Error, Manifest, MergeLimits, Result, StoredConfig, Stripped, layout};
+use crate::metrics::Metrics;
 use crate::store::{self, Backoff, Body, Store};
-use crate::types::{BucketName, Digest, ETag, Grant, Key, ManifestName, Right};
+use crate::types::{BucketName, Digest, ETag, Grant, Key, ManifestName};
 
 /// Missing blobs that an error names.
 const MISSING_SHOWN: usize = 3;
 /// Puts of one manifest until the others have won.
 const ATTEMPTS: u32 = 20;
-/// Pauses between them, the first and the longest.
+/// The shortest pause between them, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// The ETag of no object, in the form of one.
 const NO_VERSION: &str = "00000000000000000000000000000000";
 
-/// How manifests of one name are united.
+/// How manifests of one name are merged.
 #[derive(Debug, Clone, Copy)]
 pub struct MergeRules {
     /// Exports whose results stay, the newest one included.
     pub max_generations: usize,
     /// Records that a manifest may come to have by it.
     pub max_records: usize,
-    /// Results that neither an export nor an import used for so long are not inherited.
+    /// Results that neither an export nor an import used for this time are not inherited.
     pub max_age: Duration,
 }
 
-/// What publishing needs to know from one put to the next.
-#[derive(Debug, Default)]
-pub(in crate::cache) struct Publishing {
-    /// Exporters of this process wait for each other: fewer puts meet in the store, and where it knows no
-    /// conditions, none.
+/// Publishes manifests, each merged with the stored one of its name.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    known: Known,
+    hits: Hits,
+    reader: ManifestReader,
+    vouching: Vouching,
+    rules: Option<MergeRules>,
+    /// Exporters of this process wait for each other: fewer puts meet in the store, and where it knows no conditions, none.
     locks: Locks,
     /// Whether the store of each bucket heeds the conditions of writes, where that is known.
     conditional: Mutex<HashMap<BucketName, bool>>,
+    metrics: Metrics,
 }
 
-impl Publishing {
-    fn is_conditional(&self, bucket: &BucketName) -> Option<bool> {
-        self.conditional.lock().unwrap_or_else(PoisonError::into_inner).get(bucket).copied()
-    }
-
-    fn learn(&self, bucket: &BucketName, conditional: bool) {
-        if self.conditional.lock().unwrap_or_else(PoisonError::into_inner).insert(bucket.clone(), conditional).is_none() && !conditional {
-            tracing::warn!(
-                "bucket {bucket} knows no conditional writes: exporters to one name lose each other's results where they go through \
-                 different remoras at the same time"
-            );
-        }
-    }
-}
-
-/// A manifest on its way in.
-struct Sent<'a> {
+/// A manifest that is being published.
+pub(super) struct Publication<'a> {
     grant: &'a Grant,
     name: &'a ManifestName,
     key: Key,
     document: Bytes,
     config: CacheConfig,
+    /// Blobs that the exporter was told are there: it is no error that they are gone.
+    promised: BTreeSet<Digest>,
+    /// The blobs of the stored manifest that imports have read.
+    hits: BTreeSet<Digest>,
 }
 
-impl Cache {
-    /// Publishes a manifest when every blob that it names is stored.
-    ///
-    /// Under a grant for `durability = "local"` and [`Condition::None`] it is acknowledged when the journal has it,
-    /// and published later; what is not stored by then is left out of it.
-    ///
-    /// With [`Condition::None`] it is united with what is stored under that name, if
-    /// [`Settings::merge`](crate::cache::Settings::merge) is set; where nothing is, or nothing of it is worth
-    /// keeping, the document is stored as given, but for the versions of verified blobs (see `vouch`). A blob that was there when its writer asked
-    /// and is gone now is no error then: the results that need it are left out.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for a document that is no cache config, [`Error::Precondition`] where a blob is
-    /// missing, [`Error::Conflict`] where `condition` does not hold, [`Error::Exhausted`] above the bound,
-    /// [`Error::Unavailable`] where others kept putting, [`Error::Denied`], or the store's. In each case
-    /// what was published before is still there.
-    pub async fn put_manifest(&self, grant: &Grant, name: &ManifestName, document: Bytes, condition: Condition) -> Result<ETag> {
-        grant.check_manifest(Right::Write, name)?;
-        self.check_manifest_size(document.len() as u64)?;
-        let config = CacheConfig::parse(&document).map_err(|malformed| Error::Invalid(format!("manifest {name}: {malformed}")))?;
-        if condition == Condition::None
-            && let Some(acknowledged) = self.journal_manifest(grant, name, &document, &config).await?
-        {
-            grant.usage().manifest_written();
-            return Ok(acknowledged);
-        }
-        let store = self.store(grant)?;
+impl<'a> Publication<'a> {
+    pub(super) fn new(grant: &'a Grant, name: &'a ManifestName, document: Bytes, config: CacheConfig, promised: BTreeSet<Digest>) -> Self {
         let key = layout::manifest_key(grant.scope(), name);
-        let sent = Sent { grant, name, key, document, config };
-        let etag = match condition {
-            Condition::None => {
-                let scope = grant.scope();
-                let promised = sent.config.blobs().into_keys().filter(|digest| self.0.known.recall(scope, digest).is_some()).collect();
-                self.unite(store.as_ref(), sent, &promised).await?
-            }
-            condition => {
-                let missing = self.lost(store.as_ref(), grant, &[&sent.config]).await?;
-                self.refuse(&sent, &missing)?;
-                store.put(&sent.key, Body::Bytes(sent.document), condition).await?
-            }
-        };
-        grant.usage().manifest_written();
-        Ok(etag)
+        Self { grant, name, key, document, config, promised, hits: BTreeSet::new() }
+    }
+}
+
+impl Publisher {
+    pub(super) fn new(
+        known: Known,
+        hits: Hits,
+        reader: ManifestReader,
+        vouching: Vouching,
+        rules: Option<MergeRules>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { known, hits, reader, vouching, rules, locks: Locks::default(), conditional: Mutex::default(), metrics }
     }
 
-    /// Publishes a manifest that was acknowledged before, as [`Cache::put_manifest`] does; whichever of its blobs is
-    /// not stored, the results that need it are left out.
-    ///
-    /// # Errors
-    /// The same, but none for a missing blob.
-    pub(in crate::cache) async fn publish_promised(&self, grant: &Grant, name: &ManifestName, document: Bytes) -> Result<ETag> {
-        let config = CacheConfig::parse(&document).map_err(|malformed| Error::Invalid(format!("manifest {name}: {malformed}")))?;
-        let (store, key) = (self.store(grant)?, layout::manifest_key(grant.scope(), name));
-        let promised = config.blobs().into_keys().collect();
-        self.unite(store.as_ref(), Sent { grant, name, key, document, config }, &promised).await
-    }
-
-    /// Unites a manifest with the stored one. Blobs that are `promised` may be gone.
-    async fn unite(&self, store: &dyn Store, sent: Sent<'_>, promised: &BTreeSet<Digest>) -> Result<ETag> {
-        let (bucket, name) = (sent.grant.scope().bucket(), sent.name);
-        let _alone = self.0.publishing.locks.lock((bucket, sent.key.as_str())).await;
+    /// Publishes a manifest, merged with the stored one.
+    pub(super) async fn merge(&self, store: &dyn Store, mut publication: Publication<'_>) -> Result<ETag> {
+        let scope = publication.grant.scope();
+        let name = publication.name;
+        let bucket = scope.bucket();
+        let _alone = self.locks.lock(layout::manifest_place(scope, name)).await;
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
-        let hits = self.0.hits.of(sent.grant.scope(), name);
+        publication.hits = self.hits.of(scope, name);
         for _ in 0..ATTEMPTS {
-            let (document, mut condition) = self.united(store, &sent, promised, &hits).await?;
-            if self.0.publishing.is_conditional(bucket) == Some(false) {
+            let (document, mut condition) = self.merged(store, &publication).await?;
+            if self.is_conditional(bucket) == Some(false) {
                 condition = Condition::None;
             }
-            match store.put(&sent.key, Body::Bytes(document.clone()), condition.clone()).await {
+            match store.put(&publication.key, Body::Bytes(document.clone()), condition.clone()).await {
                 Err(store::Error::Precondition(_)) => {
-                    self.0.publishing.learn(bucket, true);
-                    self.0.metrics.manifests().conflicted();
+                    self.learn(bucket, true);
+                    self.metrics.manifests().conflicted();
                     tracing::info!(manifest.name = %name, "another exporter published {name} at this moment: merging with what it put");
                     tokio::time::sleep(backoff.pause()).await;
                 }
                 Err(store::Error::Unsupported(_)) => {
-                    self.0.publishing.learn(bucket, false);
-                    return Ok(store.put(&sent.key, Body::Bytes(document), Condition::None).await?);
+                    self.learn(bucket, false);
+                    return Ok(store.put(&publication.key, Body::Bytes(document), Condition::None).await?);
                 }
                 stored => {
                     let etag = stored?;
-                    self.0.hits.record_written(sent.grant.scope(), name, &hits);
+                    self.hits.record_written(scope, name, &publication.hits);
                     if condition != Condition::None {
-                        self.try_conditions(store, bucket, &sent.key, document).await;
+                        self.try_conditions(store, bucket, &publication.key, document).await;
                     }
                     return Ok(etag);
                 }
@@ -166,78 +127,58 @@ impl Cache {
         Err(Error::Unavailable(format!("manifest {name}: other exporters published it {ATTEMPTS} times meanwhile")))
     }
 
-    /// Finds out, once for each bucket, whether its store heeds conditions or passes over them in silence, as
-    /// some do: no object is this version.
+    /// The blobs that `configs` name and that are not stored.
+    pub(super) async fn lost(&self, store: &dyn Store, grant: &Grant, configs: &[&CacheConfig]) -> Result<BTreeSet<Digest>> {
+        let wanted: BTreeMap<Digest, u64> =
+            configs.iter().flat_map(|config| config.blobs().into_keys()).map(|digest| (digest, 0)).collect();
+        let Absent { missing, unknown } = self.known.bulk_lookup(grant.scope(), store, &wanted).await;
+        unknown.map_or(Ok(missing), |(_, fault)| Err(fault.into()))
+    }
+
+    /// Finds out, once for each bucket, whether its store heeds conditions or passes over them in silence, as some do: no
+    /// object has the version that this put asks for.
     async fn try_conditions(&self, store: &dyn Store, bucket: &BucketName, key: &Key, document: Bytes) {
-        if self.0.publishing.is_conditional(bucket).is_some() {
+        if self.is_conditional(bucket).is_some() {
             return;
         }
         match store.put(key, Body::Bytes(document), Condition::Matches(ETag::new(NO_VERSION))).await {
-            Err(store::Error::Precondition(_)) => self.0.publishing.learn(bucket, true),
-            Ok(_) | Err(store::Error::Unsupported(_)) => self.0.publishing.learn(bucket, false),
+            Err(store::Error::Precondition(_)) => self.learn(bucket, true),
+            Ok(_) | Err(store::Error::Unsupported(_)) => self.learn(bucket, false),
             // The next export asks again.
             Err(error) => tracing::debug!(%error, "cannot tell whether bucket {bucket} knows conditional writes"),
         }
     }
 
     /// What to store now, and under which condition.
-    async fn united(
-        &self,
-        store: &dyn Store,
-        sent: &Sent<'_>,
-        promised: &BTreeSet<Digest>,
-        hits: &BTreeSet<Digest>,
-    ) -> Result<(Bytes, Condition)> {
-        let name = sent.name;
-        let base = match self.0.settings.merge {
-            Some(_) => self.base(store, sent).await?,
+    async fn merged(&self, store: &dyn Store, publication: &Publication<'_>) -> Result<(Bytes, Condition)> {
+        let Publication { grant, name, config: sent, promised, .. } = publication;
+        let base = match self.rules {
+            Some(_) => self.base(store, publication).await?,
             None => None,
         };
         let stored = base.as_ref().and_then(|(_, manifest)| manifest.as_ref());
-        let configs: Vec<&CacheConfig> = std::iter::once(&sent.config).chain(stored.map(|stored| &stored.config)).collect();
-        let missing = self.lost(store, sent.grant, &configs).await?;
-        self.refuse(sent, &missing.difference(promised).copied().collect())?;
+        let configs: Vec<&CacheConfig> = std::iter::once(sent).chain(stored.map(|stored| &stored.config)).collect();
+        let lost = self.lost(store, grant, &configs).await?;
+        refuse_missing(name, sent, &lost.difference(promised).copied().collect())?;
 
-        let mut document = sent.document.clone();
+        let mut document = publication.document.clone();
         if let Some(stored) = stored {
-            self.take_word(sent.grant.scope(), &stored.config);
+            self.vouching.accept_vouched(grant.scope(), &stored.config);
         }
-        let pruned = sent.config.without(&missing);
-        if let Some(pruned) = &pruned {
-            document = pruned.config.to_json().into();
-            self.0.metrics.manifests().pruned(pruned.layers, pruned.records);
-            tracing::warn!(
-                manifest.name = %name,
-                "manifest {name} is published without {} layers and {} results: blobs that were stored when the build asked are gone",
-                pruned.layers,
-                pruned.results
-            );
+        let stripped = sent.without(&lost);
+        if let Some(stripped) = &stripped {
+            document = stripped.config.to_json().into();
+            self.report_stripped(name, stripped);
         }
-        let mut config = pruned.map_or(Cow::Borrowed(&sent.config), |pruned| Cow::Owned(pruned.config));
-        if let (Some(rules), Some(stored)) = (&self.0.settings.merge, stored) {
-            let limits = MergeLimits {
-                max_generations: rules.max_generations,
-                max_records: rules.max_records,
-                max_bytes: self.0.settings.max_manifest_bytes,
-                oldest: OffsetDateTime::now_utc() - rules.max_age,
-            };
-            let pruned = stored.config.without(&missing);
-            let remaining = pruned.as_ref().map_or(&stored.config, |pruned| &pruned.config);
-            let merged = config.merged(&StoredConfig { config: remaining, at: stored.modified, hits }, &limits);
-            if merged.inherited > 0 {
-                document = merged.config.to_json().into();
-                self.0.metrics.manifests().merged();
-                tracing::info!(
-                    manifest.name = %name,
-                    "manifest {name} is merged with the stored one: {} results of other exports kept, {} dropped",
-                    merged.inherited,
-                    merged.dropped
-                );
-                config = Cow::Owned(merged.config);
-            }
+        let mut config = stripped.map_or(Cow::Borrowed(sent), |stripped| Cow::Owned(stripped.config));
+        if let (Some(rules), Some(stored)) = (&self.rules, stored)
+            && let Some(merged) = self.inheriting(publication, &config, stored, &lost, rules)
+        {
+            document = merged.to_json().into();
+            config = Cow::Owned(merged);
         }
-        document = self.vouched_document(sent.grant, &config).unwrap_or(document);
-        let condition = match (self.0.settings.merge, base) {
+        document = self.vouched_document(grant, &config).unwrap_or(document);
+        let condition = match (self.rules, base) {
             (None, _) => Condition::None,
             (Some(_), None) => Condition::Absent,
             (Some(_), Some((etag, _))) => Condition::Matches(etag),
@@ -245,21 +186,64 @@ impl Cache {
         Ok((document, condition))
     }
 
+    /// `config` with results of the stored manifest; `None`: there are none to inherit.
+    fn inheriting(
+        &self,
+        publication: &Publication<'_>,
+        config: &CacheConfig,
+        stored: &Manifest,
+        lost: &BTreeSet<Digest>,
+        rules: &MergeRules,
+    ) -> Option<CacheConfig> {
+        let limits = MergeLimits {
+            max_generations: rules.max_generations,
+            max_records: rules.max_records,
+            max_bytes: self.reader.max_bytes(),
+            oldest: OffsetDateTime::now_utc() - rules.max_age,
+        };
+        let stripped = stored.config.without(lost);
+        let remaining = stripped.as_ref().map_or(&stored.config, |stripped| &stripped.config);
+        let merged = config.merged(&StoredConfig { config: remaining, at: stored.modified, hits: &publication.hits }, &limits);
+        if merged.inherited == 0 {
+            return None;
+        }
+        self.metrics.manifests().merged();
+        let name = publication.name;
+        tracing::info!(
+            manifest.name = %name,
+            "manifest {name} is merged with the stored one: {} results of other exports kept, {} dropped",
+            merged.inherited,
+            merged.dropped
+        );
+        Some(merged.config)
+    }
+
+    fn report_stripped(&self, name: &ManifestName, stripped: &Stripped) {
+        self.metrics.manifests().pruned(stripped.layers, stripped.records);
+        tracing::warn!(
+            manifest.name = %name,
+            "manifest {name} is published without {} layers and {} results: blobs that were stored when the build asked are gone",
+            stripped.layers,
+            stripped.results
+        );
+    }
+
     /// The document with the versions of its verified blobs, where there are any and it has room for them.
     fn vouched_document(&self, grant: &Grant, config: &CacheConfig) -> Option<Bytes> {
-        let document = self.vouching(grant.scope(), config)?.to_json();
-        self.check_manifest_size(document.len() as u64).ok()?;
+        let document = self.vouching.vouching(grant.scope(), config)?.to_json();
+        self.reader.check_size(document.len() as u64).ok()?;
         Some(document.into())
     }
 
     /// The version that is stored, with the manifest where it can be read as one.
-    async fn base(&self, store: &dyn Store, sent: &Sent<'_>) -> Result<Option<(ETag, Option<Manifest>)>> {
-        match self.0.manifest_reader.read(store, sent.grant.scope(), sent.name).await {
+    async fn base(&self, store: &dyn Store, publication: &Publication<'_>) -> Result<Option<(ETag, Option<Manifest>)>> {
+        let Publication { grant, name, key, .. } = publication;
+        match self.reader.read(store, grant.scope(), name).await {
             Ok(manifest) => Ok(Some((manifest.etag.clone(), Some(manifest)))),
             Err(Error::NotFound(_)) => Ok(None),
             Err(unreadable @ (Error::Corrupt(_) | Error::Exhausted(_))) => {
-                tracing::warn!(manifest.name = %sent.name, "what is stored as {} is replaced: {unreadable}", sent.name);
-                match store.head(&sent.key).await {
+                tracing::warn!(manifest.name = %name, "what is stored as {name} is replaced: {unreadable}");
+                match store.head(key).await {
                     Ok(meta) => Ok(Some((meta.etag, None))),
                     Err(store::Error::NotFound(_)) => Ok(None),
                     Err(error) => Err(error.into()),
@@ -269,26 +253,31 @@ impl Cache {
         }
     }
 
-    /// The blobs that `configs` name and that are not stored.
-    async fn lost(&self, store: &dyn Store, grant: &Grant, configs: &[&CacheConfig]) -> Result<BTreeSet<Digest>> {
-        let wanted: BTreeMap<Digest, u64> =
-            configs.iter().flat_map(|config| config.blobs().into_keys()).map(|digest| (digest, 0)).collect();
-        let Absent { missing, unknown } = self.0.known.bulk_lookup(grant.scope(), store, &wanted).await;
-        unknown.map_or(Ok(missing), |(_, fault)| Err(fault.into()))
+    fn is_conditional(&self, bucket: &BucketName) -> Option<bool> {
+        self.conditional().get(bucket).copied()
     }
 
-    fn refuse(&self, sent: &Sent<'_>, missing: &BTreeSet<Digest>) -> Result<()> {
-        let named = sent.config.blobs();
-        let missing: Vec<&Digest> = missing.iter().filter(|digest| named.contains_key(digest)).collect();
-        if missing.is_empty() {
-            return Ok(());
+    fn learn(&self, bucket: &BucketName, is_conditional: bool) {
+        if self.conditional().insert(bucket.clone(), is_conditional).is_none() && !is_conditional {
+            tracing::warn!(
+                "bucket {bucket} knows no conditional writes: exporters to one name lose each other's results where they go through \
+                 different remoras at the same time"
+            );
         }
-        let shown: Vec<String> = missing.iter().take(MISSING_SHOWN).map(ToString::to_string).collect();
-        Err(Error::Precondition(format!(
-            "manifest {} names {} blobs that are not stored, {} among them",
-            sent.name,
-            missing.len(),
-            shown.join(", ")
-        )))
     }
+
+    fn conditional(&self) -> MutexGuard<'_, HashMap<BucketName, bool>> {
+        self.conditional.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Refuses a manifest that names any of the blobs `missing`.
+pub(super) fn refuse_missing(name: &ManifestName, config: &CacheConfig, missing: &BTreeSet<Digest>) -> Result<()> {
+    let named = config.blobs();
+    let missing: Vec<&Digest> = missing.iter().filter(|digest| named.contains_key(digest)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let shown: Vec<String> = missing.iter().take(MISSING_SHOWN).map(ToString::to_string).collect();
+    Err(Error::Precondition(format!("manifest {name} names {} blobs that are not stored, {} among them", missing.len(), shown.join(", "))))
 }

@@ -50,11 +50,35 @@ impl Lookups {
         Ok(BlobInfo::new(*digest, self.record(grant.scope(), digest, answer)?))
     }
 
+    /// Blobs behind `after`, in the order of their digests, at most `limit` (1 to 1,000); and whether there are more.
+    ///
+    /// # Errors
+    /// [`Error::Denied`](crate::cache::Error::Denied), or the store's.
+    pub(in crate::cache) async fn list(&self, grant: &Grant, after: Option<&Digest>, limit: usize) -> Result<(Vec<BlobInfo>, bool)> {
+        grant.check(Right::Read)?;
+        let prefix = layout::blobs_prefix(grant.scope());
+        let store = self.stores.store(grant.scope())?;
+        let mut after = after.map(|digest| format!("{prefix}{digest}"));
+        let info = |(key, meta): (String, Meta)| {
+            let digest = key.strip_prefix(&prefix)?.parse().ok()?;
+            self.known.record_present(grant.scope(), &digest, meta.clone()).then(|| BlobInfo::new(digest, meta))
+        };
+        loop {
+            let page = store.list(&prefix, after.as_deref(), limit).await?;
+            after = page.entries.last().map(|(key, _)| key.clone());
+            let blobs: Vec<_> = page.entries.into_iter().filter_map(info).collect();
+            // A page of foreign objects gives the caller no digest to go on from.
+            if !blobs.is_empty() || !page.more {
+                return Ok((blobs, page.more));
+            }
+        }
+    }
+
     /// The size in bytes of a blob that was seen lately. Asks no store: what has a digest keeps its size.
     ///
     /// # Errors
     /// [`Error::Denied`](crate::cache::Error::Denied).
-    pub(super) fn remembered_size(&self, grant: &Grant, digest: &Digest) -> Result<Option<u64>> {
+    pub(in crate::cache) fn remembered_size(&self, grant: &Grant, digest: &Digest) -> Result<Option<u64>> {
         if let Some(document) = document::of(grant, digest) {
             return Ok(Some(document.len() as u64));
         }

@@ -145,14 +145,6 @@ impl Reads {
         promised::promised(&self.stores, grant, digest, look).await
     }
 
-    /// The size in bytes of a blob that was seen lately. Asks no store: what has a digest keeps its size.
-    ///
-    /// # Errors
-    /// [`Error::Denied`].
-    pub(super) fn remembered_size(&self, grant: &Grant, digest: &Digest) -> Result<Option<u64>> {
-        self.lookups.remembered_size(grant, digest)
-    }
-
     /// Reads a blob as it is stored: nothing is verified, and one in quarantine is read too.
     ///
     /// # Errors

@@ -37,17 +37,17 @@ impl Joined {
 
     /// Puts a part behind the first `parts`, in place of whatever was there. Blocks. After an error those are all
     /// that it has.
-    pub(in crate::cache) fn put(&mut self, parts: usize, piece: &Payload) -> io::Result<()> {
+    pub(in crate::cache) fn put(&mut self, parts: usize, payload: &Payload) -> io::Result<()> {
         self.ends.truncate(parts);
         let start = self.len();
-        let end = start + piece.body().len();
+        let end = start + payload.body().len();
         if !self.hold.resize(end) {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
         self.file.set_len(start)?;
         self.file.seek(SeekFrom::Start(start))?;
         let mut written = Ok(());
-        piece.read(|bytes| {
+        payload.read(|bytes| {
             if written.is_ok() {
                 written = self.file.write_all(bytes);
             }
@@ -71,7 +71,7 @@ impl Joined {
     }
 
     /// Its parts; the file goes with the last of them.
-    pub(in crate::cache) fn into_pieces(self) -> Vec<Payload> {
+    pub(in crate::cache) fn into_payloads(self) -> Vec<Payload> {
         let (path, held) = (self.guard.path().to_owned(), Arc::new((self.guard, self.hold)));
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
         let slices = starts.zip(&self.ends);

@@ -1,32 +1,36 @@
-//! Multipart uploads, as S3 has them: numbered parts in any order, joined at the end.
+//! Multipart uploads of S3 clients: numbered parts in any order, joined at the end.
 //!
-//! A blob's parts go on to the store while others still arrive, and are hashed in their order; what they
-//! join to becomes visible when it has the right digest. Under `durability = "local"` they are joined on disk,
-//! as long as there is room, and the blob goes to the journal. An upload ends with the process: S3 clients begin
-//! again, and the next start aborts what the store holds of it.
+//! In: parts of a blob or a manifest. Out: a blob or a manifest. A blob's parts go on to the store while others still arrive,
+//! and are hashed in their order (`sequence`). What they join to becomes visible when it has the right digest. Under
+//! `durability = "local"` they are joined on disk (`joined`), as long as there is room, and the blob goes to the journal. An
+//! upload ends with the process: S3 clients begin again, and the next start aborts what the store holds of it.
 
 mod joined;
+mod registry;
 mod sequence;
 mod upload;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use self::joined::Joined;
-use self::upload::{Completing, Known, Upload};
-use super::layout::{self, Item};
+use self::registry::Registry;
+use self::upload::{Completing, SentPart, Upload};
+use super::blocking::blocking;
+use super::layout::Item;
+use super::manifests::Manifests;
 use super::write::receive::check_digest;
-use super::{Cache, Condition, Error, Incoming, Result};
-use crate::cache::blocking::blocking;
-use crate::cache::write::spool::SpoolFile;
+use super::write::spool::SpoolFile;
+use super::write::{Intake, Writes};
+use super::{Condition, Error, Incoming, Result, Settings};
+use crate::shutdown::Shutdown;
 use crate::store::Body;
 use crate::transfer::Payload;
-use crate::types::{ETag, Grant, Right};
+use crate::types::{Digest, ETag, Grant, Right};
 
-/// How long a part that waits for its turn may take up memory.
-const TURN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a part that waits for its predecessors may take up memory.
+const PATIENCE_IN_MEMORY: Duration = Duration::from_secs(5);
 
 /// An open upload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -73,60 +77,37 @@ pub struct UploadedPart {
     pub size: u64,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Registry(Mutex<HashMap<UploadId, Arc<Upload>>>);
-
-impl Registry {
-    fn uploads(&self) -> MutexGuard<'_, HashMap<UploadId, Arc<Upload>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn find(&self, id: &UploadId, grant: &Grant, item: &Item) -> Result<Arc<Upload>> {
-        // Somebody else's upload does not exist for this caller.
-        let found = self.uploads().get(id).filter(|upload| upload.item == *item && upload.grant.scope() == grant.scope()).cloned();
-        let upload = found.ok_or_else(|| Error::NotFound(format!("upload {id}")))?;
-        upload.state().last_used = Instant::now();
-        Ok(upload)
-    }
-
-    /// How many are open.
-    pub(super) fn count(&self) -> usize {
-        self.uploads().len()
-    }
-
-    fn remove(&self, id: &UploadId) {
-        let removed = self.uploads().remove(id);
-        // Whoever holds it still has no use for the file.
-        if let Some(upload) = removed.filter(|upload| upload.state().is_kept) {
-            drop(upload.sequence.leave_file());
-        }
-    }
+/// The multipart uploads of a cache.
+#[derive(Debug)]
+pub struct Uploads {
+    registry: Registry,
+    writes: Arc<Writes>,
+    manifests: Arc<Manifests>,
+    shutdown: Shutdown,
 }
 
-impl Cache {
+impl Uploads {
+    pub(super) fn new(settings: &Settings, writes: Arc<Writes>, manifests: Arc<Manifests>, shutdown: Shutdown) -> Self {
+        let registry = Registry::new(settings.max_open_ingests, settings.ingest_expiry);
+        Self { registry, writes, manifests, shutdown }
+    }
+
     /// Begins an upload of a blob or a manifest.
     ///
     /// # Errors
     /// [`Error::Denied`], or [`Error::Exhausted`] with too many open.
-    pub fn begin_upload(&self, grant: &Grant, item: Item) -> Result<UploadId> {
+    pub fn begin(&self, grant: &Grant, item: Item) -> Result<UploadId> {
         check(grant, &item)?;
-        let (store, settings, scope) = (self.store(grant)?, &self.0.settings, grant.scope());
-        let joined = self.journal(grant).filter(|_| matches!(item, Item::Blob(_))).and_then(|_| {
-            // Made as quickly as it is unlinked.
-            Joined::create(&settings.spool_dir, self.0.spool_budget.try_hold(0)?).ok()
-        });
-        let mut uploads = self.0.uploads.uploads();
-        uploads.retain(|_, upload| upload.state().last_used.elapsed() < settings.ingest_expiry);
-        if uploads.len() >= settings.max_open_ingests {
-            return Err(Error::Exhausted(format!("{} uploads are open; limits.max_open_ingests allows no more", uploads.len())));
-        }
-        let id = UploadId(format!("{:032x}", rand::random::<u128>()));
-        let store = match &item {
-            Item::Blob(digest) => Some(self.0.transfers.begin(store, scope.bucket().clone(), layout::blob_key(scope, digest))),
+        let forwarded = match &item {
+            Item::Blob(digest) => Some(self.writes.begin_multipart(grant, digest)?),
             Item::Manifest(_) => None,
         };
-        uploads.insert(id.clone(), Arc::new(Upload::new(grant.clone(), item, joined, store)));
-        Ok(id)
+        let intake = self.writes.intake();
+        let joined = self.writes.journal(grant).filter(|_| matches!(item, Item::Blob(_))).and_then(|_| {
+            // Made as quickly as it is unlinked.
+            Joined::create(intake.spool_dir(), intake.spool().try_hold(0)?).ok()
+        });
+        self.registry.insert(Upload::new(grant.clone(), item, joined, forwarded))
     }
 
     /// Takes one part. It is on its way into the store when this returns, and there already where it was
@@ -135,55 +116,35 @@ impl Cache {
     /// # Errors
     /// [`Error::NotFound`] for an unknown upload, [`Error::Precondition`] where fewer or more bytes
     /// arrive, [`Error::Locked`] while the upload is completed, [`Error::Exhausted`] with the spool full.
-    pub async fn upload_part(&self, grant: &Grant, item: &Item, id: &UploadId, part: NewPart) -> Result<ETag> {
+    pub async fn take_part(&self, grant: &Grant, item: &Item, id: &UploadId, part: NewPart) -> Result<ETag> {
         let NewPart { number, size, mut body } = part;
-        let upload = self.0.uploads.find(id, grant, item)?;
-        let piece = self.receive(&format!("part {number}"), size, &mut body, upload.sequence.turn_of(number), |_| ()).await?;
-        let etag = upload.accept(number, &piece)?;
+        let upload = self.registry.find(id, grant, item)?;
+        let intake = self.writes.intake();
+        let payload = intake.receive(&format!("part {number}"), size, &mut body, upload.sequence.predecessors_of(number), |_| ()).await?;
+        let etag = upload.accept(number, &payload)?;
         let hashing = Arc::clone(&upload);
-        if upload.store.is_some() {
+        if upload.forwarded.is_some() {
             blocking(move || Ok(hashing.advance()?)).await?;
         }
-        if piece.is_in_memory() {
+        if payload.is_in_memory() {
             if upload.sequence.waiting_part(number).is_some() {
-                let cache = self.clone();
-                self.0.shutdown.spawn(async move { cache.make_room(&upload, number).await });
+                self.shutdown.spawn(make_room(intake.clone(), self.shutdown.clone(), upload, number));
             }
-        } else if let Some(store) = upload.store.as_ref().filter(|_| !upload.state().is_kept) {
+        } else if let Some(forwarded) = upload.forwarded.as_ref().filter(|_| !upload.state().is_kept) {
             // The client waits, so that the spool fills no faster than it drains.
-            store.sent(number).await?;
+            forwarded.sent(number).await?;
         }
         Ok(etag)
-    }
-
-    /// Moves a part whose turn does not come from memory to the spool. Holds no memory meanwhile.
-    async fn make_room(&self, upload: &Upload, number: u16) {
-        tokio::select! {
-            () = tokio::time::sleep(TURN_PATIENCE) => {}
-            () = self.0.shutdown.closing() => return,
-        }
-        let Some(piece) = upload.sequence.waiting_part(number) else { return };
-        let Body::Bytes(bytes) = piece.body() else { return };
-        let Some(hold) = self.0.spool_budget.try_hold(bytes.len() as u64) else { return };
-        let moved = async {
-            let mut file = SpoolFile::create(&self.0.settings.spool_dir).await?;
-            file.write(bytes).await?;
-            file.finish().await
-        };
-        match moved.await {
-            Ok(file) => upload.sequence.replace(number, &piece, Payload::new(file.body(), (file, hold))),
-            Err(error) => tracing::warn!(%error, "could not move a part from memory to the spool"),
-        }
     }
 
     /// Takes a part of the object itself as a part: an upload of nothing else is a touch.
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown upload.
-    pub fn upload_part_of_itself(&self, grant: &Grant, item: &Item, id: &UploadId, number: u16) -> Result<ETag> {
+    pub fn take_part_of_itself(&self, grant: &Grant, item: &Item, id: &UploadId, number: u16) -> Result<ETag> {
         let etag = ETag::new(&format!("copy-{number}"));
-        let upload = self.0.uploads.find(id, grant, item)?;
-        upload.state().parts.insert(number, Known { etag: etag.clone(), size: None });
+        let upload = self.registry.find(id, grant, item)?;
+        upload.state().parts.insert(number, SentPart { etag: etag.clone(), size: None });
         Ok(etag)
     }
 
@@ -191,10 +152,10 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown upload.
-    pub fn upload_parts(&self, grant: &Grant, item: &Item, id: &UploadId) -> Result<Vec<UploadedPart>> {
-        let upload = self.0.uploads.find(id, grant, item)?;
+    pub fn parts(&self, grant: &Grant, item: &Item, id: &UploadId) -> Result<Vec<UploadedPart>> {
+        let upload = self.registry.find(id, grant, item)?;
         let state = upload.state();
-        let part = |(&number, known): (&u16, &Known)| UploadedPart { number, etag: known.etag.clone(), size: known.size.unwrap_or(0) };
+        let part = |(&number, sent): (&u16, &SentPart)| UploadedPart { number, etag: sent.etag.clone(), size: sent.size.unwrap_or(0) };
         Ok(state.parts.iter().map(part).collect())
     }
 
@@ -205,64 +166,85 @@ impl Cache {
     /// [`Error::Locked`] while another call does the same, [`Error::Precondition`] for a missing blob or a
     /// wrong digest, or the store's. The upload is open still after an error that another try may mend;
     /// it is gone after a wrong digest of all that was sent.
-    pub async fn complete_upload(
-        &self,
-        grant: &Grant,
-        item: &Item,
-        id: &UploadId,
-        parts: &[(u16, ETag)],
-        condition: Condition,
-    ) -> Result<ETag> {
-        let upload = self.0.uploads.find(id, grant, item)?;
+    pub async fn complete(&self, grant: &Grant, item: &Item, id: &UploadId, parts: &[(u16, ETag)], condition: Condition) -> Result<ETag> {
+        let upload = self.registry.find(id, grant, item)?;
         let _completing = Completing::begin(&upload)?;
-        let copies = upload.check_parts(parts)?;
+        let are_copies = upload.check_parts(parts)?;
         let numbers: Vec<u16> = parts.iter().map(|(number, _)| *number).collect();
-        let etag = match (item, &upload.store) {
-            (Item::Blob(digest), _) if copies => {
-                let touched = self.keep_young(grant, digest).await?;
+        let etag = match item {
+            Item::Blob(digest) if are_copies => {
+                let touched = self.writes.keep_young(grant, digest).await?;
                 touched.map_or_else(|| ETag::new("untouched"), |touched| touched.etag)
             }
-            (Item::Blob(digest), Some(store)) => {
-                let sums = upload.sums(numbers.clone()).await?;
-                let checked = check_digest(digest, &sums.digest);
-                if checked.is_err() && numbers.len() == upload.state().parts.len() {
-                    self.0.uploads.remove(id);
-                    store.abort().await;
-                }
-                checked?;
-                if let Some(file) = upload.sequence.file_of(&numbers) {
-                    self.publish_blob(grant, &sums, &file.into()).await?.etag
-                } else {
-                    upload.turn_to_store();
-                    let size = upload.size(&numbers);
-                    // The name is the content, so whoever comes second writes the same bytes.
-                    let etag = store.finish(numbers, Condition::None).await?;
-                    self.blob_written(grant, &sums, size, etag).etag
-                }
-            }
-            (Item::Manifest(name), _) => {
-                self.check_manifest_size(upload.size(&numbers))?;
+            Item::Blob(digest) => self.complete_blob(grant, digest, id, &upload, numbers).await?,
+            Item::Manifest(name) => {
+                self.manifests.check_size(upload.size(&numbers))?;
                 let joining = Arc::clone(&upload);
                 let document = blocking(move || joining.join(&numbers)).await?;
-                self.put_manifest(grant, name, document, condition).await?
+                self.manifests.publish(grant, name, document, condition).await?
             }
-            (Item::Blob(_), None) => return Err(Error::Internal(format!("upload {id} of a blob goes nowhere"))),
         };
-        self.0.uploads.remove(id);
+        self.registry.remove(id);
         Ok(etag)
+    }
+
+    async fn complete_blob(&self, grant: &Grant, digest: &Digest, id: &UploadId, upload: &Arc<Upload>, numbers: Vec<u16>) -> Result<ETag> {
+        let Some(forwarded) = &upload.forwarded else {
+            return Err(Error::Internal(format!("upload {id} of a blob goes nowhere")));
+        };
+        let sums = upload.sums(numbers.clone()).await?;
+        let checked = check_digest(digest, &sums.digest);
+        if checked.is_err() && numbers.len() == upload.state().parts.len() {
+            self.registry.remove(id);
+            forwarded.abort().await;
+        }
+        checked?;
+        if let Some(file) = upload.sequence.file_of(&numbers) {
+            return Ok(self.writes.publish(grant, &sums, &file.into()).await?.etag);
+        }
+        upload.forward_all();
+        let size = upload.size(&numbers);
+        // The name is the content, so whoever comes second writes the same bytes.
+        let etag = forwarded.finish(numbers, Condition::None).await?;
+        Ok(self.writes.record_written(grant, &sums, size, etag).etag)
     }
 
     /// Forgets an upload, here and in the store.
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown one.
-    pub async fn abort_upload(&self, grant: &Grant, item: &Item, id: &UploadId) -> Result<()> {
-        let upload = self.0.uploads.find(id, grant, item)?;
-        self.0.uploads.remove(id);
-        if let Some(store) = &upload.store {
-            store.abort().await;
+    pub async fn abort(&self, grant: &Grant, item: &Item, id: &UploadId) -> Result<()> {
+        let upload = self.registry.find(id, grant, item)?;
+        self.registry.remove(id);
+        if let Some(forwarded) = &upload.forwarded {
+            forwarded.abort().await;
         }
         Ok(())
+    }
+
+    /// How many are open.
+    pub(super) fn count(&self) -> usize {
+        self.registry.count()
+    }
+}
+
+/// Moves a part from memory to the spool when its predecessors have not come in time. Holds no memory meanwhile.
+async fn make_room(intake: Intake, shutdown: Shutdown, upload: Arc<Upload>, number: u16) {
+    tokio::select! {
+        () = tokio::time::sleep(PATIENCE_IN_MEMORY) => {}
+        () = shutdown.closing() => return,
+    }
+    let Some(payload) = upload.sequence.waiting_part(number) else { return };
+    let Body::Bytes(bytes) = payload.body() else { return };
+    let Some(hold) = intake.spool().try_hold(bytes.len() as u64) else { return };
+    let moved = async {
+        let mut file = SpoolFile::create(intake.spool_dir()).await?;
+        file.write(bytes).await?;
+        file.finish().await
+    };
+    match moved.await {
+        Ok(file) => upload.sequence.replace(number, &payload, Payload::new(file.body(), (file, hold))),
+        Err(error) => tracing::warn!(%error, "could not move a part from memory to the spool"),
     }
 }
 

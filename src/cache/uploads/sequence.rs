@@ -1,5 +1,5 @@
-//! The sums of a blob whose parts arrive in any order: each part is hashed when its turn comes, and its
-//! bytes are free then.
+//! The sums of a blob whose parts arrive in any order: each part is hashed when all before it are, and its bytes are free
+//! then.
 //!
 //! The state of the hash behind every part is kept (about half a KiB each), so a part that is sent again
 //! can be told from another one. Where the blob is to be on this disk as a whole, the bytes are joined in a file
@@ -19,15 +19,15 @@ use crate::types::{Hasher, Sums};
 /// Parts in the order of the blob.
 #[derive(Debug)]
 pub(in crate::cache) struct Sequence {
-    /// Parts that wait for their turn; a part sent again waits too.
+    /// Parts whose predecessors are not all hashed; a part that is sent again waits, too.
     waiting: Mutex<BTreeMap<u16, Payload>>,
     /// Held while hashing.
     hashed: Mutex<Hashed>,
-    /// The number of the part whose turn it is.
-    turn: watch::Sender<usize>,
+    /// The number of the part that is hashed next.
+    next: watch::Sender<usize>,
 }
 
-/// The parts that had their turn.
+/// The parts that are hashed.
 #[derive(Debug)]
 struct Hashed {
     /// The hash behind each, from that of no part on.
@@ -49,17 +49,17 @@ impl Sequence {
     /// No parts yet; `joined` is to take them.
     pub(in crate::cache) fn new(joined: Option<Joined>) -> Self {
         let hashed = Hashed { behind: vec![Hasher::default()], joined };
-        Self { waiting: Mutex::default(), hashed: Mutex::new(hashed), turn: watch::Sender::new(1) }
+        Self { waiting: Mutex::default(), hashed: Mutex::new(hashed), next: watch::Sender::new(1) }
     }
 
-    pub(in crate::cache) fn insert(&self, number: u16, piece: Payload) {
-        self.waiting().insert(number, piece);
+    pub(in crate::cache) fn insert(&self, number: u16, payload: Payload) {
+        self.waiting().insert(number, payload);
     }
 
     /// Waits until all parts before this one are hashed.
-    pub(in crate::cache) async fn turn_of(&self, number: u16) {
+    pub(in crate::cache) async fn predecessors_of(&self, number: u16) {
         // An error is for a sender that is gone, which is `self`'s.
-        let _ = self.turn.subscribe().wait_for(|turn| usize::from(number) <= *turn).await;
+        let _ = self.next.subscribe().wait_for(|next| usize::from(number) <= *next).await;
     }
 
     /// A part that waits still.
@@ -67,22 +67,22 @@ impl Sequence {
         self.waiting().get(&number).cloned()
     }
 
-    /// Puts the same bytes elsewhere, unless the part had its turn meanwhile.
+    /// Puts the same bytes elsewhere, unless the part was hashed meanwhile.
     pub(in crate::cache) fn replace(&self, number: u16, old: &Payload, new: Payload) {
-        if let Some(piece) = self.waiting().get_mut(&number).filter(|piece| piece.is(old)) {
-            *piece = new;
+        if let Some(payload) = self.waiting().get_mut(&number).filter(|payload| payload.is(old)) {
+            *payload = new;
         }
     }
 
-    /// Hashes all whose turn has come. Blocks.
+    /// Hashes all parts whose predecessors are hashed. Blocks.
     pub(in crate::cache) fn advance(&self) -> io::Result<Advanced> {
         let mut hashed = self.hashed();
         let Hashed { behind, joined } = &mut *hashed;
         let mut advanced = Advanced::default();
-        while let Some((number, piece)) = self.next(behind.len()) {
+        while let Some((number, payload)) = self.next(behind.len()) {
             let index = usize::from(number);
             let mut hasher = behind[index - 1].clone();
-            piece.read(|bytes| hasher.update(bytes))?;
+            payload.read(|bytes| hasher.update(bytes))?;
             let same = behind.get(index).is_some_and(|known| known.clone().finish() == hasher.clone().finish());
             if same {
                 continue;
@@ -90,15 +90,15 @@ impl Sequence {
             advanced.lost.extend((number..).skip(1).take(behind.len().saturating_sub(index + 1)));
             behind.truncate(index);
             if let Some(joined) = joined
-                && joined.put(index - 1, &piece).is_err()
+                && joined.put(index - 1, &payload).is_err()
             {
                 // One that came meanwhile is newer.
-                self.waiting().entry(number).or_insert(piece);
+                self.waiting().entry(number).or_insert(payload);
                 advanced.is_stuck = true;
                 break;
             }
             behind.push(hasher);
-            self.turn.send_replace(behind.len());
+            self.next.send_replace(behind.len());
         }
         let hashed = behind.len();
         advanced.lost.retain(|number| usize::from(*number) >= hashed && self.waiting_part(*number).is_none());
@@ -109,13 +109,13 @@ impl Sequence {
     /// or [leaves](Self::leave_file) it.
     pub(in crate::cache) fn file_of(&self, numbers: &[u16]) -> Option<Body> {
         let hashed = self.hashed();
-        let all = numbers.len() + 1 == hashed.behind.len() && numbers.iter().zip(1_u16..).all(|(number, turn)| *number == turn);
+        let all = numbers.len() + 1 == hashed.behind.len() && numbers.iter().zip(1_u16..).all(|(number, expected)| *number == expected);
         hashed.joined.as_ref().filter(|_| all).map(Joined::body)
     }
 
     /// The parts in the file, from the first on. None is joined any more.
     pub(in crate::cache) fn leave_file(&self) -> Vec<Payload> {
-        self.hashed().joined.take().map(Joined::into_pieces).unwrap_or_default()
+        self.hashed().joined.take().map(Joined::into_payloads).unwrap_or_default()
     }
 
     fn next(&self, hashed: usize) -> Option<(u16, Payload)> {
@@ -129,11 +129,11 @@ impl Sequence {
     pub(in crate::cache) fn sums(&self, numbers: &[u16]) -> io::Result<Option<Sums>> {
         let hashed = self.hashed();
         let known = hashed.behind.len() - 1;
-        let in_turn = numbers.iter().zip(1_u16..).take(known).take_while(|(number, turn)| *number == turn).count();
-        let mut hasher = hashed.behind[in_turn].clone();
-        for number in &numbers[in_turn..] {
-            let Some(piece) = self.waiting_part(*number) else { return Ok(None) };
-            piece.read(|bytes| hasher.update(bytes))?;
+        let in_order = numbers.iter().zip(1_u16..).take(known).take_while(|(number, expected)| *number == expected).count();
+        let mut hasher = hashed.behind[in_order].clone();
+        for number in &numbers[in_order..] {
+            let Some(payload) = self.waiting_part(*number) else { return Ok(None) };
+            payload.read(|bytes| hasher.update(bytes))?;
         }
         Ok(Some(hasher.finish()))
     }

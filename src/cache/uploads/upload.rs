@@ -20,56 +20,56 @@ use crate::types::{ETag, Grant, Sums};
 pub(super) struct Upload {
     pub(super) grant: Grant,
     pub(super) item: Item,
-    state: Mutex<State>,
+    state: Mutex<UploadState>,
     pub(super) sequence: Sequence,
-    /// On the way into the store; `None`: a manifest, which waits here until it is whole.
-    pub(super) store: Option<transfer::Upload>,
+    /// The multipart upload that the parts go on to. `None`: a manifest, which waits here until it is whole.
+    pub(super) forwarded: Option<transfer::Upload>,
     completing: AtomicBool,
 }
 
 #[derive(Debug)]
-pub(super) struct State {
-    pub(super) parts: BTreeMap<u16, Known>,
+pub(super) struct UploadState {
+    pub(super) parts: BTreeMap<u16, SentPart>,
     /// The parts are joined on this disk, and the store gets none of them.
     pub(super) is_kept: bool,
     pub(super) last_used: Instant,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Known {
+pub(super) struct SentPart {
     pub(super) etag: ETag,
     /// `None`: a copy of the object itself, which is how BuildKit touches blobs of 5 GiB and more.
     pub(super) size: Option<u64>,
 }
 
 impl Upload {
-    pub(super) fn new(grant: Grant, item: Item, joined: Option<Joined>, store: Option<transfer::Upload>) -> Self {
-        let state = State { parts: BTreeMap::new(), is_kept: joined.is_some(), last_used: Instant::now() };
-        let (sequence, completing) = (Sequence::new(joined), AtomicBool::new(false));
-        Self { grant, item, state: Mutex::new(state), sequence, store, completing }
+    pub(super) fn new(grant: Grant, item: Item, joined: Option<Joined>, forwarded: Option<transfer::Upload>) -> Self {
+        let state = UploadState { parts: BTreeMap::new(), is_kept: joined.is_some(), last_used: Instant::now() };
+        let sequence = Sequence::new(joined);
+        Self { grant, item, state: Mutex::new(state), sequence, forwarded, completing: AtomicBool::new(false) }
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, UploadState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a part that has arrived. What the store gets last is what is hashed last.
-    pub(super) fn accept(&self, number: u16, piece: &Payload) -> Result<ETag> {
+    /// Takes a part that has arrived. Of a part that is sent twice, the store keeps the bytes that are hashed.
+    pub(super) fn accept(&self, number: u16, payload: &Payload) -> Result<ETag> {
         let mut state = self.state();
         if self.completing.load(Ordering::Relaxed) {
             return Err(being_completed());
         }
         let etag = ETag::new(&format!("{:032x}", rand::random::<u128>()));
-        state.parts.insert(number, Known { etag: etag.clone(), size: Some(piece.body().len()) });
-        self.sequence.insert(number, piece.clone());
-        if let Some(store) = self.store.as_ref().filter(|_| !state.is_kept) {
-            store.send(number, piece.clone());
+        state.parts.insert(number, SentPart { etag: etag.clone(), size: Some(payload.body().len()) });
+        self.sequence.insert(number, payload.clone());
+        if let Some(forwarded) = self.forwarded.as_ref().filter(|_| !state.is_kept) {
+            forwarded.send(number, payload.clone());
         }
         Ok(etag)
     }
 
-    /// Hashes what has its turn. Parts that a part sent again has made void are as if never sent. Without room for
-    /// more on this disk, the store gets the parts after all.
+    /// Hashes the parts whose predecessors are hashed. Parts behind one that was sent again with other bytes count as never
+    /// sent. Without room for more on this disk, the store gets the parts after all.
     pub(super) fn advance(&self) -> io::Result<()> {
         loop {
             let advanced = self.sequence.advance()?;
@@ -79,19 +79,19 @@ impl Upload {
             if !advanced.is_stuck {
                 return Ok(());
             }
-            self.turn_to_store();
+            self.forward_all();
         }
     }
 
-    /// Sends everything to the store from now on, what came before too.
-    pub(super) fn turn_to_store(&self) {
+    /// Sends everything to the store from now on, also what came before.
+    pub(super) fn forward_all(&self) {
         let mut state = self.state();
-        let Some(store) = self.store.as_ref().filter(|_| std::mem::take(&mut state.is_kept)) else { return };
+        let Some(forwarded) = self.forwarded.as_ref().filter(|_| std::mem::take(&mut state.is_kept)) else { return };
         let kept = self.sequence.leave_file();
         for number in state.parts.keys() {
             let waiting = self.sequence.waiting_part(*number);
-            if let Some(piece) = waiting.or_else(|| kept.get(usize::from(*number).checked_sub(1)?).cloned()) {
-                store.send(*number, piece);
+            if let Some(payload) = waiting.or_else(|| kept.get(usize::from(*number).checked_sub(1)?).cloned()) {
+                forwarded.send(*number, payload);
             }
         }
     }
@@ -121,7 +121,7 @@ impl Upload {
         numbers.iter().filter_map(|number| state.parts.get(number)?.size).sum()
     }
 
-    /// Of the parts together, hashing what is not hashed yet.
+    /// The sums of the parts together. Hashes what is not hashed yet.
     pub(super) async fn sums(self: &Arc<Self>, numbers: Vec<u16>) -> Result<Sums> {
         let upload = Arc::clone(self);
         blocking(move || {
@@ -136,8 +136,8 @@ impl Upload {
     pub(super) fn join(&self, numbers: &[u16]) -> Result<Bytes> {
         let mut joined = BytesMut::new();
         for number in numbers {
-            let piece = self.sequence.waiting_part(*number).ok_or_else(|| Error::Invalid(format!("part {number} was not sent")))?;
-            piece.read(|bytes| joined.extend_from_slice(bytes))?;
+            let payload = self.sequence.waiting_part(*number).ok_or_else(|| Error::Invalid(format!("part {number} was not sent")))?;
+            payload.read(|bytes| joined.extend_from_slice(bytes))?;
         }
         Ok(joined.freeze())
     }

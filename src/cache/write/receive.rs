@@ -1,25 +1,57 @@
 //! Bodies on their way in: in memory where there is room for them, else in the spool.
 
 use std::cmp::Ordering;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 
 use super::spool::{SpoolFile, spool_full};
-use crate::cache::{Cache, Error, Result};
+use crate::cache::{Error, Result};
 use crate::store::Body;
-use crate::transfer::{Hold, Payload, SINGLE_PUT_BYTES};
+use crate::transfer::{Budget, Hold, Payload, SINGLE_PUT_BYTES};
 use crate::types::Digest;
 
-/// How long a body waits for memory. Meanwhile its client waits too; after that the spool takes it.
+/// How long a body waits for memory. Meanwhile its client waits, too; after that the spool takes the body.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The same of what others in memory wait for: theirs is not free before it has come.
-const IN_TURN_PATIENCE: Duration = Duration::from_millis(200);
+/// How long a body waits for memory once its predecessors are done. Others in memory wait for this body, and their memory
+/// is not free before it has come.
+const PATIENCE_OF_NEXT: Duration = Duration::from_millis(200);
 
-impl Cache {
-    /// Takes the next `size` bytes of `body`, and shows each piece of them to `look`. When `turn` ends, nothing
-    /// else has to come before them.
+/// Takes bodies, within bounds on memory and on the spool. Cheap to clone; clones are one and the same.
+#[derive(Debug, Clone)]
+pub(in crate::cache) struct Intake {
+    memory: Budget,
+    spool_dir: Arc<Path>,
+    spool: Budget,
+    max_spool_bytes: u64,
+}
+
+impl Intake {
+    /// Takes bodies into `memory`, and into files in `spool_dir` that have room in `spool`, a budget of `max_spool_bytes`.
+    pub(in crate::cache) fn new(memory: Budget, spool_dir: &Path, spool: Budget, max_spool_bytes: u64) -> Self {
+        Self { memory, spool_dir: spool_dir.into(), spool, max_spool_bytes }
+    }
+
+    /// Where bytes wait until they are whole and verified.
+    pub(in crate::cache) fn spool_dir(&self) -> &Path {
+        &self.spool_dir
+    }
+
+    /// The bytes that may wait there.
+    pub(in crate::cache) fn spool(&self) -> &Budget {
+        &self.spool
+    }
+
+    /// Bytes that may wait there, in all.
+    pub(in crate::cache) fn max_spool_bytes(&self) -> u64 {
+        self.max_spool_bytes
+    }
+
+    /// Takes the next `size` bytes of `body`, and shows each chunk of them to `look`. `predecessors` ends when nothing else
+    /// has to come before them.
     ///
     /// # Errors
     /// [`Error::Precondition`] where fewer or more arrive, [`Error::Exhausted`] with the spool full.
@@ -28,30 +60,30 @@ impl Cache {
         what: &str,
         size: u64,
         body: &mut (impl Stream<Item = Result<Bytes>> + Send + Unpin),
-        turn: impl Future<Output = ()> + Send,
+        predecessors: impl Future<Output = ()> + Send,
         look: impl FnMut(&[u8]) + Send,
     ) -> Result<Payload> {
         if size <= SINGLE_PUT_BYTES
-            && let Some(hold) = self.memory_for(size, turn).await
+            && let Some(hold) = self.memory_for(size, predecessors).await
         {
             let memory = BytesMut::with_capacity(usize::try_from(size).unwrap_or_default());
             return Place::Memory(memory).take(what, size, body, hold, look).await;
         }
-        let Some(hold) = self.0.spool_budget.try_hold(size) else {
-            return Err(spool_full(what, self.0.settings.max_spool_bytes));
+        let Some(hold) = self.spool.try_hold(size) else {
+            return Err(spool_full(what, self.max_spool_bytes));
         };
-        Place::Spool(SpoolFile::create(&self.0.settings.spool_dir).await?).take(what, size, body, hold, look).await
+        Place::Spool(SpoolFile::create(&self.spool_dir).await?).take(what, size, body, hold, look).await
     }
 
-    async fn memory_for(&self, size: u64, turn: impl Future<Output = ()> + Send) -> Option<Hold> {
-        let had_its_turn = async {
-            turn.await;
-            tokio::time::sleep(IN_TURN_PATIENCE).await;
+    async fn memory_for(&self, size: u64, predecessors: impl Future<Output = ()> + Send) -> Option<Hold> {
+        let is_next_for_long = async {
+            predecessors.await;
+            tokio::time::sleep(PATIENCE_OF_NEXT).await;
         };
         tokio::select! {
             biased;
-            hold = self.0.transfers.memory().hold(size, PATIENCE) => hold,
-            () = had_its_turn => None,
+            hold = self.memory.hold(size, PATIENCE) => hold,
+            () = is_next_for_long => None,
         }
     }
 }
@@ -72,16 +104,16 @@ impl Place {
         mut look: impl FnMut(&[u8]),
     ) -> Result<Payload> {
         let mut len = 0;
-        while let Some(piece) = body.next().await {
-            let piece = piece?;
-            len += piece.len() as u64;
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk?;
+            len += chunk.len() as u64;
             if len > size {
                 return Err(too_many(what, size));
             }
-            look(&piece);
+            look(&chunk);
             match &mut self {
-                Self::Memory(bytes) => bytes.extend_from_slice(&piece),
-                Self::Spool(file) => file.write(&piece).await?,
+                Self::Memory(bytes) => bytes.extend_from_slice(&chunk),
+                Self::Spool(file) => file.write(&chunk).await?,
             }
         }
         check_size(what, size, len)?;
@@ -95,6 +127,7 @@ impl Place {
     }
 }
 
+/// The error of `what` where more arrives than was announced.
 pub(in crate::cache) fn too_many(what: &str, size: u64) -> Error {
     Error::Precondition(format!("{what}: more than the announced {size} bytes arrived"))
 }
@@ -117,7 +150,7 @@ pub(in crate::cache) fn check_digest(digest: &Digest, actual: &Digest) -> Result
     }
 }
 
-/// Both.
+/// Whether what arrived has the size and the digest that were announced.
 pub(in crate::cache) fn check_content(digest: &Digest, size: u64, actual: &Digest, len: u64) -> Result<()> {
     check_size(&format!("blob {digest}"), size, len)?;
     check_digest(digest, actual)

@@ -23,7 +23,7 @@ impl api::manifests_server::Manifests for Service {
         let got = async {
             let grant = self.0.grant(&request)?;
             let name = parse_name(&request.get_ref().name)?;
-            let found = self.0.cache().import_manifest(&grant, &name).await;
+            let found = self.0.cache().manifests().import(&grant, &name).await;
             call.lookup(Kind::Manifest, &found);
             let manifest = found.map_err(|error| from_error(&error))?;
             call.sent(manifest.bytes.len());
@@ -48,7 +48,7 @@ impl api::manifests_server::Manifests for Service {
                 (true, _) => return Err(Status::invalid_argument("if_match and if_absent exclude each other")),
             };
             call.received(request.document.len());
-            let etag = self.0.cache().put_manifest(&grant, &name, request.document, condition).await;
+            let etag = self.0.cache().manifests().publish(&grant, &name, request.document, condition).await;
             Ok(Response::new(api::PutResponse { etag: etag.map_err(|error| from_error(&error))?.to_string() }))
         }
         .await;
@@ -66,7 +66,7 @@ impl api::manifests_server::Manifests for Service {
                 Err(_) => return Err(Status::invalid_argument(format!("limit {} is negative", request.limit))),
             };
             let after = (!request.after.is_empty()).then_some(request.after.as_str());
-            let listed = self.0.cache().list_manifests(&grant, after, limit).await;
+            let listed = self.0.cache().manifests().list(&grant, after, limit).await;
             let (manifests, more) = listed.map_err(|error| from_error(&error))?;
             Ok(Response::new(api::ListResponse { manifests: manifests.iter().map(info_message).collect(), more }))
         }
@@ -79,7 +79,7 @@ impl api::manifests_server::Manifests for Service {
         let deleted = async {
             let grant = self.0.grant(&request)?;
             let name = parse_name(&request.get_ref().name)?;
-            self.0.cache().delete_manifest(&grant, &name).await.map_err(|error| from_error(&error))?;
+            self.0.cache().manifests().delete(&grant, &name).await.map_err(|error| from_error(&error))?;
             Ok(Response::new(api::DeleteResponse {}))
         }
         .await;

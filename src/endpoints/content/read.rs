@@ -43,19 +43,19 @@ async fn open_at(cache: &Cache, grant: &Grant, digest: &Digest, offset: u64) -> 
     };
     // BuildKit asks for what is behind the last byte of every blob.
     if offset > 0
-        && let Some(size) = cache.remembered_size(grant, digest)?.filter(|size| offset >= *size)
+        && let Some(size) = cache.blobs().remembered_size(grant, digest)?.filter(|size| offset >= *size)
     {
         return at_end(size);
     }
     // Offsets beyond what an i64 holds exist in no store.
     let read = match ByteRange::new(offset, i64::MAX.cast_unsigned()) {
-        _ if offset == 0 => cache.read_promised_blob(grant, digest, None).await,
-        Some(range) => cache.read_promised_blob(grant, digest, Some(range)).await,
+        _ if offset == 0 => cache.blobs().read_promised(grant, digest, None).await,
+        Some(range) => cache.blobs().read_promised(grant, digest, Some(range)).await,
         None => Err(Error::OutOfRange(String::new())),
     };
     match read {
         Ok(read) => Ok(read.body),
-        Err(Error::OutOfRange(_)) => at_end(cache.stat_blob(grant, digest).await?.size),
+        Err(Error::OutOfRange(_)) => at_end(cache.blobs().stat(grant, digest).await?.size),
         Err(error) => Err(error),
     }
 }

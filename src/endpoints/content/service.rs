@@ -39,7 +39,7 @@ impl api::content_server::Content for Service {
             let grant = self.0.grant(&request)?;
             let digest = parse_digest(&request.get_ref().digest)?;
             let cache = self.0.cache();
-            let found = cache.promised(&grant, &digest, || cache.labelled_blob(&grant, &digest)).await;
+            let found = cache.blobs().promised(&grant, &digest, || cache.labels().of(&grant, &digest)).await;
             call.lookup(Kind::Blob, &found);
             let info = info_message(found.map_err(|error| from_error(&error))?);
             Ok(Response::new(api::InfoResponse { info: Some(info) }))
@@ -56,7 +56,7 @@ impl api::content_server::Content for Service {
             let info = request.info.ok_or_else(|| Status::invalid_argument("no info"))?;
             let digest = parse_digest(&info.digest)?;
             let change = label_change(info.labels.into_iter().collect(), request.update_mask.unwrap_or_default().paths)?;
-            let updated = self.0.cache().update_labels(&grant, &digest, change).await.map_err(|error| from_error(&error))?;
+            let updated = self.0.cache().labels().update(&grant, &digest, change).await.map_err(|error| from_error(&error))?;
             Ok(Response::new(api::UpdateResponse { info: Some(info_message(updated)) }))
         }
         .await;
@@ -82,7 +82,7 @@ impl api::content_server::Content for Service {
         let deleted = async {
             let grant = self.0.grant(&request)?;
             let digest = parse_digest(&request.get_ref().digest)?;
-            self.0.cache().delete_blob(&grant, &digest).await.map_err(|error| from_error(&error))?;
+            self.0.cache().blobs().delete(&grant, &digest).await.map_err(|error| from_error(&error))?;
             Ok(Response::new(()))
         }
         .await;
@@ -115,7 +115,7 @@ impl api::content_server::Content for Service {
         let call = self.0.begin("Status");
         let status = || {
             let grant = self.0.grant(&request)?;
-            let status = self.0.cache().ingest_status(&grant, &request.get_ref().r#ref).map_err(|error| from_error(&error))?;
+            let status = self.0.cache().ingests().status(&grant, &request.get_ref().r#ref).map_err(|error| from_error(&error))?;
             Ok(Response::new(api::StatusResponse { status: Some(status_message(status)) }))
         };
         call.end(status())
@@ -126,7 +126,7 @@ impl api::content_server::Content for Service {
         let statuses = || {
             let grant = self.0.grant(&request)?;
             let filters = Filters::parse(&request.get_ref().filters).map_err(Status::invalid_argument)?;
-            let all = self.0.cache().ingest_statuses(&grant).map_err(|error| from_error(&error))?;
+            let all = self.0.cache().ingests().statuses(&grant).map_err(|error| from_error(&error))?;
             let matching = all.into_iter().filter(|status| filters.match_field(|path| status_field(status, path)));
             Ok(Response::new(api::ListStatusesResponse { statuses: matching.map(status_message).collect() }))
         };
@@ -145,7 +145,7 @@ impl api::content_server::Content for Service {
         let call = self.0.begin("Abort");
         let aborted = async {
             let grant = self.0.grant(&request)?;
-            self.0.cache().abort_ingest(&grant, &request.get_ref().r#ref).await.map_err(|error| from_error(&error))?;
+            self.0.cache().ingests().abort(&grant, &request.get_ref().r#ref).await.map_err(|error| from_error(&error))?;
             Ok(Response::new(()))
         }
         .await;
@@ -180,7 +180,7 @@ impl Listing {
     /// The next blobs that pass; none at the end.
     async fn next(&mut self) -> Result<Vec<api::Info>, Status> {
         while !self.ended {
-            let listed = self.cache.list_labelled_blobs(&self.grant, self.after.as_ref(), PAGE).await;
+            let listed = self.cache.labels().list(&self.grant, self.after.as_ref(), PAGE).await;
             let (blobs, more) = listed.map_err(|error| from_error(&error))?;
             self.ended = !more;
             self.after = blobs.last().map(|blob| blob.digest);

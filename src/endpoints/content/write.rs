@@ -96,7 +96,7 @@ impl Writer {
         if reference.is_empty() {
             return Err(Status::invalid_argument("the first message of a Write needs a ref"));
         }
-        let ingest = self.cache.open_ingest(&self.grant, reference, total, expected).await.map_err(|error| of_write(&error))?;
+        let ingest = self.cache.ingests().open_writer(&self.grant, reference, total, expected).await.map_err(|error| of_write(&error))?;
         let status = ingest.status().map_err(|error| of_write(&error))?;
         Ok(Open { ingest, reference: reference.to_owned(), total: status.total, expected })
     }

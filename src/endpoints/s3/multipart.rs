@@ -19,7 +19,7 @@ const MAX_PARTS: i32 = 10_000;
 impl Operations {
     pub(super) async fn create_upload(&self, grant: &Grant, input: CreateMultipartUploadInput) -> S3Result<CreateMultipartUploadOutput> {
         let target = Target::to_write(grant, &input.key)?;
-        let begun = outage::unless_dropped(&target.grant, async { self.cache.begin_upload(&target.grant, target.item) }).await?;
+        let begun = outage::unless_dropped(&target.grant, async { self.cache.uploads().begin(&target.grant, target.item) }).await?;
         let id = begun.unwrap_or_else(|| UploadId::new("dropped"));
         Ok(CreateMultipartUploadOutput {
             bucket: Some(input.bucket),
@@ -41,7 +41,7 @@ impl Operations {
             Item::Manifest(_) => return Ok(UploadPartOutput { e_tag: Some(quoted(&dropped_etag())), ..Default::default() }),
         };
         let id = UploadId::new(&input.upload_id);
-        let sent = self.cache.upload_part(&grant, &item, &id, NewPart { number, size, body }).await;
+        let sent = self.cache.uploads().take_part(&grant, &item, &id, NewPart { number, size, body }).await;
         let etag = outage::or_dropped(&grant, sent).map_err(of_upload)?.unwrap_or_else(dropped_etag);
         Ok(UploadPartOutput { e_tag: Some(quoted(&etag)), ..Default::default() })
     }
@@ -50,7 +50,7 @@ impl Operations {
         let Target { grant, item } = Target::to_write(grant, &input.key)?;
         Target::check_copy(&input.copy_source, &input.bucket, &input.key)?;
         let (id, number) = (UploadId::new(&input.upload_id), part_number(input.part_number)?);
-        let etag = self.cache.upload_part_of_itself(&grant, &item, &id, number).map_err(of_upload)?;
+        let etag = self.cache.uploads().take_part_of_itself(&grant, &item, &id, number).map_err(of_upload)?;
         let result = CopyPartResult {
             e_tag: Some(quoted(&etag)),
             last_modified: Some(time::OffsetDateTime::now_utc().into()),
@@ -71,15 +71,15 @@ impl Operations {
         let parts = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
         let parts = parts.into_iter().map(named_part).collect::<S3Result<Vec<_>>>()?;
         if matches!(item, Item::Manifest(_)) && !outage::is_dropped(grant) {
-            let sent = self.cache.upload_parts(grant, item, &id).map_err(of_upload)?;
+            let sent = self.cache.uploads().parts(grant, item, &id).map_err(of_upload)?;
             let named = sent.iter().filter(|sent| parts.iter().any(|(number, _)| *number == sent.number));
             self.admits_manifest(grant, named.map(|part| part.size).sum())?;
         }
-        let stored = self.cache.complete_upload(grant, item, &id, &parts, condition);
+        let stored = self.cache.uploads().complete(grant, item, &id, &parts, condition);
         let stored = outage::unless_dropped(grant, stored).await.map_err(of_upload)?;
         if stored.is_none() {
             // What it has in the spool is of no use; it may not have got that far.
-            let _ = self.cache.abort_upload(grant, item, &id).await;
+            let _ = self.cache.uploads().abort(grant, item, &id).await;
         }
         let etag = self.stored_or_dropped(&target, stored);
         Ok(CompleteMultipartUploadOutput {
@@ -92,12 +92,12 @@ impl Operations {
 
     pub(super) async fn abort_upload(&self, grant: &Grant, input: &AbortMultipartUploadInput) -> S3Result<()> {
         let Target { grant, item } = Target::to_write(grant, &input.key)?;
-        self.cache.abort_upload(&grant, &item, &UploadId::new(&input.upload_id)).await.map_err(of_upload)
+        self.cache.uploads().abort(&grant, &item, &UploadId::new(&input.upload_id)).await.map_err(of_upload)
     }
 
     pub(super) fn parts(&self, grant: &Grant, input: ListPartsInput) -> S3Result<ListPartsOutput> {
         let Target { grant, item } = Target::to_write(grant, &input.key)?;
-        let sent = self.cache.upload_parts(&grant, &item, &UploadId::new(&input.upload_id)).map_err(of_upload)?;
+        let sent = self.cache.uploads().parts(&grant, &item, &UploadId::new(&input.upload_id)).map_err(of_upload)?;
         let part = |sent: cache::UploadedPart| Part {
             part_number: Some(sent.number.into()),
             e_tag: Some(quoted(&sent.etag)),

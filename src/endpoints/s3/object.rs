@@ -39,7 +39,7 @@ impl Operations {
             // An exporter asks first, and sends what is not there. Touched here, BuildKit need not: a round
             // trip less, and s3s refuses its copy of an object in a bucket with a `_` in its name.
             Item::Blob(digest) if target.grant.check(Right::Write).is_ok() => {
-                let found = outage::unless_dropped(&target.grant, self.cache.find_to_reuse(&target.grant, digest)).await;
+                let found = outage::unless_dropped(&target.grant, self.cache.blobs().find_to_reuse(&target.grant, digest)).await;
                 let found = self.looked_up(&target.item, found)?;
                 target.grant.usage().blob_reused();
                 // Of an export that is dropped, nothing needs to be sent.
@@ -62,11 +62,11 @@ impl Operations {
     pub(super) async fn stat(&self, target: &Target) -> cache::Result<Stat> {
         match &target.item {
             Item::Blob(digest) => {
-                let found = self.cache.stat_blob(&target.grant, digest).await?;
+                let found = self.cache.blobs().stat(&target.grant, digest).await?;
                 Ok(Stat { size: found.size, etag: found.etag, modified: found.modified })
             }
             Item::Manifest(name) => {
-                let found = self.cache.stat_manifest(&target.grant, name).await?;
+                let found = self.cache.manifests().stat(&target.grant, name).await?;
                 Ok(Stat { size: found.size, etag: found.etag, modified: found.modified })
             }
         }
@@ -79,12 +79,12 @@ impl Operations {
         let (found, range, body) = match &target.item {
             Item::Blob(digest) => {
                 let range = self.blob_range(&target, wanted).await?;
-                let read = self.looked_up(&target.item, self.cache.read_promised_blob(&target.grant, digest, range).await)?;
+                let read = self.looked_up(&target.item, self.cache.blobs().read_promised(&target.grant, digest, range).await)?;
                 (Stat { size: read.info.size, etag: read.info.etag, modified: read.info.modified }, read.range, read.body)
             }
             Item::Manifest(name) => {
                 let manifest =
-                    outage::or_miss(&target.grant, &target.item.to_string(), self.cache.import_manifest(&target.grant, name).await);
+                    outage::or_miss(&target.grant, &target.item.to_string(), self.cache.manifests().import(&target.grant, name).await);
                 let manifest = self.looked_up(&target.item, manifest)?;
                 let size = manifest.bytes.len() as u64;
                 let range = match wanted {
@@ -130,7 +130,7 @@ impl Operations {
         let stored = match &target.item {
             Item::Blob(digest) => {
                 self.check_blob_condition(&target, condition).await?;
-                self.cache.put_blob(&target.grant, digest, size, sent.body).await.map(|stored| stored.etag)
+                self.cache.blobs().put(&target.grant, digest, size, sent.body).await.map(|stored| stored.etag)
             }
             Item::Manifest(name) => {
                 target.grant.check_manifest(Right::Write, name)?;
@@ -138,7 +138,7 @@ impl Operations {
                     return Ok(PutObjectOutput { e_tag: Some(quoted(&self.stored_or_dropped(&target, None))), ..Default::default() });
                 }
                 let document = collect(sent.checked(), size).await?;
-                self.cache.put_manifest(&target.grant, name, document, condition).await
+                self.cache.manifests().publish(&target.grant, name, document, condition).await
             }
         };
         let etag = self.stored_or_dropped(&target, outage::or_dropped(&target.grant, stored)?);
@@ -170,7 +170,7 @@ impl Operations {
 
     /// Refuses a manifest that is too large before it is read. `false`: its export is dropped for that.
     pub(super) fn admits_manifest(&self, grant: &Grant, size: u64) -> S3Result<bool> {
-        let admitted = outage::or_dropped(grant, self.cache.check_manifest_size(size));
+        let admitted = outage::or_dropped(grant, self.cache.manifests().check_size(size));
         let refused = |error: cache::Error| S3Error::with_message(S3ErrorCode::EntityTooLarge, error.to_string());
         admitted.map(|admitted| admitted.is_some()).map_err(refused)
     }
@@ -181,7 +181,7 @@ impl Operations {
         let Item::Blob(digest) = &target.item else {
             return Err(S3Error::with_message(S3ErrorCode::NotImplemented, "a manifest becomes young by being put again"));
         };
-        let (etag, modified) = match self.cache.keep_young(&target.grant, digest).await? {
+        let (etag, modified) = match self.cache.blobs().keep_young(&target.grant, digest).await? {
             Some(touched) => (touched.etag, touched.modified),
             // The blob is there: that it could not be made younger fails no build.
             None => (dropped_etag(), OffsetDateTime::now_utc()),
@@ -193,8 +193,8 @@ impl Operations {
     pub(super) async fn delete(&self, grant: &Grant, key: &str) -> S3Result<()> {
         let deleted = match Target::find(grant, key)? {
             None => Ok(()),
-            Some(Target { grant, item: Item::Blob(digest) }) => self.cache.delete_blob(&grant, &digest).await,
-            Some(Target { grant, item: Item::Manifest(name) }) => self.cache.delete_manifest(&grant, &name).await,
+            Some(Target { grant, item: Item::Blob(digest) }) => self.cache.blobs().delete(&grant, &digest).await,
+            Some(Target { grant, item: Item::Manifest(name) }) => self.cache.manifests().delete(&grant, &name).await,
         };
         match deleted {
             // As S3: what was not there is gone too.

@@ -18,7 +18,7 @@ async fn an_ingest_is_sent_while_it_is_written() {
     let fixture = roomy().await;
     let bytes = content(OWN_PART * 4 + 9);
     let digest = Digest::of(&bytes);
-    let mut ingest = fixture.cache.open_ingest(&fixture.grant, "ref", bytes.len() as u64, Some(digest)).await.unwrap();
+    let mut ingest = fixture.cache.ingests().open_writer(&fixture.grant, "ref", bytes.len() as u64, Some(digest)).await.unwrap();
     ingest.write(0, Bytes::copy_from_slice(&bytes[..OWN_PART * 3])).await.unwrap();
     fixture.store.wait_for_parts(3).await;
     assert!(fixture.store.keys().is_empty());
@@ -27,7 +27,7 @@ async fn an_ingest_is_sent_while_it_is_written() {
     drop(ingest);
     fixture.store.wait_for_no_upload().await;
     fixture.store.refuse_parts(&[2]);
-    let mut ingest = fixture.cache.open_ingest(&fixture.grant, "ref", bytes.len() as u64, Some(digest)).await.unwrap();
+    let mut ingest = fixture.cache.ingests().open_writer(&fixture.grant, "ref", bytes.len() as u64, Some(digest)).await.unwrap();
     assert_eq!(ingest.status().unwrap().offset, (OWN_PART * 3) as u64);
     ingest.write((OWN_PART * 3) as u64, Bytes::copy_from_slice(&bytes[OWN_PART * 3..])).await.unwrap();
     fixture.store.wait_for_parts(3).await;
@@ -55,7 +55,7 @@ async fn a_large_blob_of_a_session_goes_into_the_store_and_not_through_the_spool
     let session = session();
     let bytes = content(OWN_PART * 4 + 9);
     let digest = Digest::of(&bytes);
-    let mut ingest = fixture.cache.open_ingest(&session, "ref", bytes.len() as u64, Some(digest)).await.unwrap();
+    let mut ingest = fixture.cache.ingests().open_writer(&session, "ref", bytes.len() as u64, Some(digest)).await.unwrap();
     write_all(&mut ingest, &bytes[..OWN_PART * 3 + 5]).await.unwrap();
     fixture.store.wait_for_parts(3).await;
     assert!(fixture.store.keys().is_empty());
@@ -83,7 +83,7 @@ async fn a_large_blob_of_a_session_that_is_not_what_was_announced_leaves_nothing
     let len = (OWN_PART * 3) as u64;
     let (digest, other) = (Digest::of(&bytes), Digest::of(b"other"));
     for (total, announced, committed) in [(len, other, other), (len + 1, digest, digest), (len - 1, digest, digest), (len, digest, other)] {
-        let mut ingest = fixture.cache.open_ingest(&session, "ref", total, Some(announced)).await.unwrap();
+        let mut ingest = fixture.cache.ingests().open_writer(&session, "ref", total, Some(announced)).await.unwrap();
         let written = write_all(&mut ingest, &bytes).await;
         let ended = match written {
             Ok(()) => ingest.commit(Some(total), Some(committed), BTreeMap::new()).await.map(|_| ()),
@@ -98,7 +98,7 @@ async fn a_large_blob_of_a_session_that_is_not_what_was_announced_leaves_nothing
         assert_eq!(fixture.spool_files(), 0);
     }
 
-    let mut ingest = fixture.cache.open_ingest(&session, "ref", len, Some(digest)).await.unwrap();
+    let mut ingest = fixture.cache.ingests().open_writer(&session, "ref", len, Some(digest)).await.unwrap();
     write_all(&mut ingest, &bytes).await.unwrap();
     fixture.store.refuse_parts(&[2]);
     drop(ingest);
@@ -111,19 +111,19 @@ async fn an_ingest_that_is_not_what_was_announced_leaves_nothing() {
     let fixture = roomy().await;
     let bytes = content(OWN_PART * 3);
     let announced = Digest::of(b"other");
-    let mut ingest = fixture.cache.open_ingest(&fixture.grant, "ref", 0, Some(announced)).await.unwrap();
+    let mut ingest = fixture.cache.ingests().open_writer(&fixture.grant, "ref", 0, Some(announced)).await.unwrap();
     ingest.write(0, bytes.clone().into()).await.unwrap();
     fixture.store.wait_for_parts(3).await;
     assert!(matches!(ingest.commit(None, Some(announced), BTreeMap::new()).await, Err(Error::Precondition(_))));
     fixture.store.wait_for_no_upload().await;
     assert!(fixture.store.keys().is_empty());
-    fixture.cache.abort_ingest(&fixture.grant, "ref").await.unwrap();
+    fixture.cache.ingests().abort(&fixture.grant, "ref").await.unwrap();
     assert_eq!(fixture.spool_files(), 0);
 
     // Of an ingest that is not announced, or is small, no part is sent early.
     let session = operator();
     for (name, len, expected) in [("unannounced", OWN_PART * 3, None), ("small", OWN_PART * 2, Some(Digest::of(&bytes[..OWN_PART * 2])))] {
-        let mut ingest = fixture.cache.open_ingest(&session, name, 0, expected).await.unwrap();
+        let mut ingest = fixture.cache.ingests().open_writer(&session, name, 0, expected).await.unwrap();
         ingest.write(0, Bytes::copy_from_slice(&bytes[..len])).await.unwrap();
     }
     assert_eq!(fixture.store.begun_uploads(), 1);

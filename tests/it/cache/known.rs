@@ -29,10 +29,10 @@ fn export() -> Grant {
 /// Publishes a manifest that names `wanted`. Returns whether that is allowed, and which calls the check took.
 async fn checked(cache: &Cache, store: &MemoryStore, wanted: &[Digest]) -> (Result<(), Error>, Calls) {
     store.calls();
-    let put = cache.put_manifest(&operator(), &name(), document(wanted, &[]), Condition::Absent).await;
+    let put = cache.manifests().publish(&operator(), &name(), document(wanted, &[]), Condition::Absent).await;
     let calls = store.calls();
     if put.is_ok() {
-        cache.delete_manifest(&operator(), &name()).await.unwrap();
+        cache.manifests().delete(&operator(), &name()).await.unwrap();
     }
     (put.map(|_| ()), calls)
 }
@@ -88,7 +88,7 @@ async fn imports_that_come_together_share_one_check() {
     // A blob may be gone half a second later: then all are looked up again.
     for (pause, lists) in [(Duration::ZERO, 1), (Duration::ZERO, 0), (PAST_LOOKUP, 1)] {
         tokio::time::sleep(pause).await;
-        fixture.cache.import_manifest(&import, &name()).await.unwrap();
+        fixture.cache.manifests().import(&import, &name()).await.unwrap();
         assert_eq!(fixture.store.calls(), Calls { gets: 1, lists, ..Calls::default() });
     }
 }
@@ -114,25 +114,25 @@ async fn a_build_is_answered_from_memory_and_nobody_else() {
     let bytes = Bytes::from_static(b"layer");
     let digest = Digest::of(&bytes);
     let body = stream::iter([Ok(bytes.clone())]).boxed();
-    cache.put_blob(&operator, &digest, 5, body).await.unwrap();
+    cache.blobs().put(&operator, &digest, 5, body).await.unwrap();
     store.calls();
-    assert_eq!(cache.stat_blob(&export(), &digest).await.unwrap().size, 5);
-    assert!(matches!(cache.open_ingest(&export(), "ref", 5, Some(digest)).await, Err(Error::AlreadyExists(_))));
+    assert_eq!(cache.blobs().stat(&export(), &digest).await.unwrap().size, 5);
+    assert!(matches!(cache.ingests().open_writer(&export(), "ref", 5, Some(digest)).await, Err(Error::AlreadyExists(_))));
     assert_eq!(store.calls(), Calls::default());
-    cache.stat_blob(&operator, &digest).await.unwrap();
+    cache.blobs().stat(&operator, &digest).await.unwrap();
     assert_eq!(store.calls().heads, 1);
     // Nothing is known of the blob in another scope.
     let elsewhere = Grant::builder(scope_below("x/"), Rights::EXPORT).names(&[name()]).build();
-    assert!(matches!(cache.stat_blob(&elsewhere, &digest).await, Err(Error::NotFound(_))));
+    assert!(matches!(cache.blobs().stat(&elsewhere, &digest).await, Err(Error::NotFound(_))));
 
-    cache.delete_blob(&operator, &digest).await.unwrap();
-    assert!(matches!(cache.stat_blob(&export(), &digest).await, Err(Error::NotFound(_))));
+    cache.blobs().delete(&operator, &digest).await.unwrap();
+    assert!(matches!(cache.blobs().stat(&export(), &digest).await, Err(Error::NotFound(_))));
     fixture.plant_stand_in(&digest);
-    cache.stat_blob(&export(), &digest).await.unwrap();
+    cache.blobs().stat(&export(), &digest).await.unwrap();
     store.remove(&blob_key(&digest));
-    cache.stat_blob(&export(), &digest).await.unwrap();
-    assert!(cache.read_blob(&operator, &digest, None).await.is_err());
-    assert!(matches!(cache.stat_blob(&export(), &digest).await, Err(Error::NotFound(_))), "a read that finds nothing is remembered");
+    cache.blobs().stat(&export(), &digest).await.unwrap();
+    assert!(cache.blobs().read(&operator, &digest, None).await.is_err());
+    assert!(matches!(cache.blobs().stat(&export(), &digest).await, Err(Error::NotFound(_))), "a read that finds nothing is remembered");
     assert!(fixture.metrics.encode().contains("remora_memory_answers_total 3"), "{}", fixture.metrics.encode());
 }
 
@@ -142,7 +142,7 @@ async fn a_blob_that_was_seen_too_long_ago_is_looked_up_again() {
     let digest = Digest::of(b"layer");
     fixture.plant_stand_in(&digest);
     for _ in 0..2 {
-        fixture.cache.stat_blob(&export(), &digest).await.unwrap();
+        fixture.cache.blobs().stat(&export(), &digest).await.unwrap();
     }
     assert_eq!(fixture.store.calls().heads, 2);
 }
@@ -154,11 +154,11 @@ async fn the_first_question_of_an_exporter_looks_up_the_last_export() {
     all.iter().for_each(|digest| fixture.plant_stand_in(digest));
     fixture.store.plant("manifests/app", document(&all, &[]), OffsetDateTime::now_utc());
     for digest in &all {
-        fixture.cache.stat_blob(&export(), digest).await.unwrap();
+        fixture.cache.blobs().stat(&export(), digest).await.unwrap();
     }
     assert_eq!(fixture.store.calls(), Calls { gets: 1, lists: 1, ..Calls::default() });
     // Only a blob that is new to the name is looked up.
-    assert!(fixture.cache.stat_blob(&export(), &Digest::of(b"new")).await.is_err());
+    assert!(fixture.cache.blobs().stat(&export(), &Digest::of(b"new")).await.is_err());
     assert_eq!(fixture.store.calls(), Calls { heads: 1, ..Calls::default() });
 }
 
@@ -169,14 +169,14 @@ async fn an_old_blob_is_touched_once_and_in_the_background() {
     let key = blob_key(&digest);
     fixture.store.plant(&key, Bytes::from_static(b"old"), OffsetDateTime::UNIX_EPOCH);
     for _ in 0..3 {
-        let found = fixture.cache.find_to_reuse(&export(), &digest).await.unwrap();
+        let found = fixture.cache.blobs().find_to_reuse(&export(), &digest).await.unwrap();
         assert!(OffsetDateTime::now_utc() - found.modified < Duration::from_secs(60));
     }
     assert_eq!(fixture.store.calls().touches, 0);
     let shutdown = Shutdown::default();
-    shutdown.spawn(fixture.cache.clone().touch_in_background(shutdown.clone()));
+    shutdown.spawn(fixture.cache.background().touch(shutdown.clone()));
     let touched = async {
-        while fixture.cache.stat_blob(&operator(), &digest).await.unwrap().modified == OffsetDateTime::UNIX_EPOCH {
+        while fixture.cache.blobs().stat(&operator(), &digest).await.unwrap().modified == OffsetDateTime::UNIX_EPOCH {
             tokio::task::yield_now().await;
         }
     };
@@ -192,13 +192,13 @@ async fn touches_that_find_no_room_are_dropped_and_counted() {
     let fixture = Fixture::merging(AGE).await;
     let digest = Digest::of(b"old");
     fixture.plant_stand_in(&digest);
-    let blob = fixture.cache.stat_blob(&export(), &digest).await.unwrap();
+    let blob = fixture.cache.blobs().stat(&export(), &digest).await.unwrap();
     for _ in 0..(1 << 14) + 5 {
-        fixture.cache.touch_later(&export(), blob.clone()).unwrap();
+        fixture.cache.blobs().touch_later(&export(), blob.clone()).unwrap();
     }
     assert!(fixture.metrics.encode().contains("remora_dropped_touches_total 5"), "{}", fixture.metrics.encode());
     let import = build(Rights::IMPORT).build();
-    assert!(matches!(fixture.cache.touch_later(&import, blob), Err(Error::Denied(_))));
+    assert!(matches!(fixture.cache.blobs().touch_later(&import, blob), Err(Error::Denied(_))));
 }
 
 #[tokio::test]
@@ -207,12 +207,12 @@ async fn the_size_of_a_blob_that_was_read_is_known_to_those_who_may_read_it() {
     let digest = blobs(1)[0];
     fixture.plant_stand_in(&digest);
     let reader = operator();
-    assert_eq!(fixture.cache.remembered_size(&reader, &digest).unwrap(), None);
-    drop(fixture.cache.read_blob(&reader, &digest, None).await.unwrap());
+    assert_eq!(fixture.cache.blobs().remembered_size(&reader, &digest).unwrap(), None);
+    drop(fixture.cache.blobs().read(&reader, &digest, None).await.unwrap());
     fixture.store.calls();
-    assert_eq!(fixture.cache.remembered_size(&reader, &digest).unwrap(), Some(5));
+    assert_eq!(fixture.cache.blobs().remembered_size(&reader, &digest).unwrap(), Some(5));
     let stranger = build(Rights::IMPORT).disclosed_blobs_only().build();
-    let denied = fixture.cache.remembered_size(&stranger, &digest);
+    let denied = fixture.cache.blobs().remembered_size(&stranger, &digest);
     assert!(matches!(denied, Err(Error::Denied(_))), "{denied:?}");
     assert_eq!(fixture.store.calls(), Calls::default());
 }
@@ -223,11 +223,11 @@ async fn a_session_looks_up_a_layer_once_that_it_announces_and_sends() {
     let documents = Arc::new(Documents::new(1 << 20));
     let grant = build(Rights::EXPORT).documents(documents).build();
     let digest = Digest::of(b"layer");
-    let mut ingest = fixture.cache.open_ingest(&grant, "ref", 5, Some(digest)).await.unwrap();
+    let mut ingest = fixture.cache.ingests().open_writer(&grant, "ref", 5, Some(digest)).await.unwrap();
     ingest.write(0, Bytes::from_static(b"layer")).await.unwrap();
     ingest.commit(Some(5), Some(digest), std::collections::BTreeMap::new()).await.unwrap();
     let calls = fixture.store.calls();
     assert_eq!((calls.heads, calls.puts), (1, 1), "{calls:?}");
-    let again = fixture.cache.open_ingest(&grant, "ref", 5, Some(digest)).await;
+    let again = fixture.cache.ingests().open_writer(&grant, "ref", 5, Some(digest)).await;
     assert!(matches!(again, Err(Error::AlreadyExists(_))), "{again:?}");
 }

@@ -60,7 +60,7 @@ fn layer(mib: usize, seed: u8) -> Bytes {
 /// Writes a blob as containerd's client does: announced, in chunks, committed.
 async fn write(cache: &Cache, grant: &Grant, blob: &Bytes) -> Result<(), Error> {
     let digest = Digest::of(blob);
-    let mut ingest = cache.open_ingest(grant, &digest.to_string(), blob.len() as u64, Some(digest)).await?;
+    let mut ingest = cache.ingests().open_writer(grant, &digest.to_string(), blob.len() as u64, Some(digest)).await?;
     for start in (0..blob.len()).step_by(MIB) {
         ingest.write(start as u64, blob.slice(start..blob.len().min(start + MIB))).await?;
         assert_eq!(ingest.status()?.offset as usize, blob.len().min(start + MIB));
@@ -75,7 +75,7 @@ fn files(dir: &Path) -> usize {
 /// The export is dropped, and nothing of it is asked for, taken or kept.
 async fn assert_dropped(fixture: &Outage, grant: &Grant, spool: &Path) {
     assert!(is_dropped(grant));
-    let next = fixture.cache.open_ingest(grant, "next", 0, None).await;
+    let next = fixture.cache.ingests().open_writer(grant, "next", 0, None).await;
     assert!(matches!(next, Err(Error::AlreadyExists(_))), "{next:?}");
     assert_eq!((fixture.store.keys(), fixture.store.open_uploads(), files(spool)), (Vec::new(), 0, 0));
 }
@@ -113,7 +113,7 @@ async fn one_ingest_too_many_drops_an_export() {
     let operator = operator();
     let mut open = Vec::new();
     for number in 0..4 {
-        open.push(fixture.cache.open_ingest(&operator, &format!("ref {number}"), 0, None).await.unwrap());
+        open.push(fixture.cache.ingests().open_writer(&operator, &format!("ref {number}"), 0, None).await.unwrap());
     }
     let refused = write(&fixture.cache, &export(false), &layer(1, 1)).await;
     assert!(matches!(&refused, Err(Error::Exhausted(why)) if why.contains("limits.max_open_ingests")), "{refused:?}");
@@ -147,16 +147,16 @@ async fn bytes_of_ingests_in_the_spool_count_until_they_are_gone() {
     let dir = tempfile::tempdir().unwrap();
     let fixture = Outage::new(dir.path()).await;
     let operator = operator();
-    let mut left = fixture.cache.open_ingest(&operator, "left", 0, None).await.unwrap();
+    let mut left = fixture.cache.ingests().open_writer(&operator, "left", 0, None).await.unwrap();
     left.write(0, layer(3, 1)).await.unwrap();
     drop(left);
     let refused = write(&fixture.cache, &operator, &layer(2, 2)).await;
     assert!(matches!(&refused, Err(Error::Exhausted(why)) if why.contains("limits.max_spool_bytes")), "{refused:?}");
     // The bytes that fitted are still there, and the ingest goes on when there is more room.
     let reference = Digest::of(&layer(2, 2)).to_string();
-    assert_eq!(fixture.cache.ingest_status(&operator, &reference).unwrap().offset as usize, MIB);
-    fixture.cache.abort_ingest(&operator, "left").await.unwrap();
-    let mut more = fixture.cache.open_ingest(&operator, &reference, 0, None).await.unwrap();
+    assert_eq!(fixture.cache.ingests().status(&operator, &reference).unwrap().offset as usize, MIB);
+    fixture.cache.ingests().abort(&operator, "left").await.unwrap();
+    let mut more = fixture.cache.ingests().open_writer(&operator, &reference, 0, None).await.unwrap();
     more.write(MIB as u64, layer(3, 3)).await.unwrap();
     more.restart().await.unwrap();
     more.write(0, layer(1, 3)).await.unwrap();
@@ -166,11 +166,11 @@ async fn bytes_of_ingests_in_the_spool_count_until_they_are_gone() {
     drop(fixture.cache);
     let cache = open(dir.path(), &fixture.faults, SPOOL).await;
     assert!(matches!(write(&cache, &operator, &layer(4, 4)).await, Err(Error::Exhausted(_))));
-    cache.abort_ingest(&operator, &Digest::of(&layer(4, 4)).to_string()).await.unwrap();
+    cache.ingests().abort(&operator, &Digest::of(&layer(4, 4)).to_string()).await.unwrap();
     write(&cache, &operator, &layer(3, 4)).await.unwrap();
     drop(cache);
     let cache = open(dir.path(), &fixture.faults, MIB / 2).await;
-    assert_eq!((cache.ingest_statuses(&operator).unwrap(), files(dir.path())), (Vec::new(), 0));
+    assert_eq!((cache.ingests().statuses(&operator).unwrap(), files(dir.path())), (Vec::new(), 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,7 +184,7 @@ async fn a_promised_layer_is_asked_for_again_and_again_for_a_minute() {
     let import = || build(Rights::IMPORT);
     let read = async |grant: &Grant| {
         let begun = Instant::now();
-        let read = fixture.cache.read_promised_blob(grant, &digest, None).await;
+        let read = fixture.cache.blobs().read_promised(grant, &digest, None).await;
         (read, begun.elapsed())
     };
     let (failed, took) = read(&import().build()).await;

@@ -125,7 +125,7 @@ impl Fixture {
     /// Writes a blob as an operator.
     pub(crate) async fn put(&self, content: &[u8]) -> Digest {
         let digest = Digest::of(content);
-        self.cache.put_blob(&self.grant, &digest, content.len() as u64, incoming(content)).await.unwrap();
+        self.cache.blobs().put(&self.grant, &digest, content.len() as u64, incoming(content)).await.unwrap();
         digest
     }
 
@@ -136,13 +136,13 @@ impl Fixture {
 
     /// Reads a blob as an operator.
     pub(crate) async fn read(&self, digest: &Digest, range: Option<ByteRange>) -> Result<Bytes, Error> {
-        collect(self.cache.read_blob(&self.grant, digest, range).await?).await
+        collect(self.cache.blobs().read(&self.grant, digest, range).await?).await
     }
 
     /// Publishes a manifest as a build.
     pub(crate) async fn publish(&self, document: &Bytes) -> Result<(), Error> {
         let grant = build(Rights::EXPORT).build();
-        self.cache.put_manifest(&grant, &name(), document.clone(), Condition::None).await.map(drop)
+        self.cache.manifests().publish(&grant, &name(), document.clone(), Condition::None).await.map(drop)
     }
 
     /// What the bucket has under the name.

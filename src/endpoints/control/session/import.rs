@@ -8,7 +8,7 @@ use crate::types::{Digest, Grant};
 /// Reads a manifest into the grant's documents, in its OCI form. `None`: the build has no cache.
 pub(super) async fn import(cache: Cache, grant: Grant, target: Target) -> Option<Digest> {
     let name = target.names.first()?;
-    let manifest = match cache.import_manifest(&grant, name).await {
+    let manifest = match cache.manifests().import(&grant, name).await {
         Ok(manifest) => manifest,
         Err(cache::Error::NotFound(_)) => {
             tracing::debug!(manifest.name = %name, "there is no manifest {name} in {} yet", target.scope);

@@ -70,7 +70,7 @@ impl Publisher {
             let Some(config) = export.grant.documents().and_then(|documents| documents.get(&digest)) else { continue };
             let json = OciForm { manifest, config }.into_config()?.to_json();
             for name in &export.names {
-                let put = self.cache.put_manifest(&export.grant, name, json.clone().into(), Condition::None);
+                let put = self.cache.manifests().publish(&export.grant, name, json.clone().into(), Condition::None);
                 if outage::unless_dropped(&export.grant, put).await?.is_none() {
                     self.metrics.export_dropped();
                 }

@@ -73,7 +73,7 @@ impl Rig {
     }
 
     async fn open(&self, grant: &Grant, digest: &Digest, range: Option<ByteRange>) -> Result<BlobRead, Error> {
-        self.cache.read_blob(grant, digest, range).await
+        self.cache.blobs().read(grant, digest, range).await
     }
 
     async fn read(&self, digest: &Digest) -> Result<Bytes, Error> {

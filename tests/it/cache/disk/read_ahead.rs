@@ -29,7 +29,7 @@ fn plant_chain(rig: &Rig, digests: &[Digest], size: usize) {
 /// A build that has been served the manifest.
 async fn import(rig: &Rig) -> Grant {
     let grant = importer();
-    rig.cache.import_manifest(&grant, &name()).await.unwrap();
+    rig.cache.manifests().import(&grant, &name()).await.unwrap();
     rig.gets();
     grant
 }
@@ -180,6 +180,6 @@ async fn a_layer_that_is_gone_from_the_bucket_is_not_promised_but_a_promise_is_k
     rig.store.remove(&blob_key(&digests[0]));
     assert!(read(&rig, &grant, &digests[0]).await == blobs[0]);
     tokio::time::sleep(PAST_LOOKUP).await;
-    let served = rig.cache.import_manifest(&importer(), &name()).await.unwrap();
+    let served = rig.cache.manifests().import(&importer(), &name()).await.unwrap();
     assert!(served.config.layers().is_empty(), "the bucket decides");
 }

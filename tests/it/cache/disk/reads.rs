@@ -170,7 +170,7 @@ async fn a_deleted_blob_is_dropped_also_while_it_is_fetched() {
     let mut read = rig.open(&rig.grant, &digests[1], None).await.unwrap();
     take(&mut read, MIB).await;
     for digest in &digests {
-        rig.cache.delete_blob(&rig.grant, digest).await.unwrap();
+        rig.cache.blobs().delete(&rig.grant, digest).await.unwrap();
     }
     assert_eq!(rig.kept(&digests), [false, false]);
     for digest in &digests {

@@ -247,8 +247,8 @@ async fn a_read_by_an_import_is_written_down_by_the_next_export() {
         // Each export writes down the reads since the one before it, once.
         if export % 5 == 0 {
             let import = build_grant(Rights::IMPORT).disclosed_blobs_only().build();
-            fixture.cache.import_manifest(&import, &name()).await.unwrap();
-            fixture.cache.read_blob(&import, &digests[0], None).await.unwrap();
+            fixture.cache.manifests().import(&import, &name()).await.unwrap();
+            fixture.cache.blobs().read(&import, &digests[0], None).await.unwrap();
         }
         fixture.publish(&chain_of(&[(*digest, 8)])).await.unwrap();
         assert!(names(&fixture).contains(&digests[0]), "export {export}");

@@ -8,7 +8,7 @@ async fn an_export_ends_without_its_store_and_gets_there_when_it_is_back() {
     let process = machine.start().await;
     let (one, two) = (content(3000, 1), content(5 * MIB, 2));
     for blob in [&one, &two] {
-        let asked = process.cache.find_to_reuse(&local(), &Digest::of(blob)).await;
+        let asked = process.cache.blobs().find_to_reuse(&local(), &Digest::of(blob)).await;
         assert!(matches!(asked, Err(Error::NotFound(_))), "{asked:?}");
         process.put(&local(), blob).await.unwrap();
     }
@@ -37,9 +37,9 @@ async fn a_later_export_need_not_send_what_is_in_the_journal_and_one_to_the_stor
     let process = machine.start().await;
     let blob = content(3000, 1);
     process.put(&local(), &blob).await.unwrap();
-    let found = process.cache.find_to_reuse(&local(), &Digest::of(&blob)).await.unwrap();
+    let found = process.cache.blobs().find_to_reuse(&local(), &Digest::of(&blob)).await.unwrap();
     assert_eq!(found.size, 3000);
-    let found = process.cache.find_to_reuse(&builder().build(), &Digest::of(&blob)).await;
+    let found = process.cache.blobs().find_to_reuse(&builder().build(), &Digest::of(&blob)).await;
     assert!(matches!(found, Err(Error::NotFound(_))), "{found:?}");
     let refused = process.publish(&builder().build(), &[&blob]).await;
     assert!(matches!(refused, Err(Error::Precondition(_))), "{refused:?}");
@@ -90,15 +90,15 @@ async fn parts_in_any_order_are_joined_here_and_the_store_hears_of_none() {
     let grant = local();
     let blob = content(20 * MIB + 5, 1);
     let item = Item::Blob(Digest::of(&blob));
-    let id = cache.begin_upload(&grant, item.clone()).unwrap();
+    let id = cache.uploads().begin(&grant, item.clone()).unwrap();
     let (parts, mut sent): (Vec<&[u8]>, _) = (blob.chunks(5 * MIB).collect(), BTreeMap::new());
     let other = content(5 * MIB, 7);
     for (number, part) in [(3_u16, parts[2]), (1, parts[0]), (2, &other), (2, parts[1]), (3, parts[2]), (5, parts[4]), (4, parts[3])] {
         let part = NewPart { number, size: part.len() as u64, body: incoming(part) };
-        sent.insert(number, cache.upload_part(&grant, &item, &id, part).await.unwrap());
+        sent.insert(number, cache.uploads().take_part(&grant, &item, &id, part).await.unwrap());
     }
     let sent: Vec<_> = sent.into_iter().collect();
-    cache.complete_upload(&grant, &item, &id, &sent, Condition::None).await.unwrap();
+    cache.uploads().complete(&grant, &item, &id, &sent, Condition::None).await.unwrap();
     assert_eq!((process.status().entries, machine.store.begun_uploads(), machine.spool_files()), (1, 0, 0));
     machine.faults.fails_with(Fault::None);
     process.until_empty().await;

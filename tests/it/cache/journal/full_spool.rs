@@ -54,14 +54,14 @@ async fn an_upload_that_outgrows_the_room_goes_to_the_store_from_its_first_part_
     let grant = local();
     let blob = content(30 * MIB, 1);
     let item = Item::Blob(Digest::of(&blob));
-    let id = cache.begin_upload(&grant, item.clone()).unwrap();
+    let id = cache.uploads().begin(&grant, item.clone()).unwrap();
     let mut sent = Vec::new();
     for (number, part) in (1_u16..).zip(blob.chunks(5 * MIB)) {
         let part = NewPart { number, size: part.len() as u64, body: incoming(part) };
-        sent.push((number, cache.upload_part(&grant, &item, &id, part).await.unwrap()));
+        sent.push((number, cache.uploads().take_part(&grant, &item, &id, part).await.unwrap()));
         assert!(number > 3 || machine.store.begun_uploads() == 0, "there is room for part {number}");
     }
-    cache.complete_upload(&grant, &item, &id, &sent, Condition::None).await.unwrap();
+    cache.uploads().complete(&grant, &item, &id, &sent, Condition::None).await.unwrap();
     assert!(machine.has(&blob) && process.status().entries == 0);
     assert_eq!((machine.store.open_uploads(), machine.store.begun_uploads(), machine.spool_files()), (0, 1, 0));
 }

@@ -62,7 +62,7 @@ impl Machine {
             settings.merge = Some(MergeRules { max_generations: 10, max_records: 100, max_age: HOUR });
         };
         let Fixture { cache, metrics, shutdown, .. } = setup.start(adjust).await;
-        shutdown.spawn(cache.clone().finish_journal(shutdown.clone()));
+        shutdown.spawn(cache.background().finish_journal(shutdown.clone()));
         Process { cache, metrics, shutdown }
     }
 
@@ -104,13 +104,13 @@ impl Process {
 
     async fn put(&self, grant: &Grant, content: &[u8]) -> Result<(), Error> {
         let digest = Digest::of(content);
-        self.cache.put_blob(grant, &digest, content.len() as u64, incoming(content)).await.map(drop)
+        self.cache.blobs().put(grant, &digest, content.len() as u64, incoming(content)).await.map(drop)
     }
 
     /// Writes a blob as a session does, in messages of 1 MiB.
     async fn send(&self, grant: &Grant, blob: &Bytes) {
         let digest = Digest::of(blob);
-        let mut ingest = self.cache.open_ingest(grant, "layer", blob.len() as u64, Some(digest)).await.unwrap();
+        let mut ingest = self.cache.ingests().open_writer(grant, "layer", blob.len() as u64, Some(digest)).await.unwrap();
         for start in (0..blob.len()).step_by(MIB) {
             ingest.write(start as u64, blob.slice(start..start + MIB)).await.unwrap();
         }
@@ -118,7 +118,7 @@ impl Process {
     }
 
     async fn publish(&self, grant: &Grant, blobs: &[&[u8]]) -> Result<ETag, Error> {
-        self.cache.put_manifest(grant, &name(), manifest(blobs), Condition::None).await
+        self.cache.manifests().publish(grant, &name(), manifest(blobs), Condition::None).await
     }
 
     async fn until(&self, reached: impl Fn(&JournalStatus) -> bool) {

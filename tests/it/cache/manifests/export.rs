@@ -78,7 +78,7 @@ async fn a_put_with_a_condition_replaces_or_fails() {
     ["a", "b"].iter().for_each(|blob| plant(&fixture, blob));
     let (first, second) = (chain(&["a"], OffsetDateTime::UNIX_EPOCH), chain(&["b"], OffsetDateTime::UNIX_EPOCH));
     let put = async |document: &Bytes, condition| {
-        fixture.cache.put_manifest(&build(Rights::EXPORT).build(), &name(), document.clone(), condition).await
+        fixture.cache.manifests().publish(&build(Rights::EXPORT).build(), &name(), document.clone(), condition).await
     };
     let etag = put(&first, Condition::Absent).await.unwrap();
     assert!(matches!(put(&second, Condition::Absent).await, Err(Error::Conflict(_))));
@@ -122,7 +122,7 @@ async fn an_export_of_what_is_there_costs_few_calls() {
     tokio::time::sleep(PAST_LOOKUP).await;
     fixture.store.calls();
     for step in &steps {
-        fixture.cache.stat_blob(&build(Rights::EXPORT).build(), &digest(step)).await.unwrap();
+        fixture.cache.blobs().stat(&build(Rights::EXPORT).build(), &digest(step)).await.unwrap();
     }
     fixture.publish(&sent).await.unwrap();
     let calls = fixture.store.calls();

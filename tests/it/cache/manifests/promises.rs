@@ -37,7 +37,7 @@ impl Import {
     /// Reads a layer. Returns how that ends, and after how many seconds.
     async fn read(&self, layer: &[u8]) -> (Result<(), Error>, u64) {
         let begun = Instant::now();
-        let read = self.fixture.cache.read_promised_blob(&self.grant, &Digest::of(layer), None).await;
+        let read = self.fixture.cache.blobs().read_promised(&self.grant, &Digest::of(layer), None).await;
         (read.map(|_| ()), begun.elapsed().as_secs())
     }
 }

@@ -34,13 +34,13 @@ impl Chain {
         let digests: Vec<Digest> = blobs.iter().map(|blob| fixture.plant(blob)).collect();
         let layers: Vec<_> = digests.iter().copied().zip(sizes.iter().copied()).collect();
         fixture.store.plant("manifests/app", chain_of(&layers), OffsetDateTime::now_utc());
-        fixture.cache.import_manifest(&grant, &name()).await.unwrap();
+        fixture.cache.manifests().import(&grant, &name()).await.unwrap();
         fixture.store.calls();
         Self { fixture, digests, blobs, grant }
     }
 
     async fn read(&self, layer: usize) -> Result<(), Error> {
-        let read = self.fixture.cache.read_blob(&self.grant, &self.digests[layer], None).await?;
+        let read = self.fixture.cache.blobs().read(&self.grant, &self.digests[layer], None).await?;
         assert!(collect(read).await? == self.blobs[layer], "layer {layer}");
         Ok(())
     }

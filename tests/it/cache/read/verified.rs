@@ -28,7 +28,7 @@ fn flipped(bytes: &Bytes) -> Bytes {
 
 /// Reads a blob. Returns the bytes that came, and how the read ended.
 async fn read(fixture: &Fixture, digest: &Digest, range: Option<ByteRange>) -> (Vec<u8>, Result<(), Error>) {
-    let BlobRead { mut body, .. } = match fixture.cache.read_blob(&operator(), digest, range).await {
+    let BlobRead { mut body, .. } = match fixture.cache.blobs().read(&operator(), digest, range).await {
         Ok(read) => read,
         Err(error) => return (Vec::new(), Err(error)),
     };
@@ -46,7 +46,7 @@ async fn read(fixture: &Fixture, digest: &Digest, range: Option<ByteRange>) -> (
 async fn imported(store: &MemoryStore) -> (Fixture, CacheConfig) {
     let fixture = Setup::over(store.clone()).start_merging(AGE).await;
     let grant = build(Rights::IMPORT).build();
-    let config = fixture.cache.import_manifest(&grant, &name()).await.unwrap().config;
+    let config = fixture.cache.manifests().import(&grant, &name()).await.unwrap().config;
     (fixture, config)
 }
 
@@ -83,7 +83,7 @@ fn manifest(digests: &[Digest]) -> Bytes {
 }
 
 async fn publish(fixture: &Fixture, digests: &[Digest]) {
-    fixture.cache.put_manifest(&operator(), &name(), manifest(digests), Condition::None).await.unwrap();
+    fixture.cache.manifests().publish(&operator(), &name(), manifest(digests), Condition::None).await.unwrap();
 }
 
 fn corrupt(fixture: &Fixture) -> u64 {
@@ -96,7 +96,7 @@ async fn a_corrupt_blob_is_not_read_to_its_end_and_is_missing_until_it_is_writte
     let good = bytes(0);
     let digest = Digest::of(&good);
     fixture.store.plant(&blob_key(&digest), flipped(&good), OffsetDateTime::now_utc());
-    fixture.cache.stat_blob(&operator(), &digest).await.expect("nobody knows yet");
+    fixture.cache.blobs().stat(&operator(), &digest).await.expect("nobody knows yet");
 
     let (came, end) = read(&fixture, &digest, None).await;
     assert!(matches!(&end, Err(Error::Corrupt(text)) if text.contains(&Digest::of(&flipped(&good)).to_string())), "{end:?}");
@@ -106,17 +106,17 @@ async fn a_corrupt_blob_is_not_read_to_its_end_and_is_missing_until_it_is_writte
     for range in [None, ByteRange::new(0, 200_000), ByteRange::new(5, 10)] {
         assert!(matches!(read(&fixture, &digest, range).await.1, Err(Error::NotFound(_))), "{range:?}");
     }
-    assert!(matches!(fixture.cache.stat_blob(&operator(), &digest).await, Err(Error::NotFound(_))));
-    assert!(fixture.cache.list_blobs(&operator(), None, 10).await.unwrap().0.is_empty());
-    let put = fixture.cache.put_manifest(&operator(), &name(), manifest(&[digest]), Condition::None).await;
+    assert!(matches!(fixture.cache.blobs().stat(&operator(), &digest).await, Err(Error::NotFound(_))));
+    assert!(fixture.cache.blobs().list(&operator(), None, 10).await.unwrap().0.is_empty());
+    let put = fixture.cache.manifests().publish(&operator(), &name(), manifest(&[digest]), Condition::None).await;
     assert!(matches!(put, Err(Error::Precondition(_))), "{put:?}");
     assert_eq!(fixture.store.bytes(&blob_key(&digest)).unwrap(), flipped(&good), "it stays for inspection");
-    let mut inspected = fixture.cache.read_stored_blob(&operator(), &digest).await.unwrap().body;
+    let mut inspected = fixture.cache.blobs().read_stored(&operator(), &digest).await.unwrap().body;
     assert!(inspected.next().await.unwrap().is_ok());
     assert_eq!(corrupt(&fixture), 1, "one blob, however often it is asked for");
 
     fixture.put(&good).await;
-    fixture.cache.stat_blob(&operator(), &digest).await.unwrap();
+    fixture.cache.blobs().stat(&operator(), &digest).await.unwrap();
     let (came, end) = read(&fixture, &digest, None).await;
     assert!(end.is_ok() && came == good, "{end:?}");
     publish(&fixture, &[digest]).await;
@@ -124,7 +124,7 @@ async fn a_corrupt_blob_is_not_read_to_its_end_and_is_missing_until_it_is_writte
     fixture.store.plant(&blob_key(&digest), bytes(1), OffsetDateTime::now_utc());
     assert!(matches!(read(&fixture, &digest, None).await.1, Err(Error::Corrupt(_))));
     assert_eq!(corrupt(&fixture), 2);
-    fixture.cache.delete_blob(&operator(), &digest).await.unwrap();
+    fixture.cache.blobs().delete(&operator(), &digest).await.unwrap();
     assert_eq!(fixture.store.bytes(&blob_key(&digest)), None, "also one in quarantine can be deleted");
 }
 
@@ -183,7 +183,7 @@ async fn a_suspect_blob_is_hashed_before_it_is_promised_again() {
 
     tokio::time::sleep(PAST_LOOKUP).await;
     let grant = build(Rights::IMPORT).build();
-    let served = fixture.cache.import_manifest(&grant, &name()).await.unwrap();
+    let served = fixture.cache.manifests().import(&grant, &name()).await.unwrap();
     assert_eq!(blobs(&served.config), digests[..1]);
     assert_eq!(corrupt(&fixture), 1);
     assert!(read(&fixture, &digests[0], None).await.1.is_ok());
@@ -203,7 +203,7 @@ async fn a_quarantined_blob_is_missing_among_many() {
     fixture.store.plant(&blob_key(last), flipped(&good[0]), OffsetDateTime::now_utc());
     assert!(read(&fixture, last, None).await.1.is_err());
     fixture.store.calls();
-    let put = fixture.cache.put_manifest(&operator(), &name(), manifest(&digests), Condition::None).await;
+    let put = fixture.cache.manifests().publish(&operator(), &name(), manifest(&digests), Condition::None).await;
     assert!(matches!(&put, Err(Error::Precondition(text)) if text.contains("1 blobs") && text.contains(&last.to_string())), "{put:?}");
     assert_eq!(fixture.store.calls().lists, 1, "they were listed");
 }
@@ -248,11 +248,11 @@ async fn an_import_leaves_out_a_blob_that_was_changed_into_something_else() {
     assert_eq!((left, pruned.records().len()), (expected, 2));
     assert_eq!(corrupt(&other), 1);
     assert_eq!(fixture.store.calls().gets, 3, "the manifest, and the two that were changed");
-    assert!(matches!(other.cache.stat_blob(&operator(), &digests[1]).await, Err(Error::NotFound(_))));
+    assert!(matches!(other.cache.blobs().stat(&operator(), &digests[1]).await, Err(Error::NotFound(_))));
 
     // What was found out is remembered, and is written into the manifest by the next export.
     let grant = build(Rights::IMPORT).build();
-    other.cache.import_manifest(&grant, &name()).await.unwrap();
+    other.cache.manifests().import(&grant, &name()).await.unwrap();
     assert_eq!(fixture.store.calls().gets, 1);
     let new = other.put(&bytes(4)).await;
     publish(&other, &[new]).await;
@@ -276,7 +276,7 @@ async fn a_changed_blob_that_cannot_be_verified_in_time_is_left_out() {
     let (other, served) = imported(&fixture.store).await;
     assert_eq!(blobs(&served), digests[1..]);
     assert_eq!(corrupt(&other), 0);
-    other.cache.stat_blob(&operator(), &digests[0]).await.expect("it is there: nobody knows anything bad of it");
+    other.cache.blobs().stat(&operator(), &digests[0]).await.expect("it is there: nobody knows anything bad of it");
 }
 
 #[tokio::test]
@@ -294,7 +294,7 @@ async fn a_native_manifest_is_trusted_until_its_blobs_are_read() {
     assert!(read(&fixture, &digests[1], None).await.1.is_err());
     tokio::time::sleep(PAST_LOOKUP).await;
     let grant = build(Rights::IMPORT).build();
-    let served = fixture.cache.import_manifest(&grant, &name()).await.unwrap();
+    let served = fixture.cache.manifests().import(&grant, &name()).await.unwrap();
     assert_eq!(blobs(&served.config), digests[..1]);
     // Where nothing was verified, the manifest is stored as it was sent.
     let fresh = Fixture::merging(AGE).await;
@@ -307,14 +307,14 @@ async fn a_native_manifest_is_trusted_until_its_blobs_are_read() {
 async fn a_touched_blob_is_still_verified() {
     let fixture = Fixture::merging(AGE).await;
     let digest = fixture.put(&bytes(1)).await;
-    let before = fixture.cache.stat_blob(&operator(), &digest).await.unwrap();
+    let before = fixture.cache.blobs().stat(&operator(), &digest).await.unwrap();
     // The store's own copy of an object that was uploaded in parts has another version.
     fixture.store.rename_when_touched("touched");
-    fixture.cache.touch_later(&operator(), before.clone()).unwrap();
+    fixture.cache.blobs().touch_later(&operator(), before.clone()).unwrap();
     publish(&fixture, &[digest]).await;
     assert_eq!(versions(&stored(&fixture.store)), [None], "it is about to be another version");
     let shutdown = Shutdown::default();
-    shutdown.spawn(fixture.cache.clone().touch_in_background(shutdown.clone()));
+    shutdown.spawn(fixture.cache.background().touch(shutdown.clone()));
     let touched = async {
         while !fixture.metrics.encode().contains("remora_touches_total 1") {
             tokio::task::yield_now().await;

@@ -31,18 +31,18 @@ fn begin(fixture: &Fixture, digest: Digest) -> Sender<'_> {
 impl<'a> Sender<'a> {
     fn begin(cache: &'a Cache, grant: &'a Grant, digest: Digest) -> Self {
         let item = Item::Blob(digest);
-        let id = cache.begin_upload(grant, item.clone()).unwrap();
+        let id = cache.uploads().begin(grant, item.clone()).unwrap();
         Self { cache, grant, item, id, parts: BTreeMap::new() }
     }
 
     async fn send(&mut self, number: u16, part: &[u8]) {
         let part = NewPart { number, size: part.len() as u64, body: incoming(part) };
-        let etag = self.cache.upload_part(self.grant, &self.item, &self.id, part).await.unwrap();
+        let etag = self.cache.uploads().take_part(self.grant, &self.item, &self.id, part).await.unwrap();
         self.parts.insert(number, etag);
     }
 
     async fn complete(&self) -> Result<ETag, Error> {
         let parts: Vec<_> = self.parts.clone().into_iter().collect();
-        self.cache.complete_upload(self.grant, &self.item, &self.id, &parts, Condition::None).await
+        self.cache.uploads().complete(self.grant, &self.item, &self.id, &parts, Condition::None).await
     }
 }

@@ -127,7 +127,7 @@ async fn an_abort_also_aborts_the_upload_in_the_store() {
     let mut sender = begin(&fixture, Digest::of(&bytes));
     sender.send(1, &bytes).await;
     fixture.store.wait_for_parts(1).await;
-    fixture.cache.abort_upload(&fixture.grant, &sender.item, &sender.id).await.unwrap();
+    fixture.cache.uploads().abort(&fixture.grant, &sender.item, &sender.id).await.unwrap();
     assert_eq!((fixture.store.open_uploads(), fixture.spool_files()), (0, 0));
 }
 
@@ -161,7 +161,7 @@ async fn more_than_the_memory_holds_goes_through_the_spool() {
     assert!(fixture.has(&bytes));
 
     let whole = content((20 << 20) + 1);
-    fixture.cache.put_blob(&fixture.grant, &Digest::of(&whole), whole.len() as u64, incoming(&whole)).await.unwrap();
+    fixture.cache.blobs().put(&fixture.grant, &Digest::of(&whole), whole.len() as u64, incoming(&whole)).await.unwrap();
     assert!(fixture.has(&whole));
     assert_eq!((fixture.store.open_uploads(), fixture.store.begun_uploads(), fixture.spool_files()), (0, 2, 0));
 }

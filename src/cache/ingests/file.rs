@@ -2,29 +2,27 @@
 
 use std::io::{self, Read as _, Write as _};
 
-use time::OffsetDateTime;
-
 use super::files::remove;
-use super::registry::Lock;
+use super::registry::IngestLock;
 use crate::cache::Result;
 use crate::types::{Hasher, Sums};
 
 const READ_BYTES: usize = 1 << 20;
 
-/// It moves to a blocking thread and back, and the lock with it: a write that nobody waits for any more still ends
-/// before the ingest has another writer.
+/// The file and the right to write it. Both move to a blocking thread and back together, so that a write which nobody waits
+/// for any more ends before the ingest has another writer.
 #[derive(Debug)]
-pub(super) struct Writing {
+pub(super) struct IngestFile {
     /// `None`: what arrives is thrown away.
     file: Option<std::fs::File>,
     hasher: Hasher,
     offset: u64,
-    pub(super) lock: Lock,
+    pub(super) lock: IngestLock,
 }
 
-impl Writing {
-    /// Goes on where the file ends. Blocks.
-    pub(super) fn open(lock: Lock) -> Result<Self> {
+impl IngestFile {
+    /// Opens the file to go on where it ends. Blocks.
+    pub(super) fn open(lock: IngestLock) -> Result<Self> {
         let mut file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(lock.data_path())?;
         let (hasher, offset) = hash(&mut file)?;
         lock.write_state(&lock.update(|status| status.offset = offset)?)?;
@@ -53,7 +51,7 @@ impl Writing {
         self.moved(end)
     }
 
-    /// Appends to nothing: from now on only the digest and the size are kept.
+    /// Throws the bytes away: from now on only the digest and the size are kept.
     pub(super) fn discard(&mut self, data: &[u8]) -> Result<()> {
         if self.file.take().is_some() {
             remove(&self.lock.data_path())?;
@@ -79,13 +77,15 @@ impl Writing {
 
     fn moved(&mut self, offset: u64) -> Result<()> {
         self.offset = offset;
-        self.lock.update(|status| (status.offset, status.updated) = (offset, OffsetDateTime::now_utc()))?;
+        self.lock.update(|status| status.advance(offset))?;
         Ok(())
     }
 }
 
 fn hash(file: &mut std::fs::File) -> Result<(Hasher, u64)> {
-    let (mut hasher, mut offset, mut buffer) = (Hasher::default(), 0, vec![0; READ_BYTES]);
+    let mut hasher = Hasher::default();
+    let mut offset = 0;
+    let mut buffer = vec![0; READ_BYTES];
     loop {
         match file.read(&mut buffer)? {
             0 => return Ok((hasher, offset)),
