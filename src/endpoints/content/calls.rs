@@ -2,19 +2,28 @@
 
 use tonic::{Request, Status};
 
-use super::parked::Parked;
+use super::read::KeptRead;
 use super::scope;
 use super::status;
-use crate::cache::{self, Cache};
+use crate::cache::{self, Cache, KeptReads};
 use crate::metrics::{Class, Endpoint, Kind, Metrics};
-use crate::types::{Digest, Grant};
+use crate::types::{Digest, Grant, Scope};
 
 /// What both services share. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Calls {
     cache: Cache,
     metrics: Metrics,
-    parked: Parked,
+    /// Reads that stopped before their blob did, of all callers or of one session's, by the place where they stopped.
+    kept: KeptReads<Stop, KeptRead>,
+}
+
+/// Where a read has stopped: the blob and the next offset in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stop {
+    pub(super) scope: Scope,
+    pub(super) digest: Digest,
+    pub(super) offset: u64,
 }
 
 /// One call under way; counted when it is dropped.
@@ -30,20 +39,20 @@ pub(super) struct Call {
 
 impl Calls {
     pub(super) fn new(cache: Cache, metrics: Metrics) -> Self {
-        Self { cache, metrics, parked: Parked::default() }
+        Self { kept: cache.kept_reads(), cache, metrics }
     }
 
-    /// The same, with parked reads of its own.
-    pub(super) fn with_own_reads(&self) -> Self {
-        Self { parked: Parked::default(), ..self.clone() }
+    /// For a session, which has kept reads of its own.
+    pub(super) fn for_session(&self) -> Self {
+        Self { kept: self.cache.kept_reads(), ..self.clone() }
     }
 
     pub(super) fn cache(&self) -> &Cache {
         &self.cache
     }
 
-    pub(super) fn parked(&self) -> &Parked {
-        &self.parked
+    pub(super) fn kept(&self) -> &KeptReads<Stop, KeptRead> {
+        &self.kept
     }
 
     pub(super) fn begin(&self, operation: &'static str) -> Call {

@@ -7,7 +7,6 @@
 mod calls;
 mod filters;
 mod manifests;
-mod parked;
 mod read;
 mod scope;
 mod service;
@@ -96,7 +95,7 @@ impl Content {
     pub fn for_sessions(&self) -> Arc<dyn Fn() -> Routes + Send + Sync> {
         let calls = self.calls.clone();
         Arc::new(move || {
-            let service = service::Service(calls.with_own_reads());
+            let service = service::Service(calls.for_session());
             Routes::new(ContentServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES)).prepare()
         })
     }

@@ -1,20 +1,23 @@
 //! The answer stream of Read: a blob's bytes in messages of at most 1 MiB.
+//!
+//! containerd's client makes a Read call of about a MiB for every `ReadAt`, one after the other (`core/content/proxy`, v2.4).
+//! To the store each would be a request of its own. So a read that stops before its blob does is kept: the next call goes on
+//! where the last one stopped, and what the store sends meanwhile is there already.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, stream};
 use tonic::Status;
 
-use super::calls::{Call, Calls, bytes};
-use super::parked::{Parked, Read};
+use super::calls::{Call, Calls, Stop, bytes};
 use super::status::from_error;
-use crate::cache::{Cache, Error, Outgoing, Result};
+use crate::cache::{Cache, Error, KeptReads, Outgoing, Result};
 use crate::proto::content::ReadContentResponse;
 use crate::types::{ByteRange, Digest, Grant, Right};
 
 /// Below every client's bound (4 MiB unless set), large enough that the cost of a message does not count.
 const MESSAGE_BYTES: usize = 1 << 20;
-/// Pieces from this size on go as they are, which costs less than to gather them; smaller ones are gathered.
-const PIECE_BYTES: usize = 64 << 10;
+/// Chunks from this size on go as they are, which costs less than to gather them; smaller ones are gathered.
+const CHUNK_BYTES: usize = 64 << 10;
 
 /// The bytes of a blob from `offset` on, `size` of them or as many as there are; 0: all.
 ///
@@ -22,14 +25,16 @@ const PIECE_BYTES: usize = 64 << 10;
 /// As [`Cache::read_blob`]. A read from just behind the last byte is empty, not an error, as in containerd.
 pub(super) async fn open(calls: &Calls, grant: &Grant, digest: &Digest, offset: u64, size: u64) -> Result<Part> {
     let left = if size == 0 { u64::MAX } else { size };
-    let part = |read: Read| Part { read, left, gathered: BytesMut::new(), parked: (size > 0).then(|| calls.parked().clone()) };
-    if let Some(read) = calls.parked().take(grant.scope(), digest, offset) {
+    let stop = Stop { scope: grant.scope().clone(), digest: *digest, offset };
+    let keep = (size > 0).then(|| calls.kept().clone());
+    if let Some(read) = calls.kept().take(&stop) {
         // The grant need not be the one that the read was begun with.
         grant.check_blob(Right::Read, digest)?;
-        return Ok(part(read));
+        return Ok(Part { read, stop, left, gathered: BytesMut::new(), keep });
     }
-    let rest = open_at(calls.cache(), grant, digest, offset).await?;
-    Ok(part(Read::new(grant.scope().clone(), *digest, offset, Bytes::new(), rest)))
+    let body = open_at(calls.cache(), grant, digest, offset).await?;
+    let read = KeptRead { ready: Bytes::new(), unread: Box::pin(body.fuse()) };
+    Ok(Part { read, stop, left, gathered: BytesMut::new(), keep })
 }
 
 /// A blob to its end: a read that stops before it is kept for the next one.
@@ -60,15 +65,23 @@ async fn open_at(cache: &Cache, grant: &Grant, digest: &Digest, offset: u64) -> 
     }
 }
 
+/// A read that has stopped: first come the bytes that are here already, then those that are not read yet.
+pub(super) struct KeptRead {
+    ready: Bytes,
+    unread: Outgoing,
+}
+
 /// The part of a blob that one call asks for.
 pub(super) struct Part {
-    read: Read,
-    /// Bytes still to send.
+    read: KeptRead,
+    /// Where the read has stopped.
+    stop: Stop,
+    /// Bytes that are still to be sent.
     left: u64,
-    /// Small pieces that wait for more.
+    /// Small chunks that wait for more.
     gathered: BytesMut,
-    /// Where the read goes when the part is sent and the blob is not at its end.
-    parked: Option<Parked>,
+    /// Where the read is kept when the part is sent and the blob is not at its end.
+    keep: Option<KeptReads<Stop, KeptRead>>,
 }
 
 pub(super) fn messages(part: Part, call: Call) -> impl Stream<Item = Result<ReadContentResponse, Status>> + Send {
@@ -76,9 +89,9 @@ pub(super) fn messages(part: Part, call: Call) -> impl Stream<Item = Result<Read
         let Some(part) = part else { return Ok(None) };
         match part.next().await {
             Ok((None, _)) => Ok(None),
-            Ok((Some(message), rest)) => {
+            Ok((Some(message), next)) => {
                 call.sent(message.data.len());
-                Ok(Some((message, (rest, call))))
+                Ok(Some((message, (next, call))))
             }
             Err(error) => {
                 let status = from_error(&error);
@@ -90,21 +103,21 @@ pub(super) fn messages(part: Part, call: Call) -> impl Stream<Item = Result<Read
 }
 
 impl Part {
-    /// The next message, and what is left behind it. The read is parked before its last message goes out:
-    /// the client's next call may be here before this one is seen to end.
+    /// The next message, and the part behind it. The read is kept before its last message goes out: the client's next call may
+    /// be here before this one is seen to end.
     async fn next(mut self) -> Result<(Option<ReadContentResponse>, Option<Self>)> {
         if self.left == 0 {
             return Ok((None, None));
         }
         let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(MESSAGE_BYTES);
         while self.read.ready.is_empty() {
-            match self.read.rest.next().await.transpose()? {
-                Some(piece) if self.gathered.is_empty() && piece.len() >= PIECE_BYTES.min(wanted) => self.read.ready = piece,
-                Some(piece) => {
+            match self.read.unread.next().await.transpose()? {
+                Some(chunk) if self.gathered.is_empty() && chunk.len() >= CHUNK_BYTES.min(wanted) => self.read.ready = chunk,
+                Some(chunk) => {
                     if self.gathered.is_empty() {
-                        self.gathered.reserve(wanted.saturating_add(PIECE_BYTES));
+                        self.gathered.reserve(wanted.saturating_add(CHUNK_BYTES));
                     }
-                    self.gathered.extend_from_slice(&piece);
+                    self.gathered.extend_from_slice(&chunk);
                     if self.gathered.len() >= wanted {
                         self.read.ready = self.gathered.split().freeze();
                     }
@@ -114,17 +127,17 @@ impl Part {
             }
         }
         let data = self.read.ready.split_to(self.read.ready.len().min(wanted));
-        let message = ReadContentResponse { offset: bytes(self.read.offset), data };
+        let message = ReadContentResponse { offset: bytes(self.stop.offset), data };
         let sent = message.data.len() as u64;
-        self.read.offset += sent;
+        self.stop.offset += sent;
         self.left -= sent;
-        match self.parked.take() {
-            Some(parked) if self.left == 0 => {
-                parked.park(self.read);
+        match self.keep.take() {
+            Some(keep) if self.left == 0 => {
+                keep.put(self.stop, self.read);
                 Ok((Some(message), None))
             }
-            parked => {
-                self.parked = parked;
+            keep => {
+                self.keep = keep;
                 Ok((Some(message), Some(self)))
             }
         }
