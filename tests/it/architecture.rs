@@ -14,6 +14,17 @@ const CONTROL_ROOMS: [&str; 9] = ["client", "builds", "session", "transports", "
 /// Any room of the control endpoint may use these; they use none.
 const CONTROL_LEAVES: [&str; 1] = ["admission"];
 const MAX_LINES: usize = 500;
+/// The bound of files of the cache.
+const MAX_CACHE_LINES: usize = 400;
+/// The bound of the facade, which holds rooms and does nothing itself.
+const MAX_FACADE_LINES: usize = 150;
+/// The rooms of the cache. Each may use those after it.
+const CACHE_ROOMS: [&str; 12] =
+    ["background", "uploads", "ingests", "settings", "manifests", "labels", "write", "journal", "read", "disk", "known", "document"];
+/// Any room may use these; they use each other alone.
+const CACHE_LEAVES: [&str; 6] = ["blob", "blocking", "error", "layout", "locks", "outage"];
+/// What callers of the cache see. It may use every room, and no room uses it.
+const CACHE_FACADE: [&str; 6] = ["mod", "open", "blobs", "objects", "status", "tolerant"];
 
 fn src() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
@@ -156,11 +167,80 @@ fn rooms_of_the_control_endpoint_use_each_other_one_way() {
     assert!(allowed("client", "grpc") && allowed("builds", "admission") && !allowed("grpc", "proxy") && !allowed("admission", "grpc"));
 }
 
+/// Each type that the cache shows, with the module that it comes from: `pub use blob::{BlobInfo, BlobRead};`.
+fn shown_by_cache(facade: &str) -> Vec<(String, String)> {
+    let uses = facade.split(';').filter_map(|statement| {
+        let at = statement.find("pub use ").map(|at| at + "pub use ".len());
+        let at = at.or_else(|| statement.find("pub(crate) use ").map(|at| at + "pub(crate) use ".len()))?;
+        Some(&statement[at..])
+    });
+    let mut shown = Vec::new();
+    for path in uses {
+        let (from, names) = path.rsplit_once("::").unwrap();
+        let from = from.split("::").next().unwrap().trim().to_owned();
+        let names = names.trim_matches(|c: char| c == '{' || c == '}' || c.is_whitespace());
+        shown.extend(names.split(',').map(|name| (name.trim().to_owned(), from.clone())).filter(|(name, _)| !name.is_empty()));
+    }
+    shown
+}
+
+fn allowed_in_cache(from: &str, to: &str) -> bool {
+    let place = |name: &str| CACHE_ROOMS.iter().position(|room| *room == name);
+    match (place(from), place(to)) {
+        _ if from == to => true,
+        _ if CACHE_LEAVES.contains(&to) => true,
+        _ if CACHE_FACADE.contains(&from) => true,
+        (Some(from), Some(to)) => from < to,
+        _ => false,
+    }
+}
+
+/// By what each room's struct owns there is nothing else to call, so imports show the calls, too.
+#[test]
+fn the_rooms_of_the_cache_use_each_other_one_way() {
+    let facade = code(&std::fs::read_to_string(src().join("cache/mod.rs")).unwrap());
+    let shown = shown_by_cache(&facade);
+    let mut edges = 0;
+    for (path, text) in sources().iter().filter(|(path, _)| path.starts_with("cache/")) {
+        let own = path.split('/').nth(1).unwrap().trim_end_matches(".rs");
+        assert!(
+            CACHE_ROOMS.contains(&own) || CACHE_LEAVES.contains(&own) || CACHE_FACADE.contains(&own),
+            "{own} has no place in the cache"
+        );
+        let text = code(text);
+        assert!(!text.contains("super::super::"), "{path} uses super::super::");
+        let mut names = used(&text, "crate::cache::");
+        let is_door = path.matches('/').count() == 1 || path.ends_with("/mod.rs") && path.matches('/').count() == 2;
+        if is_door && own != "mod" {
+            names.extend(used(&text, "super::"));
+        }
+        for name in names {
+            let module = shown.iter().find(|(shown, _)| *shown == name).map_or(name.as_str(), |(_, from)| from.as_str());
+            let to = match module {
+                "crate" => continue,
+                "Cache" | "Rooms" => "mod",
+                "Result" => "error",
+                to => to,
+            };
+            assert!(allowed_in_cache(own, to), "{path} uses {name} of {to}");
+            edges += 1;
+        }
+    }
+    assert!(edges > 100, "{edges} edges alone were found: the scan is broken");
+    assert!(allowed_in_cache("write", "read") && allowed_in_cache("read", "error") && allowed_in_cache("open", "write"));
+    assert!(!allowed_in_cache("read", "write") && !allowed_in_cache("read", "mod") && !allowed_in_cache("error", "read"));
+}
+
 #[test]
 fn files_are_short_and_say_what_they_are() {
     for (path, text) in sources() {
         let lines = text.lines().count();
-        assert!(lines <= MAX_LINES, "{path} has {lines} lines");
+        let max = match path.as_str() {
+            "cache/mod.rs" => MAX_FACADE_LINES,
+            path if path.starts_with("cache/") => MAX_CACHE_LINES,
+            _ => MAX_LINES,
+        };
+        assert!(lines <= max, "{path} has {lines} lines");
         assert!(text.starts_with("//! "), "{path} does not begin with what it is");
     }
 }
