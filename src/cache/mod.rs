@@ -27,6 +27,7 @@ pub mod outage;
 mod read;
 mod settings;
 mod status;
+mod tolerant;
 mod uploads;
 mod write;
 
@@ -50,10 +51,12 @@ pub use journal::JournalStatus;
 pub use labels::{Labelled, Labels};
 pub use manifests::{ManifestInfo, Manifests, MergeRules};
 pub use objects::{ObjectInfo, ObjectPage};
+pub use outage::Export;
 pub(crate) use read::KeptReads;
 pub use read::Manifest;
 pub use settings::Settings;
 pub use status::{CacheStatus, SpoolStatus};
+pub use tolerant::Tolerant;
 pub use uploads::{NewPart, UploadId, UploadedPart, Uploads};
 
 pub use crate::store::Condition;
@@ -71,7 +74,8 @@ struct Rooms {
     labels: Arc<Labels>,
     manifests: Arc<Manifests>,
     ingests: Ingests,
-    uploads: Uploads,
+    uploads: Arc<Uploads>,
+    tolerant: Tolerant,
     background: Background,
     journal: Option<journal::Journal>,
     /// The bytes of all unfinished writes on disk, and those of the journal.
@@ -120,6 +124,12 @@ impl Cache {
     #[must_use]
     pub fn uploads(&self) -> &Uploads {
         &self.0.uploads
+    }
+
+    /// Calls of builds that go on without their cache when the store fails.
+    #[must_use]
+    pub fn tolerant(&self) -> &Tolerant {
+        &self.0.tolerant
     }
 
     /// What goes on beside the calls. Its tasks must be spawned for that.

@@ -10,6 +10,7 @@ use super::known::{Hits, Known};
 use super::labels::Labels;
 use super::manifests::{self, Manifests};
 use super::read::{self, ManifestReader, Reads};
+use super::tolerant::Tolerant;
 use super::uploads::Uploads;
 use super::write::{self, Intake, Writes};
 use super::{Cache, Result, Rooms, Settings, disk};
@@ -67,7 +68,7 @@ impl Cache {
             journal: journal.clone(),
             metrics: metrics.clone(),
         }));
-        let labels = Arc::new(Labels::new(Arc::clone(&stores), lookups));
+        let labels = Arc::new(Labels::new(Arc::clone(&stores), Arc::clone(&lookups)));
         let manifests = Arc::new(Manifests::new(manifests::Parts {
             stores: Arc::clone(&stores),
             known: known.clone(),
@@ -76,13 +77,15 @@ impl Cache {
             reads: Arc::clone(&reads),
             writes: Arc::clone(&writes),
             merge: settings.merge,
-            metrics,
+            metrics: metrics.clone(),
         }));
         let ingests = Ingests::new(left, Arc::clone(&writes), Arc::clone(&labels), settings.max_manifest_bytes, shutdown.clone());
-        let uploads = Uploads::new(&settings, Arc::clone(&writes), Arc::clone(&manifests), shutdown.clone());
+        let uploads = Arc::new(Uploads::new(&settings, Arc::clone(&writes), Arc::clone(&manifests), shutdown.clone()));
         let background = Background::new(journal.clone(), Arc::clone(&writes), Arc::clone(&manifests));
+        let tolerant = Tolerant::new(lookups, Arc::clone(&writes), Arc::clone(&manifests), Arc::clone(&uploads), metrics);
         let blobs = Blobs::new(reads, writes);
-        let rooms = Rooms { stores, settings, known, blobs, labels, manifests, ingests, uploads, background, journal, spool, shutdown };
+        let rooms =
+            Rooms { stores, settings, known, blobs, labels, manifests, ingests, uploads, tolerant, background, journal, spool, shutdown };
         Ok(Self(Arc::new(rooms)))
     }
 }

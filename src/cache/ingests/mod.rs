@@ -98,7 +98,7 @@ impl Ingests {
             let lock = self.0.registry.begin(&name, total, expected).await?;
             blocking(move || IngestFile::open(lock)).await
         };
-        let begun = outage::unless_dropped(grant, begin).await?;
+        let begun = outage::unless_dropped(grant, begin).await?.stored();
         let file = begun.ok_or_else(|| Error::AlreadyExists(format!("ingest {reference}: nothing more of this export is taken")))?;
         Ok(Ingest::new(self.clone(), grant.clone(), name, file))
     }
@@ -139,11 +139,8 @@ impl Ingests {
 
     /// Whether a blob need not be sent: it is stored, or belongs to an export that is dropped.
     async fn is_unneeded(&self, grant: &Grant, digest: &Digest) -> Result<bool> {
-        match outage::unless_dropped(grant, self.0.writes.find_to_reuse(grant, digest)).await {
-            Ok(found) => {
-                found.inspect(|_| grant.usage().blob_reused());
-                Ok(true)
-            }
+        match self.0.writes.find_for_export(grant, digest).await {
+            Ok(_) => Ok(true),
             Err(Error::NotFound(_)) => Ok(false),
             Err(error) => Err(error),
         }

@@ -268,7 +268,7 @@ impl Ingest {
     /// Sends on what has arrived, and nothing more of an export that is dropped.
     fn send_early(&mut self) -> Result<()> {
         let grant = self.grant.clone();
-        if (outage::is_dropped(&grant) || outage::or_dropped(&grant, self.send_arrived())?.is_none())
+        if (outage::is_dropped(&grant) || outage::or_dropped(&grant, self.send_arrived())?.is_dropped())
             && let WriterState::Spooling { early, .. } = &mut self.state
         {
             *early = SpoolParts::default();
@@ -342,7 +342,7 @@ impl WriterState {
 
 /// Appends, or throws away what belongs to an export that is dropped, before this or by it.
 fn take(grant: &Grant, file: &mut IngestFile, data: &[u8]) -> Result<()> {
-    if !outage::is_dropped(grant) && outage::or_dropped(grant, file.append(data))?.is_some() {
+    if !outage::is_dropped(grant) && !outage::or_dropped(grant, file.append(data))?.is_dropped() {
         return Ok(());
     }
     file.discard(data)

@@ -20,6 +20,7 @@ use self::reuse::Reuse;
 use super::disk::Disk;
 use super::journal::Journal;
 use super::known::Known;
+use super::outage::{self, Export};
 use super::read::Lookups;
 use super::{BlobInfo, Condition, Incoming, Result, layout};
 use crate::metrics::Metrics;
@@ -144,6 +145,19 @@ impl Writes {
     /// Those of [`Lookups::stat`].
     pub(super) async fn find_to_reuse(&self, grant: &Grant, digest: &Digest) -> Result<BlobInfo> {
         self.reuse.find(self.journal(grant), grant, digest).await
+    }
+
+    /// Looks up a blob that an export would write otherwise, and counts it as reused. Of an export that is dropped, nothing
+    /// needs to be written.
+    ///
+    /// # Errors
+    /// Those of [`Self::find_to_reuse`] that are no outage.
+    pub(super) async fn find_for_export(&self, grant: &Grant, digest: &Digest) -> Result<Export<BlobInfo>> {
+        let found = outage::unless_dropped(grant, self.find_to_reuse(grant, digest)).await?;
+        if let Export::Stored(_) = &found {
+            grant.usage().blob_reused();
+        }
+        Ok(found)
     }
 
     /// Makes a blob young again for lifecycle rules; a build does not wait for it. `None`: it stays as it is, which is

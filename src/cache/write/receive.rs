@@ -45,11 +45,6 @@ impl Intake {
         &self.spool
     }
 
-    /// Bytes that may wait there, in all.
-    pub(in crate::cache) fn max_spool_bytes(&self) -> u64 {
-        self.max_spool_bytes
-    }
-
     /// Takes the next `size` bytes of `body`, and shows each chunk of them to `look`. `predecessors` ends when nothing else
     /// has to come before them.
     ///

@@ -4,11 +4,11 @@ use s3s::dto::*;
 use s3s::{S3Error, S3ErrorCode, S3Result};
 
 use crate::cache::layout::Item;
-use crate::cache::{self, NewPart, UploadId, outage};
+use crate::cache::{self, NewPart, UploadId};
 use crate::types::{self, Grant};
 
 use super::condition;
-use super::object::{body_size, dropped_etag, quoted, signed};
+use super::object::{body_size, etag_of, quoted, signed, too_large};
 use super::operations::Operations;
 use super::request_body::RequestBody;
 use super::target::Target;
@@ -19,8 +19,8 @@ const MAX_PARTS: i32 = 10_000;
 impl Operations {
     pub(super) async fn create_upload(&self, grant: &Grant, input: CreateMultipartUploadInput) -> S3Result<CreateMultipartUploadOutput> {
         let target = Target::to_write(grant, &input.key)?;
-        let begun = outage::unless_dropped(&target.grant, async { self.cache.uploads().begin(&target.grant, target.item) }).await?;
-        let id = begun.unwrap_or_else(|| UploadId::new("dropped"));
+        let begun = self.cache.tolerant().begin_upload(&target.grant, target.item).await?;
+        let id = begun.stored().unwrap_or_else(|| UploadId::new("dropped"));
         Ok(CreateMultipartUploadOutput {
             bucket: Some(input.bucket),
             key: Some(input.key),
@@ -32,17 +32,14 @@ impl Operations {
     pub(super) async fn part(&self, grant: &Grant, input: UploadPartInput, sent: RequestBody) -> S3Result<UploadPartOutput> {
         let Target { grant, item } = Target::to_write(grant, &input.key)?;
         let (number, size) = (part_number(input.part_number)?, body_size(input.content_length)?);
-        if outage::is_dropped(&grant) {
-            return Ok(UploadPartOutput { e_tag: Some(quoted(&dropped_etag())), ..Default::default() });
-        }
-        let body = match item {
+        self.cache.tolerant().admit_part(&grant, &item, size).map_err(too_large)?;
+        let body = match &item {
             Item::Blob(_) => sent.body,
-            Item::Manifest(_) if self.admits_manifest(&grant, size)? => sent.checked(),
-            Item::Manifest(_) => return Ok(UploadPartOutput { e_tag: Some(quoted(&dropped_etag())), ..Default::default() }),
+            Item::Manifest(_) => sent.checked(),
         };
         let id = UploadId::new(&input.upload_id);
-        let sent = self.cache.uploads().take_part(&grant, &item, &id, NewPart { number, size, body }).await;
-        let etag = outage::or_dropped(&grant, sent).map_err(of_upload)?.unwrap_or_else(dropped_etag);
+        let sent = self.cache.tolerant().take_part(&grant, &item, &id, NewPart { number, size, body }).await;
+        let etag = etag_of(sent.map_err(of_upload)?);
         Ok(UploadPartOutput { e_tag: Some(quoted(&etag)), ..Default::default() })
     }
 
@@ -70,18 +67,14 @@ impl Operations {
         let id = UploadId::new(&input.upload_id);
         let parts = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
         let parts = parts.into_iter().map(named_part).collect::<S3Result<Vec<_>>>()?;
-        if matches!(item, Item::Manifest(_)) && !outage::is_dropped(grant) {
-            let sent = self.cache.uploads().parts(grant, item, &id).map_err(of_upload)?;
-            let named = sent.iter().filter(|sent| parts.iter().any(|(number, _)| *number == sent.number));
-            self.admits_manifest(grant, named.map(|part| part.size).sum())?;
-        }
-        let stored = self.cache.uploads().complete(grant, item, &id, &parts, condition);
-        let stored = outage::unless_dropped(grant, stored).await.map_err(of_upload)?;
-        if stored.is_none() {
-            // What it has in the spool is of no use; it may not have got that far.
-            let _ = self.cache.uploads().abort(grant, item, &id).await;
-        }
-        let etag = self.stored_or_dropped(&target, stored);
+        let numbers: Vec<u16> = parts.iter().map(|(number, _)| *number).collect();
+        let tolerant = self.cache.tolerant();
+        tolerant.admit_parts(grant, item, &id, &numbers).map_err(|error| match error {
+            cache::Error::Exhausted(_) => too_large(error),
+            other => of_upload(other),
+        })?;
+        let stored = tolerant.complete_upload(grant, item, &id, &parts, condition).await;
+        let etag = etag_of(stored.map_err(of_upload)?);
         Ok(CompleteMultipartUploadOutput {
             bucket: Some(input.bucket),
             key: Some(input.key),

@@ -11,7 +11,7 @@ use s3s::{S3Error, S3ErrorCode, S3Result};
 use time::OffsetDateTime;
 
 use crate::cache::layout::Item;
-use crate::cache::{self, Condition, Incoming, Outgoing, outage};
+use crate::cache::{self, BlobInfo, Condition, Export, Incoming, ManifestInfo, Outgoing};
 use crate::metrics::{Endpoint, Kind, Metrics};
 use crate::types::{self, ByteRange, Grant, RangeSpec, Right};
 
@@ -25,10 +25,22 @@ pub(super) const MAX_PUT_BYTES: u64 = 5 << 30;
 const CONTENT_TYPE: &str = "application/octet-stream";
 
 /// What is known of an object.
-pub(super) struct Stat {
+struct Stat {
     size: u64,
-    pub(super) etag: types::ETag,
+    etag: types::ETag,
     modified: OffsetDateTime,
+}
+
+impl From<BlobInfo> for Stat {
+    fn from(blob: BlobInfo) -> Self {
+        Self { size: blob.size, etag: blob.etag, modified: blob.modified }
+    }
+}
+
+impl From<ManifestInfo> for Stat {
+    fn from(manifest: ManifestInfo) -> Self {
+        Self { size: manifest.size, etag: manifest.etag, modified: manifest.modified }
+    }
 }
 
 impl Operations {
@@ -39,14 +51,19 @@ impl Operations {
             // An exporter asks first, and sends what is not there. Touched here, BuildKit need not: a round
             // trip less, and s3s refuses its copy of an object in a bucket with a `_` in its name.
             Item::Blob(digest) if target.grant.check(Right::Write).is_ok() => {
-                let found = outage::unless_dropped(&target.grant, self.cache.blobs().find_to_reuse(&target.grant, digest)).await;
-                let found = self.looked_up(&target.item, found)?;
-                target.grant.usage().blob_reused();
-                // Of an export that is dropped, nothing needs to be sent.
-                let dropped = || Stat { size: 0, etag: dropped_etag(), modified: OffsetDateTime::now_utc() };
-                found.map_or_else(dropped, |found| Stat { size: found.size, etag: found.etag, modified: found.modified })
+                match self.cache.tolerant().find_to_reuse(&target.grant, digest).await {
+                    // Nothing was found, but nothing needs to be sent either.
+                    Ok(Export::Dropped) => Stat { size: 0, etag: dropped_etag(), modified: OffsetDateTime::now_utc() },
+                    Ok(Export::Stored(found)) => self.looked_up(&target.item, Ok(found.into()))?,
+                    Err(error) => self.looked_up(&target.item, Err(error))?,
+                }
             }
-            _ => self.looked_up(&target.item, outage::or_miss(&target.grant, &target.item.to_string(), self.stat(&target).await))?,
+            Item::Blob(digest) => {
+                self.looked_up(&target.item, self.cache.tolerant().stat_blob(&target.grant, digest).await.map(Stat::from))?
+            }
+            Item::Manifest(name) => {
+                self.looked_up(&target.item, self.cache.tolerant().stat_manifest(&target.grant, name).await.map(Stat::from))?
+            }
         };
         condition::check_read(input.if_match.as_ref(), input.if_none_match.as_ref(), &found.etag)?;
         Ok(HeadObjectOutput {
@@ -59,16 +76,10 @@ impl Operations {
         })
     }
 
-    pub(super) async fn stat(&self, target: &Target) -> cache::Result<Stat> {
+    async fn stat(&self, target: &Target) -> cache::Result<Stat> {
         match &target.item {
-            Item::Blob(digest) => {
-                let found = self.cache.blobs().stat(&target.grant, digest).await?;
-                Ok(Stat { size: found.size, etag: found.etag, modified: found.modified })
-            }
-            Item::Manifest(name) => {
-                let found = self.cache.manifests().stat(&target.grant, name).await?;
-                Ok(Stat { size: found.size, etag: found.etag, modified: found.modified })
-            }
+            Item::Blob(digest) => self.cache.blobs().stat(&target.grant, digest).await.map(Stat::from),
+            Item::Manifest(name) => self.cache.manifests().stat(&target.grant, name).await.map(Stat::from),
         }
     }
 
@@ -80,12 +91,10 @@ impl Operations {
             Item::Blob(digest) => {
                 let range = self.blob_range(&target, wanted).await?;
                 let read = self.looked_up(&target.item, self.cache.blobs().read_promised(&target.grant, digest, range).await)?;
-                (Stat { size: read.info.size, etag: read.info.etag, modified: read.info.modified }, read.range, read.body)
+                (read.info.into(), read.range, read.body)
             }
             Item::Manifest(name) => {
-                let manifest =
-                    outage::or_miss(&target.grant, &target.item.to_string(), self.cache.manifests().import(&target.grant, name).await);
-                let manifest = self.looked_up(&target.item, manifest)?;
+                let manifest = self.looked_up(&target.item, self.cache.tolerant().import(&target.grant, name).await)?;
                 let size = manifest.bytes.len() as u64;
                 let range = match wanted {
                     Some(wanted) => Some(wanted.within(size).ok_or_else(out_of_range)?),
@@ -124,33 +133,19 @@ impl Operations {
         let target = Target::to_write(grant, &input.key)?;
         let size = body_size(input.content_length)?;
         let condition = condition::of_write(input.if_match.as_ref(), input.if_none_match.as_ref())?;
-        if outage::is_dropped(&target.grant) {
-            return Ok(PutObjectOutput { e_tag: Some(quoted(&self.stored_or_dropped(&target, None))), ..Default::default() });
-        }
+        let tolerant = self.cache.tolerant();
         let stored = match &target.item {
             Item::Blob(digest) => {
-                self.check_blob_condition(&target, condition).await?;
-                self.cache.blobs().put(&target.grant, digest, size, sent.body).await.map(|stored| stored.etag)
+                let check = self.check_blob_condition(&target, condition);
+                tolerant.put_blob(&target.grant, digest, size, sent.body, check).await?.map(|stored| stored.etag)
             }
             Item::Manifest(name) => {
-                target.grant.check_manifest(Right::Write, name)?;
-                if !self.admits_manifest(&target.grant, size)? {
-                    return Ok(PutObjectOutput { e_tag: Some(quoted(&self.stored_or_dropped(&target, None))), ..Default::default() });
-                }
-                let document = collect(sent.checked(), size).await?;
-                self.cache.manifests().publish(&target.grant, name, document, condition).await
+                // Refused before a byte of it is read.
+                tolerant.admit_manifest(&target.grant, name, size).map_err(too_large)?;
+                tolerant.publish(&target.grant, name, collect(sent.checked(), size), condition).await?
             }
         };
-        let etag = self.stored_or_dropped(&target, outage::or_dropped(&target.grant, stored)?);
-        Ok(PutObjectOutput { e_tag: Some(quoted(&etag)), ..Default::default() })
-    }
-
-    /// The version of what was stored, or of nothing, where the export that it belongs to is dropped.
-    pub(super) fn stored_or_dropped(&self, target: &Target, stored: Option<types::ETag>) -> types::ETag {
-        if stored.is_none() && matches!(target.item, Item::Manifest(_)) {
-            self.metrics.export_dropped();
-        }
-        stored.unwrap_or_else(dropped_etag)
+        Ok(PutObjectOutput { e_tag: Some(quoted(&etag_of(stored))), ..Default::default() })
     }
 
     /// Whoever writes a blob writes the same bytes, so a look before is as good as a conditional write.
@@ -166,13 +161,6 @@ impl Operations {
             (Condition::Absent, Err(cache::Error::NotFound(_))) | (_, Ok(_)) => Ok(()),
             (_, Err(error)) => Err(error.into()),
         }
-    }
-
-    /// Refuses a manifest that is too large before it is read. `false`: its export is dropped for that.
-    pub(super) fn admits_manifest(&self, grant: &Grant, size: u64) -> S3Result<bool> {
-        let admitted = outage::or_dropped(grant, self.cache.manifests().check_size(size));
-        let refused = |error: cache::Error| S3Error::with_message(S3ErrorCode::EntityTooLarge, error.to_string());
-        admitted.map(|admitted| admitted.is_some()).map_err(refused)
     }
 
     pub(super) async fn copy(&self, grant: &Grant, input: &CopyObjectInput) -> S3Result<CopyObjectOutput> {
@@ -221,8 +209,21 @@ impl Operations {
     }
 }
 
+/// The answer to a manifest that is too large.
+pub(super) fn too_large(error: cache::Error) -> S3Error {
+    match error {
+        cache::Error::Exhausted(_) => S3Error::with_message(S3ErrorCode::EntityTooLarge, error.to_string()),
+        other => other.into(),
+    }
+}
+
+/// The version that a client is told.
+pub(super) fn etag_of(stored: Export<types::ETag>) -> types::ETag {
+    stored.stored().unwrap_or_else(dropped_etag)
+}
+
 /// The version of what was taken and dropped.
-pub(super) fn dropped_etag() -> types::ETag {
+fn dropped_etag() -> types::ETag {
     types::ETag::new("dropped")
 }
 

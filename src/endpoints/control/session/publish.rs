@@ -71,7 +71,7 @@ impl Publisher {
             let json = OciForm { manifest, config }.into_config()?.to_json();
             for name in &export.names {
                 let put = self.cache.manifests().publish(&export.grant, name, json.clone().into(), Condition::None);
-                if outage::unless_dropped(&export.grant, put).await?.is_none() {
+                if outage::unless_dropped(&export.grant, put).await?.is_dropped() {
                     self.metrics.export_dropped();
                 }
             }
