@@ -22,9 +22,9 @@ pub mod layout;
 mod locks;
 mod manifests;
 mod objects;
-mod open;
 pub mod outage;
 mod read;
+mod rooms;
 mod settings;
 mod status;
 mod tolerant;
@@ -32,9 +32,6 @@ mod uploads;
 mod write;
 
 use std::sync::Arc;
-
-use crate::shutdown::Shutdown;
-use crate::store::Stores;
 
 pub use background::Background;
 pub use blob::{BlobInfo, BlobRead, Incoming, Outgoing};
@@ -63,39 +60,9 @@ pub use crate::store::Condition;
 
 /// The cache. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Cache(Arc<Rooms>);
-
-#[derive(Debug)]
-struct Rooms {
-    stores: Arc<Stores>,
-    settings: Settings,
-    known: known::Known,
-    blobs: Blobs,
-    labels: Arc<Labels>,
-    manifests: Arc<Manifests>,
-    ingests: Ingests,
-    uploads: Arc<Uploads>,
-    tolerant: Tolerant,
-    background: Background,
-    journal: Option<journal::Journal>,
-    /// The bytes of all unfinished writes on disk, and those of the journal.
-    spool: crate::transfer::Budget,
-    shutdown: Shutdown,
-}
+pub struct Cache(Arc<rooms::Rooms>);
 
 impl Cache {
-    /// The buckets that are served.
-    #[must_use]
-    pub fn stores(&self) -> &Stores {
-        &self.0.stores
-    }
-
-    /// The bounds that it was opened with.
-    #[must_use]
-    pub fn settings(&self) -> &Settings {
-        &self.0.settings
-    }
-
     /// Blobs: looked up, read, stored whole, kept young, listed, deleted.
     #[must_use]
     pub fn blobs(&self) -> &Blobs {
@@ -136,10 +103,5 @@ impl Cache {
     #[must_use]
     pub fn background(&self) -> Background {
         self.0.background.clone()
-    }
-
-    /// A place for reads that are kept open for their next caller.
-    pub(crate) fn kept_reads<K: PartialEq + Send + 'static, R: Send + 'static>(&self) -> KeptReads<K, R> {
-        KeptReads::new(self.0.shutdown.clone())
     }
 }

@@ -33,7 +33,7 @@ impl Cache {
         CacheStatus {
             ingests: self.0.ingests.count(),
             uploads: self.0.uploads.count(),
-            spool: SpoolStatus { bytes: self.0.spool.used(), max_bytes: self.0.settings.max_spool_bytes },
+            spool: SpoolStatus { bytes: self.0.spool.used(), max_bytes: self.settings().max_spool_bytes },
             journal: self.0.journal.as_ref().map(super::journal::Journal::status).unwrap_or_default(),
         }
     }

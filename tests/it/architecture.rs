@@ -17,14 +17,14 @@ const MAX_LINES: usize = 500;
 /// The bound of files of the cache.
 const MAX_CACHE_LINES: usize = 400;
 /// The bound of the facade, which holds rooms and does nothing itself.
-const MAX_FACADE_LINES: usize = 150;
+const MAX_FACADE_LINES: usize = 120;
 /// The rooms of the cache. Each may use those after it.
 const CACHE_ROOMS: [&str; 12] =
     ["background", "uploads", "ingests", "settings", "manifests", "labels", "write", "journal", "read", "disk", "known", "document"];
 /// Any room may use these; they use each other alone.
 const CACHE_LEAVES: [&str; 6] = ["blob", "blocking", "error", "layout", "locks", "outage"];
 /// What callers of the cache see. It may use every room, and no room uses it.
-const CACHE_FACADE: [&str; 6] = ["mod", "open", "blobs", "objects", "status", "tolerant"];
+const CACHE_FACADE: [&str; 6] = ["mod", "rooms", "blobs", "objects", "status", "tolerant"];
 
 fn src() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
@@ -218,7 +218,7 @@ fn the_rooms_of_the_cache_use_each_other_one_way() {
             let module = shown.iter().find(|(shown, _)| *shown == name).map_or(name.as_str(), |(_, from)| from.as_str());
             let to = match module {
                 "crate" => continue,
-                "Cache" | "Rooms" => "mod",
+                "Cache" => "mod",
                 "Result" => "error",
                 to => to,
             };
@@ -227,7 +227,7 @@ fn the_rooms_of_the_cache_use_each_other_one_way() {
         }
     }
     assert!(edges > 100, "{edges} edges alone were found: the scan is broken");
-    assert!(allowed_in_cache("write", "read") && allowed_in_cache("read", "error") && allowed_in_cache("open", "write"));
+    assert!(allowed_in_cache("write", "read") && allowed_in_cache("read", "error") && allowed_in_cache("rooms", "write"));
     assert!(!allowed_in_cache("read", "write") && !allowed_in_cache("read", "mod") && !allowed_in_cache("error", "read"));
 }
 

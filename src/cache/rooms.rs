@@ -1,4 +1,4 @@
-//! Opens a cache: makes its rooms, from the lowest up.
+//! The rooms of a cache, and how they are made: from the lowest up.
 
 use std::sync::Arc;
 
@@ -13,11 +13,30 @@ use super::read::{self, ManifestReader, Reads};
 use super::tolerant::Tolerant;
 use super::uploads::Uploads;
 use super::write::{self, Intake, Writes};
-use super::{Cache, Result, Rooms, Settings, disk};
+use super::{Cache, KeptReads, Result, Settings, disk};
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 use crate::store::Stores;
 use crate::transfer::{Budget, MultipartUploads};
+
+/// What a cache holds.
+#[derive(Debug)]
+pub(super) struct Rooms {
+    pub(super) stores: Arc<Stores>,
+    settings: Settings,
+    pub(super) known: Known,
+    pub(super) blobs: Blobs,
+    pub(super) labels: Arc<Labels>,
+    pub(super) manifests: Arc<Manifests>,
+    pub(super) ingests: Ingests,
+    pub(super) uploads: Arc<Uploads>,
+    pub(super) tolerant: Tolerant,
+    pub(super) background: Background,
+    pub(super) journal: Option<Journal>,
+    /// The bytes of all unfinished writes on disk, and those of the journal.
+    pub(super) spool: Budget,
+    shutdown: Shutdown,
+}
 
 impl Cache {
     /// Opens the cache over `stores`. Takes up the ingests that an earlier run left in the spool and what it left in the
@@ -87,5 +106,22 @@ impl Cache {
         let rooms =
             Rooms { stores, settings, known, blobs, labels, manifests, ingests, uploads, tolerant, background, journal, spool, shutdown };
         Ok(Self(Arc::new(rooms)))
+    }
+
+    /// The buckets that are served.
+    #[must_use]
+    pub fn stores(&self) -> &Stores {
+        &self.0.stores
+    }
+
+    /// The bounds that it was opened with.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    /// A place for reads that are kept open for their next caller.
+    pub(crate) fn kept_reads<K: PartialEq + Send + 'static, R: Send + 'static>(&self) -> KeptReads<K, R> {
+        KeptReads::new(self.0.shutdown.clone())
     }
 }
