@@ -1,9 +1,9 @@
-//! A blob as a file: its bytes, and behind them what proves them.
+//! A blob as a file: its bytes, and behind them the checksums that prove them.
 //!
-//! One CRC-64 for each block of the blob, then a footer with the blob's size and a CRC-64 of all that together
-//! with the digest. A file gets its name when its bytes had the blob's digest, and each block is checked
-//! again whenever it is read. So nothing is flushed to the disk before: what a power loss tears, and what
-//! a disk gets wrong later, does not pass.
+//! Behind the blob there is one CRC-64 for each block of it, then a footer with the blob's size and a CRC-64 of all that
+//! together with the digest. A file gets its name when its bytes have had the blob's digest, and each block is checked again
+//! whenever it is read. What a power loss tears and what a disk gets wrong later is found by that, so nothing needs to be
+//! flushed to the disk.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write as _};
@@ -15,10 +15,10 @@ use crc_fast::CrcAlgorithm::Crc64Nvme;
 
 use crate::types::Digest;
 
-/// Bytes that are read, checked and handed on together.
+/// Bytes of a block: they are read, checked and handed on together.
 pub(in crate::cache) const BLOCK_BYTES: u64 = 1 << 20;
 const MAGIC: [u8; 8] = *b"remora\x00\x01";
-/// The magic, the size, the checksum.
+/// Bytes of the footer: the magic, the size and the checksum.
 const FOOTER_BYTES: u64 = 24;
 
 /// A whole blob on disk, open for reading. It stays readable when its file is deleted. Cheap to clone.
@@ -29,7 +29,7 @@ pub(in crate::cache) struct Stored {
     sums: Arc<[u64]>,
 }
 
-/// A blob that is being written, below another name. Deleted when dropped.
+/// A blob that is being written, under another name. Deleted when dropped.
 #[derive(Debug)]
 pub(in crate::cache) struct Draft {
     path: PathBuf,
@@ -86,13 +86,13 @@ impl Stored {
     /// Reads a block.
     ///
     /// # Errors
-    /// As [`read_block`].
+    /// Those of [`read_block`].
     pub(in crate::cache) fn read(&self, block: u64) -> io::Result<Bytes> {
         let sum = usize::try_from(block).ok().and_then(|block| self.sums.get(block));
         read_block(&self.file, block, self.size, *sum.ok_or_else(|| torn("the table of checksums"))?)
     }
 
-    /// Says when the blob was last used, to whoever looks at the file after a restart.
+    /// Sets the time of the last use, for the next start.
     pub(super) fn used_now(&self) {
         let _ = self.file.set_modified(std::time::SystemTime::now());
     }
@@ -104,7 +104,7 @@ impl Draft {
         Ok(Self { path, file: Arc::new(file), size: 0, sums: Vec::new() })
     }
 
-    /// The file, to read blocks from that were appended.
+    /// The file, from which blocks that were appended can be read.
     pub(in crate::cache) fn file(&self) -> Arc<File> {
         Arc::clone(&self.file)
     }
@@ -146,7 +146,7 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.path.as_os_str().is_empty() {
-            // What stays is cleared at the next start.
+            // What cannot be removed is cleared at the next start.
             let _ = std::fs::remove_file(&self.path);
         }
     }

@@ -1,8 +1,8 @@
-//! A blob on its way from its bucket into the disk cache, and those who read it meanwhile.
+//! Fills: blobs on their way from their buckets into the disk cache, and the readers that follow them meanwhile.
 //!
-//! One fetch serves all of them. What came last is handed on from memory; who is further behind reads it
-//! back from the file. The last block goes out when the blob's digest is right. A fill that nobody
-//! follows any more ends, unless it was begun for nobody.
+//! One fetch serves all followers of a fill. They get the last blocks from memory; a follower that is further behind reads
+//! its block back from the file. The last block goes out when the blob's digest is right. A fill that has no follower any
+//! more ends, unless it is read-ahead.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -18,14 +18,14 @@ use crate::cache::Error;
 use crate::store::Meta;
 use crate::types::Digest;
 
-/// Blocks that stay in memory behind the one that came last.
+/// Blocks in the file that stay in memory, too.
 const TAIL: u64 = 3;
 
 /// The fills under way, by the blob's place.
 #[derive(Debug, Default)]
 pub(in crate::cache) struct Fills(Mutex<HashMap<String, Arc<Fill>>>);
 
-/// One of them.
+/// A blob on its way.
 #[derive(Debug)]
 pub(in crate::cache) struct Fill {
     place: String,
@@ -36,21 +36,21 @@ pub(in crate::cache) struct Fill {
 
 #[derive(Debug, Default)]
 struct FillState {
-    /// Of the blob, once the store has answered.
+    /// What the store says of the blob, once it has answered.
     meta: Option<Meta>,
     file: Option<Arc<File>>,
     /// The checksums of the blocks in the file.
     written: Vec<u64>,
-    /// The last blocks that came, the first of them being block `tail_start`.
+    /// The blocks that came last. The first of them is block `tail_start`.
     tail: VecDeque<Arc<[Bytes]>>,
     tail_start: u64,
     end: Option<End>,
     followers: usize,
-    /// Nobody reads it yet.
+    /// Nobody has asked for the blob yet.
     read_ahead: bool,
-    /// Nobody may follow any more.
+    /// Nobody may follow it any more.
     closed: bool,
-    /// The blob was deleted: it is not to be kept, and nobody else gets it.
+    /// The blob was dropped from the cache: it is not kept, and nobody else gets it.
     discarded: bool,
 }
 
@@ -65,7 +65,7 @@ pub(in crate::cache) enum End {
     Bypassed,
 }
 
-/// Where a block is.
+/// Where a block can be had.
 pub(super) enum Look {
     Memory(Arc<[Bytes]>),
     File(Arc<File>, u64),
@@ -74,7 +74,7 @@ pub(super) enum Look {
 }
 
 impl Fills {
-    /// Follows the fill of a blob; whether it is a new one, for which the caller does the work.
+    /// Follows the fill of a blob. Returns also whether the fill is new: then the caller does its work.
     pub(in crate::cache) fn follow(&self, place: &str, digest: &Digest) -> (Follower, bool) {
         let mut fills = self.fills();
         if let Some(follower) = fills.get(place).and_then(Fill::follow) {
@@ -90,7 +90,7 @@ impl Fills {
         self.fills().get(place).and_then(Fill::follow)
     }
 
-    /// A new fill that nobody follows yet, unless there is one or `most` are under way.
+    /// Begins a fill that nobody follows yet, unless there is one or `most` are under way.
     pub(in crate::cache) fn begin_read_ahead(&self, place: &str, digest: &Digest, most: usize) -> Option<Arc<Fill>> {
         let mut fills = self.fills();
         if fills.len() >= most || fills.contains_key(place) {
@@ -105,7 +105,7 @@ impl Fills {
         self.fills().len()
     }
 
-    /// Keeps blobs that are on their way from being kept.
+    /// Lets a blob that is on its way not be kept.
     pub(super) fn discard(&self, digest: &Digest) {
         for fill in self.fills().values().filter(|fill| fill.digest == *digest) {
             fill.state().discarded = true;
@@ -143,18 +143,21 @@ impl Fill {
         Some(Follower::new(self))
     }
 
-    /// The store has answered, and this is where the blocks go.
-    pub(in crate::cache) fn opened(&self, meta: Meta, file: Arc<File>) {
-        self.change(|state| (state.meta, state.file) = (Some(meta), Some(file)));
+    /// Records the store's answer, and the file that the blocks go to.
+    pub(in crate::cache) fn open(&self, meta: Meta, file: Arc<File>) {
+        self.change(|state| {
+            state.meta = Some(meta);
+            state.file = Some(file);
+        });
     }
 
-    /// The next block has come.
-    pub(in crate::cache) fn came(&self, block: Arc<[Bytes]>) {
+    /// Adds the next block, which has come.
+    pub(in crate::cache) fn add_block(&self, block: Arc<[Bytes]>) {
         self.change(|state| state.tail.push_back(block));
     }
 
-    /// The next block is in the file.
-    pub(in crate::cache) fn wrote(&self, sum: u64) {
+    /// Records that the next block is in the file, with its checksum.
+    pub(in crate::cache) fn record_written(&self, sum: u64) {
         self.change(|state| {
             state.written.push(sum);
             let written = state.written.len() as u64;
@@ -165,13 +168,13 @@ impl Fill {
         });
     }
 
-    pub(in crate::cache) fn ended(&self, end: End) {
+    pub(in crate::cache) fn end(&self, end: End) {
         self.change(|state| {
             state.end.get_or_insert(end);
         });
     }
 
-    /// Whether it was dropped from the cache meanwhile.
+    /// Whether the blob was dropped from the cache meanwhile.
     pub(in crate::cache) fn is_discarded(&self) -> bool {
         self.state().discarded
     }
@@ -186,7 +189,8 @@ impl Fill {
         self.until(|state| !state.read_ahead).await;
     }
 
-    /// Resolves when nobody follows it any more; nobody will. `at_last`: nor is it wanted for anybody to come.
+    /// Resolves when nobody follows it, and lets nobody follow it from then on. Read-ahead that nobody has asked for yet goes
+    /// on, unless this is `at_last`.
     pub(in crate::cache) async fn abandoned(&self, at_last: bool) {
         self.until(|state| {
             state.closed |= state.followers == 0 && (at_last || !state.read_ahead);
@@ -205,7 +209,7 @@ impl Fill {
         }
     }
 
-    /// Changes are seen here.
+    /// Tells of each change.
     pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
@@ -216,13 +220,13 @@ impl Fill {
         (state.meta.clone(), state.end.clone())
     }
 
-    /// How much of the blob has come.
+    /// Bytes of the blob that have come.
     pub(super) fn so_far(&self) -> u64 {
         let state = self.state();
         (state.tail_start + state.tail.len() as u64) * BLOCK_BYTES
     }
 
-    /// Somebody follows it no more.
+    /// A follower leaves.
     pub(super) fn leave(&self) {
         self.change(|state| state.followers -= 1);
     }
@@ -240,7 +244,7 @@ impl Fill {
         }
     }
 
-    /// Lets all who follow it look again.
+    /// Changes the state, and lets all followers look again.
     fn change(&self, change: impl FnOnce(&mut FillState)) {
         change(&mut self.state());
         self.changed.send_replace(());

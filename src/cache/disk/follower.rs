@@ -1,7 +1,7 @@
 //! A reader of a blob that is on its way into the disk cache.
 //!
-//! It takes blocks from memory, where they still are, or reads them back from the file, and waits for those that
-//! have not come.
+//! It takes blocks from memory while they are there, or reads them back from the file, and waits for those that have not
+//! come.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,12 +15,12 @@ use super::fill::{End, Fill, Look};
 use crate::cache::Error;
 use crate::store::Meta;
 
-/// Why a follower comes to no bytes.
+/// Why a follower gets no bytes.
 #[derive(Debug)]
 pub(in crate::cache) enum Fault {
-    /// The bucket has them.
+    /// The disk fails or does not take the blob. The bucket has the bytes.
     Disk(Option<io::Error>),
-    /// Nobody has.
+    /// The blob cannot be had from the bucket either.
     Blob(Error),
 }
 
@@ -35,7 +35,7 @@ pub(in crate::cache) struct Follower {
 }
 
 impl Follower {
-    /// Of one that is counted already.
+    /// A follower that the fill has counted already.
     pub(super) fn new(fill: &Arc<Fill>) -> Self {
         Self { changed: fill.changes(), fill: Arc::clone(fill), at: 0, end: u64::MAX, ready: VecDeque::new() }
     }
@@ -48,7 +48,7 @@ impl Follower {
     /// What the store says of the blob.
     ///
     /// # Errors
-    /// [`Fault`], where the fill does not come so far.
+    /// [`Fault`], where the fill ends before it has the store's answer.
     pub(in crate::cache) async fn meta(&mut self) -> Result<Meta, Fault> {
         loop {
             self.changed.mark_unchanged();
@@ -60,14 +60,15 @@ impl Follower {
         }
     }
 
-    /// How much of the blob has come.
+    /// Bytes of the blob that have come.
     pub(in crate::cache) fn so_far(&self) -> u64 {
         self.fill.so_far()
     }
 
-    /// From here on it reads the bytes from `at` to `end`.
+    /// Lets it read the bytes from `at` to `end` from now on.
     pub(in crate::cache) fn read(&mut self, at: u64, end: u64) {
-        (self.at, self.end) = (at, end);
+        self.at = at;
+        self.end = end;
     }
 
     /// The next of the bytes; `None` at the end. `size` is the blob's.
@@ -98,7 +99,7 @@ impl Follower {
         }
     }
 
-    /// Takes of a block what is wanted.
+    /// Takes the wanted bytes of a block.
     fn take(&mut self, bytes: &[Bytes], block: u64) {
         let mut start = block * BLOCK_BYTES;
         for bytes in bytes {
@@ -126,7 +127,7 @@ impl Drop for Follower {
 impl From<End> for Fault {
     fn from(end: End) -> Self {
         match end {
-            // Another version has the same bytes.
+            // On a conflict the blob has become another version, which has the same bytes.
             End::Failed(Error::Conflict(_)) | End::Whole { .. } | End::Bypassed => Self::Disk(None),
             End::Failed(error) => Self::Blob(error),
         }

@@ -18,16 +18,16 @@ pub(in crate::cache) struct DiskEntry {
     ahead: Mutex<Option<Hold>>,
 }
 
-/// Not locked over anything that waits.
+/// The blobs on disk. Its lock is never held over anything that waits.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// With the moment of the last use.
+    /// Each with the moment of its last use.
     entries: HashMap<Digest, (u64, Arc<DiskEntry>)>,
     order: BTreeMap<u64, Digest>,
     clock: u64,
-    /// Of all files.
+    /// Bytes of all files.
     bytes: u64,
-    /// Set aside for those that are being written.
+    /// Bytes set aside for files that are being written.
     pub(super) reserved: u64,
 }
 
@@ -36,7 +36,7 @@ impl DiskEntry {
         Self { digest, generation, bytes, ahead: Mutex::new(ahead) }
     }
 
-    /// Takes note of a reader, or of the end of the entry. Whether it was fetched ahead for nobody until now.
+    /// Ends the time in which it was fetched ahead and read by nobody. Returns whether that time lasted until now.
     pub(in crate::cache) fn end_read_ahead(&self) -> bool {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
     }
@@ -56,7 +56,7 @@ impl Index {
         self.bytes
     }
 
-    /// A blob, which is in use by that.
+    /// A blob, which counts as used now.
     pub(super) fn get(&mut self, digest: &Digest) -> Option<Arc<DiskEntry>> {
         let (used, entry) = self.entries.get_mut(digest)?;
         self.order.remove(used);
@@ -66,7 +66,7 @@ impl Index {
         Some(Arc::clone(entry))
     }
 
-    /// Takes note of a blob; returns what it replaces.
+    /// Adds a blob. Returns the entry that it replaces.
     pub(super) fn insert(&mut self, entry: Arc<DiskEntry>) -> Option<Arc<DiskEntry>> {
         let before = self.remove(&entry.digest);
         self.clock += 1;
@@ -83,7 +83,7 @@ impl Index {
         Some(entry)
     }
 
-    /// Takes out this entry, if it is not another one of the same blob by now.
+    /// Takes out this entry, unless another one of the same blob has replaced it.
     pub(super) fn remove_this(&mut self, entry: &Arc<DiskEntry>) -> Option<Arc<DiskEntry>> {
         let (_, known) = self.entries.get(&entry.digest)?;
         if Arc::ptr_eq(known, entry) { self.remove(&entry.digest) } else { None }

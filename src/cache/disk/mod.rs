@@ -1,8 +1,10 @@
 //! The disk cache: blobs that were read from a bucket, kept on this machine's disk.
 //!
-//! A folder with one file for each blob ([`file`]), named by its digest and a number that no other file of
-//! it has; the index is made anew from the names at each start. Bounded in bytes and by what the disk must have free; who was read the longest ago goes.
-//! Nothing here waits: what fetches blobs ([`fill`]) and reads them is in `through`.
+//! It is a folder with one file for each blob ([`file`]), named by the digest and by a number that no other file of the blob
+//! has. The index is made anew from the names at each start. The cache is bounded in bytes and by what the disk must have
+//! free: the blob that was read the longest ago goes first. In: blocks of a blob that is being fetched ([`fill`]). Out: blocks,
+//! for readers of whole blobs and for those that follow a fill ([`follower`]). Nothing here asks a store: that is for `read`.
+//! `fill` and `follower` use each other, since a follower is half of a fill: it leaves the fill when it is dropped.
 
 mod file;
 mod fill;
@@ -30,25 +32,25 @@ use index::Index;
 
 /// The folder of files that are not whole yet.
 const DRAFTS: &str = "drafts";
-/// Held by the process that uses the folder.
+/// The file that the process which uses the folder has locked.
 const LOCK: &str = "lock";
-/// Left out of the files' names.
+/// What the names of files leave out of a digest.
 const ALGORITHM: &str = "sha256:";
-/// After an error, or without room, nothing is written for so long: each reader goes to the bucket.
+/// How long nothing is written after an error or without room: each reader goes to the bucket meanwhile.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// Where and how much.
+/// Where the disk cache is, and how much it may take.
 #[derive(Debug, Clone)]
 pub struct DiskSettings {
-    /// The folder; it is nobody else's. Made when missing.
+    /// The folder, which nobody else uses. Made when missing.
     pub dir: PathBuf,
     /// Bytes that it may take.
     pub max_size: u64,
     /// Bytes that its file system keeps free.
     pub min_free: u64,
-    /// Bytes that may be fetched before anybody asks for them, all together until they are read. 0: none.
+    /// Bytes that may be fetched and not yet read, all together. 0: there is no read-ahead.
     pub read_ahead: u64,
-    /// Fetches that may be under way when one of those begins, itself included.
+    /// Fetches that may be under way when read-ahead begins one, that one included.
     pub read_ahead_fetches: usize,
 }
 
@@ -57,7 +59,7 @@ pub struct DiskSettings {
 pub(super) struct Disk {
     settings: DiskSettings,
     index: Mutex<Index>,
-    /// Nothing is written until then.
+    /// Until when nothing is written.
     paused: Mutex<Option<Instant>>,
     metrics: Metrics,
     pub(super) fills: Fills,
@@ -87,8 +89,7 @@ impl Disk {
             fs::remove_file(draft?.path())?;
         }
         let found = found(&settings.dir)?;
-        let (index, paused, fills) = (Mutex::default(), Mutex::default(), Fills::default());
-        let disk = Self { settings, index, paused, metrics, fills, _lock: lock };
+        let disk = Self { settings, index: Mutex::default(), paused: Mutex::default(), metrics, fills: Fills::default(), _lock: lock };
         for entry in found {
             let older = disk.index().insert(Arc::new(entry));
             older.into_iter().for_each(|older| disk.delete(&older));
@@ -105,7 +106,7 @@ impl Disk {
         self.index().contains(digest)
     }
 
-    /// A blob that is here, for a reader. One that is not what it should be is dropped. Blocks.
+    /// A blob on disk, for a reader. One that is not what it should be is dropped. Blocks.
     pub(super) fn get(&self, digest: &Digest) -> Option<(Arc<DiskEntry>, Stored)> {
         let entry = self.index().get(digest)?;
         match Stored::open(&self.path(&entry), digest) {
@@ -143,7 +144,8 @@ impl Disk {
         }
     }
 
-    /// Keeps what was written, whose bytes have that digest. `ahead`: nobody has asked for them. Blocks.
+    /// Keeps what was written: its bytes have that digest. `ahead` is its part of the read-ahead budget, where nobody has asked
+    /// for the blob. Blocks.
     pub(super) fn keep(&self, digest: &Digest, draft: Draft, room: &Room, ahead: Option<Hold>) -> Option<Arc<DiskEntry>> {
         let entry = Arc::new(DiskEntry::new(*digest, rand::random(), room.bytes, ahead));
         if let Err(error) = draft.finish(&self.path(&entry), digest) {
@@ -159,13 +161,13 @@ impl Disk {
         Some(entry)
     }
 
-    /// Drops a blob, also one that is just being fetched.
+    /// Drops a blob, also one that is being fetched.
     pub(super) fn forget(&self, digest: &Digest) {
         self.fills.discard(digest);
         self.take_out(|index| index.remove(digest));
     }
 
-    /// Takes note of a blob that cannot be read back.
+    /// Drops a blob that cannot be read back.
     pub(super) fn unreadable(&self, entry: &Arc<DiskEntry>, error: &io::Error) {
         let digest = entry.digest;
         if self.take_out(|index| index.remove_this(entry)) {
@@ -174,13 +176,13 @@ impl Disk {
         }
     }
 
-    /// Takes note of an error of the disk, and leaves it alone for a while.
+    /// Counts an error of the disk, and writes nothing for a while.
     pub(super) fn unwritable(&self, error: &io::Error) {
         self.metrics.disk().failed();
         self.pause(&error.to_string());
     }
 
-    /// What was fetched ahead and never read is of no use any more: the process ends.
+    /// Counts what was fetched ahead and never read: the process ends.
     pub(super) fn close(&self) {
         let wasted: u64 = self.index().entries().filter(|entry| entry.end_read_ahead()).map(|entry| entry.bytes).sum();
         if wasted > 0 {
@@ -192,7 +194,7 @@ impl Disk {
     fn pause(&self, why: &str) {
         let until = Instant::now() + PAUSE;
         let before = self.paused.lock().unwrap_or_else(PoisonError::into_inner).replace(until);
-        // One line for all who meet it at once.
+        // There is one line for all who meet the error at once.
         if before.is_none_or(|before| before < Instant::now()) {
             let dir = self.settings.dir.display();
             tracing::warn!("disk cache: nothing is written to {dir} for {PAUSE:?}, and blobs are read from their buckets: {why}");
@@ -201,7 +203,7 @@ impl Disk {
 
     fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Room> {
         loop {
-            // What others have written of their reservation counts twice here, on the safe side.
+            // What other files have of their reservation already counts twice here, which is on the safe side.
             let free = match free_bytes(&self.settings.dir) {
                 Ok(free) => free,
                 Err(error) => {
@@ -211,7 +213,8 @@ impl Disk {
             };
             {
                 let mut index = self.index();
-                let (fits, floor) = (index.taken() + bytes <= self.settings.max_size, self.settings.min_free);
+                let fits = index.taken() + bytes <= self.settings.max_size;
+                let floor = self.settings.min_free;
                 if fits && free >= floor.saturating_add(index.reserved).saturating_add(bytes) {
                     index.reserved += bytes;
                     return Some(Room { disk: Arc::clone(self), bytes });
@@ -227,7 +230,7 @@ impl Disk {
         }
     }
 
-    /// Evicts what is above the bounds: they may be lower than they were, and others use the disk. Blocks.
+    /// Evicts blobs until the cache is within its bounds: these may be lower than they were, and others use the disk. Blocks.
     pub(super) fn trim(&self) {
         let over = || self.index().bytes() > self.settings.max_size;
         let scarce = || free_bytes(&self.settings.dir).is_ok_and(|free| free < self.settings.min_free);
@@ -235,7 +238,7 @@ impl Disk {
         self.show();
     }
 
-    /// Whether there was anything that nobody reads.
+    /// Evicts a blob that nobody reads. Returns whether there was one.
     fn evict(&self) -> bool {
         let evicted = self.take_out(Index::remove_oldest);
         if evicted {
@@ -244,7 +247,7 @@ impl Disk {
         evicted
     }
 
-    /// Deletes the file of the entry that is taken out of the index, if any.
+    /// Takes an entry out of the index and deletes its file. Returns whether there was one.
     fn take_out(&self, take: impl FnOnce(&mut Index) -> Option<Arc<DiskEntry>>) -> bool {
         let taken = take(&mut self.index());
         taken.inspect(|entry| self.delete(entry)).is_some()
@@ -270,7 +273,7 @@ impl Disk {
         self.metrics.disk().set_bytes(self.index().bytes());
     }
 
-    /// The name of a file that is not one of the cache.
+    /// The path of a file that is not whole yet.
     fn draft(&self) -> PathBuf {
         self.settings.dir.join(DRAFTS).join(format!("{:032x}", rand::random::<u128>()))
     }
@@ -291,8 +294,8 @@ impl Drop for Room {
     }
 }
 
-/// What is in the folder, in the order of last use. Only names and sizes are looked at: each file proves
-/// itself when it is read.
+/// The blobs in the folder, in the order of their last use. Only names and sizes are looked at: each file is checked when it
+/// is read.
 fn found(dir: &Path) -> io::Result<Vec<DiskEntry>> {
     let mut files: Vec<(SystemTime, DiskEntry)> = Vec::new();
     for folder in fs::read_dir(dir)? {
@@ -312,7 +315,7 @@ fn found(dir: &Path) -> io::Result<Vec<DiskEntry>> {
     Ok(files.into_iter().map(|(_, entry)| entry).collect())
 }
 
-/// What the name of a blob's file says.
+/// The digest and the number in the name of a blob's file.
 fn named(file: &str) -> Option<(Digest, u64)> {
     let (digest, generation) = file.split_once('.')?;
     Some((format!("{ALGORITHM}{digest}").parse().ok()?, u64::from_str_radix(generation, 16).ok()?))

@@ -35,7 +35,7 @@ struct Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.fill.ended(End::Bypassed);
+        self.fill.end(End::Bypassed);
         self.disk.fills.remove(&self.fill);
     }
 }
@@ -87,7 +87,7 @@ impl Fetcher {
             () = at_last => Err(End::Bypassed),
         };
         let entry = fetched.as_ref().ok().cloned();
-        fill.ended(fetched.map_or_else(|end| end, |entry| End::Whole { _entry: entry }));
+        fill.end(fetched.map_or_else(|end| end, |entry| End::Whole { _entry: entry }));
         drop(ending);
         if is_read_ahead {
             self.metrics.read_ahead().fetched(received);
@@ -121,7 +121,7 @@ impl Fetcher {
         let beginning = Arc::clone(&self.disk);
         let size = meta.size;
         let (room, draft) = spawn_blocking(move || beginning.begin(size)).await.ok().flatten().ok_or(End::Bypassed)?;
-        fill.opened(meta.clone(), draft.file());
+        fill.open(meta.clone(), draft.file());
 
         let mut arriving = Arriving::new(body, size);
         let mut writing = Writing::new(Arc::clone(&self.disk), draft);
@@ -141,13 +141,13 @@ impl Fetcher {
                 writing.write(Arc::clone(&block), fill).await?;
                 break block;
             }
-            fill.came(Arc::clone(&block));
+            fill.add_block(Arc::clone(&block));
             writing.write(block, fill).await?;
         };
         let (Writer { draft, hasher }, sum) = writing.done().await?;
         self.bucket.verifier.judge(scope, digest, &meta, &hasher.finish()).map_err(End::Failed)?;
-        fill.came(last);
-        sum.into_iter().for_each(|sum| fill.wrote(sum));
+        fill.add_block(last);
+        sum.into_iter().for_each(|sum| fill.record_written(sum));
         if fill.is_discarded() {
             return Err(End::Bypassed);
         }
@@ -197,7 +197,7 @@ impl Writing {
     /// Begins to write a block as soon as the one before is written.
     async fn write(&mut self, block: Arc<[Bytes]>, fill: &Fill) -> Result<(), End> {
         let (mut writer, sum) = self.done().await?;
-        sum.into_iter().for_each(|sum| fill.wrote(sum));
+        sum.into_iter().for_each(|sum| fill.record_written(sum));
         self.busy = Some(spawn_blocking(move || writer.write(&block).map(|sum| (writer, sum))));
         Ok(())
     }
