@@ -10,7 +10,7 @@ pub enum Error {
     /// There is no such blob, manifest, ingest or upload.
     #[error("not found: {0}")]
     NotFound(String),
-    /// It exists already.
+    /// The blob or ingest exists already.
     #[error("already exists: {0}")]
     AlreadyExists(String),
     /// The request can never succeed as it is.
@@ -78,7 +78,7 @@ impl From<Invalid> for Error {
 }
 
 impl From<std::io::Error> for Error {
-    /// Of the spool, the only files that the cache itself touches.
+    /// The error of a file in the spool: the cache itself touches no other files.
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::Exhausted(format!("spool: {error}")),

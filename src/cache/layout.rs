@@ -1,11 +1,11 @@
 //! BuildKit's native layout: the only place where object keys are made or taken apart.
 //!
-//! `<prefix><blobs_prefix><digest>` and `<prefix><manifests_prefix><name>`, joined without slashes of
-//! our own (`cache/remotecache/s3/s3.go`, v0.33). Labels are remora's own, beside them.
+//! The keys are `<prefix><blobs_prefix><digest>` and `<prefix><manifests_prefix><name>`, joined without slashes of our own
+//! (`cache/remotecache/s3/s3.go`, v0.33). The labels beside them are remora's own.
 
 use crate::types::{Digest, Key, ManifestName, Scope};
 
-/// Below the scope's prefix: what the content endpoint knows of a blob beyond its bytes.
+/// The prefix of labels, below the scope's own: what the content endpoint knows of a blob beyond its bytes.
 const LABELS_PREFIX: &str = "labels/";
 
 /// The key of a blob.

@@ -1,10 +1,10 @@
-//! Locks by name: whoever holds one keeps out those who want the same name (and, now and then, another).
+//! Locks by name. Whoever holds one keeps out those who want the same name, and at times those who want another.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 
 use tokio::sync::{Mutex, MutexGuard};
 
-/// Names that can be held at the same time.
+/// Locks that all names share.
 const LOCKS: usize = 64;
 
 /// A fixed number of locks that all names share.

@@ -1,4 +1,4 @@
-//! What waits and what it takes up, for `remora status`.
+//! What is under way and what it takes up, for `remora status`.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ pub struct CacheStatus {
     pub ingests: usize,
     /// Multipart uploads that are open.
     pub uploads: usize,
-    /// Their bytes on disk, and those of the journal.
+    /// The bytes of both on disk, and those of the journal.
     pub spool: SpoolStatus,
     /// What is acknowledged and not in the store yet.
     pub journal: JournalStatus,

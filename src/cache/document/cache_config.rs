@@ -22,7 +22,7 @@ pub struct CacheConfig {
     /// The cache records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<Vec<CacheRecord>>,
-    /// What we do not know.
+    /// Fields that remora does not know.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -39,7 +39,7 @@ pub struct Layer {
     /// What the S3 form says of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<LayerAnnotations>,
-    /// What we do not know.
+    /// Fields that remora does not know.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -59,7 +59,7 @@ pub struct LayerAnnotations {
     /// RFC 3339.
     #[serde(rename = "createdAt", default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<String>,
-    /// What we do not know.
+    /// Fields that remora does not know.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -79,7 +79,7 @@ pub struct CacheRecord {
     /// For each input, the alternatives that it may be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<Vec<Option<Vec<CacheInput>>>>,
-    /// What we do not know.
+    /// Fields that remora does not know.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -92,7 +92,7 @@ pub struct CacheResult {
     /// RFC 3339.
     #[serde(rename = "createdAt", default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<String>,
-    /// What we do not know.
+    /// Fields that remora does not know.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -105,7 +105,7 @@ pub struct ChainedResult {
     /// RFC 3339.
     #[serde(rename = "createdAt", default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<String>,
-    /// What we do not know.
+    /// Fields that remora does not know.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -118,7 +118,7 @@ pub struct CacheInput {
     pub selector: String,
     /// Index of the other record.
     pub link: i64,
-    /// What we do not know.
+    /// Fields that remora does not know.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }

@@ -1,4 +1,4 @@
-//! The order of a graph whose nodes are the indexes of a list: what a node needs comes before it.
+//! The topological order of a graph whose nodes are the indexes of a list.
 
 /// All nodes, each after those that its edges lead to; or a node that can be reached from itself.
 /// Iterative: a chain may be as long as the document.

@@ -1,9 +1,9 @@
-//! A cache config without the results that can no longer be had.
+//! Stripping: a cache config without the results that can no longer be had.
 //!
 //! BuildKit loads a result with all layers below it, so one lost blob takes every result on top of it. A
 //! record without results is still a step on the way to others (`cache/remotecache/v1/parse.go`, v0.33),
-//! so records go only where nothing that is left needs them. All else is kept as it is, and everything
-//! names its neighbours by index, so what is left is numbered anew.
+//! so records go only where no result that is left needs them. All else is kept as it is. Layers and records
+//! name each other by index, so those that are left get new indexes.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::types::Digest;
 /// What is left of a cache config.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stripped {
-    /// The rest.
+    /// The config that is left.
     pub config: CacheConfig,
     /// Layers that were dropped.
     pub layers: usize,

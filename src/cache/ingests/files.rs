@@ -1,5 +1,5 @@
-//! The two files of an ingest in the spool: the bytes (`.data`) and what else a restart must not lose (`.json`).
-//! Those of a build have no second file: nobody takes them up again.
+//! The two files of an ingest in the spool: the bytes (`.data`), and what else a restart must not lose (`.json`). The ingests
+//! of a build have no second file, as nobody takes them up again.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use super::IngestStatus;
 use crate::cache::{Error, Result};
 
-/// The names of both files begin so.
+/// What the names of both files begin with.
 const PREFIX: &str = "ingest-";
 
 /// What of an ingest survives a restart. Its offset is the size of the data file, its last change that
@@ -37,7 +37,7 @@ pub(super) struct Left {
     pub(super) given_away: bool,
 }
 
-/// The folder that they are in. Cheap to clone. All calls block.
+/// The folder of the files. Cheap to clone. All calls block.
 #[derive(Debug, Clone)]
 pub(super) struct Files(Arc<Path>);
 
@@ -75,7 +75,7 @@ impl Files {
         Ok(std::fs::write(self.state(id), json)?)
     }
 
-    /// Removes both, where they are there.
+    /// Removes both files, where they exist.
     pub(super) fn remove(&self, id: &str) -> Result<()> {
         remove(&self.data(id))?;
         remove(&self.state(id))
@@ -92,7 +92,7 @@ impl Files {
         Ok(ids)
     }
 
-    /// What the files say; `None`: one is not there or cut off.
+    /// What the files say. `None`: one of them is missing or cut off.
     pub(super) fn load(&self, id: &str) -> Option<Left> {
         let document: Document = serde_json::from_slice(&std::fs::read(self.state(id)).ok()?).ok()?;
         let meta = std::fs::metadata(self.data(id)).ok()?;

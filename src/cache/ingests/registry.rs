@@ -24,7 +24,7 @@ use crate::types::{Digest, Grant, Scope};
 pub(super) struct IngestName {
     scope: String,
     pub(super) reference: String,
-    /// It ends with its writer: a build's session.
+    /// It is of a build's session, and ends with its writer.
     of_build: bool,
 }
 
@@ -143,7 +143,7 @@ impl Registry {
         all
     }
 
-    /// Forgets an ingest, also one that has a writer. Whether there was one.
+    /// Forgets an ingest, also one that has a writer. Returns whether there was one.
     pub(super) async fn forget(&self, name: &IngestName) -> Result<bool> {
         self.forget_if(name, |_| true).await
     }
@@ -186,7 +186,7 @@ impl IngestLock {
         self.registry.files.data(&self.id)
     }
 
-    /// The first `len` bytes of the data file.
+    /// The first `len` bytes of the data file, to be stored.
     pub(super) fn payload(&self, len: u64) -> Payload {
         Body::File { path: self.data_path(), offset: 0, len }.into()
     }
@@ -216,7 +216,7 @@ impl IngestLock {
         self.registry.forget_if(&self.name, |entry| entry.id == self.id).await.map(|_| ())
     }
 
-    /// As [`IngestLock::forget`], at once: unlinking is quick.
+    /// Forgets the ingest without waiting: unlinking is quick.
     fn end(&self) {
         match self.registry.entries().entry(self.name.clone()) {
             Entry::Occupied(entry) if entry.get().id == self.id => drop(entry.remove()),
@@ -239,7 +239,7 @@ impl IngestLock {
         }
     }
 
-    /// Takes the place of files that the ingest had before.
+    /// Replaces the files that the ingest had before.
     fn replace(self, old: &OldFiles) -> Result<Self> {
         let files = &self.registry.files;
         if old.keep_data {
@@ -268,9 +268,11 @@ impl Drop for IngestLock {
     }
 }
 
-/// What an earlier run left. What is too old, or more than there is room for now, is removed.
+/// The ingests that an earlier run left. Those that are too old, and those for which there is no room now, are removed.
 fn take_up(files: &Files, expiry: Duration, budget: &Budget) -> Result<Entries> {
-    let (mut entries, mut dropped, now) = (Entries::new(), Vec::new(), OffsetDateTime::now_utc());
+    let mut entries = Entries::new();
+    let mut dropped = Vec::new();
+    let now = OffsetDateTime::now_utc();
     for id in files.ids()? {
         let left = files.load(&id).filter(|left| now - left.status.updated <= expiry);
         let Some((Left { scope, status, given_away }, hold)) =

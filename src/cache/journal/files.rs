@@ -32,13 +32,11 @@ struct Document {
 
 impl Document {
     fn of(entry: &JournalEntry) -> Self {
-        let (scope, manifest) = (
-            &entry.scope,
-            match &entry.item {
-                Item::Blob(_) => None,
-                Item::Manifest(name) => Some(name.to_string()),
-            },
-        );
+        let scope = &entry.scope;
+        let manifest = match &entry.item {
+            Item::Blob(_) => None,
+            Item::Manifest(name) => Some(name.to_string()),
+        };
         Self {
             bucket: scope.bucket().to_string(),
             prefix: scope.prefix().to_owned(),
@@ -71,8 +69,8 @@ fn document_path(dir: &Path, id: u64) -> PathBuf {
     dir.join(format!("{id:020}.json"))
 }
 
-/// Makes an entry; it is durable when this returns. A file's bytes are linked and not copied, so nobody may write
-/// to it any more. After an error there is none.
+/// Makes an entry, which is durable when this returns. The bytes of a file are linked and not copied, so nobody may write to
+/// the file any more. After an error there is no entry.
 pub(super) fn write(dir: &Path, id: u64, entry: &JournalEntry, body: &Body) -> io::Result<()> {
     let unnamed = dir.join(format!("{id:020}.tmp"));
     let written = write_data(&data_path(dir, id), body).and_then(|()| {
@@ -81,7 +79,7 @@ pub(super) fn write(dir: &Path, id: u64, entry: &JournalEntry, body: &Body) -> i
         File::open(dir)?.sync_all()
     });
     if written.is_err() {
-        // What is left is no entry, and the next start clears it.
+        // The files that are left are no entry, and the next start clears them.
         let _ = remove_file(&unnamed).and_then(|()| remove(dir, id));
     }
     written
@@ -96,7 +94,7 @@ fn write_data(to: &Path, body: &Body) -> io::Result<()> {
                 return Err(io::Error::other("a file of the spool has another size than its blob"));
             }
             file.sync_all()?;
-            // Where the two folders are not on one file system, a copy does.
+            // Where the two folders are on different file systems, the file is copied.
             fs::hard_link(path, to).or_else(|_| {
                 fs::copy(path, to)?;
                 File::open(to)?.sync_all()
@@ -126,15 +124,16 @@ fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The entries that earlier runs left, each with the blobs that it needs. What is not whole is removed: it was not
-/// acknowledged, or was at its end.
+/// The entries that earlier runs left, each with the blobs that it needs. An entry that is not whole is removed: it
+/// was not acknowledged yet, or was ended already.
 pub(super) fn scan(dir: &Path) -> io::Result<Vec<(u64, JournalEntry, Vec<Digest>)>> {
     fs::create_dir_all(dir)?;
     if let Some(parent) = dir.parent() {
-        // A folder that a power loss takes away would take all that is in it.
+        // A power loss that takes away the folder would take all entries in it.
         File::open(parent)?.sync_all()?;
     }
-    let (mut found, mut others) = (Vec::new(), Vec::new());
+    let mut found = Vec::new();
+    let mut others = Vec::new();
     for file in fs::read_dir(dir)? {
         let path = file?.path();
         let id = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
@@ -166,7 +165,7 @@ fn read(path: &Path) -> io::Result<JournalEntry> {
     document.into_entry().map_err(io::Error::other)
 }
 
-/// The blobs that a manifest names. Of one that is damaged none: that comes out when it is its turn.
+/// The blobs that a manifest names; none where it is damaged, which is found when it is finished.
 fn named(path: &Path) -> Vec<Digest> {
     let config = fs::read(path).ok().and_then(|document| CacheConfig::parse(&document).ok());
     config.as_ref().map(needs).unwrap_or_default()

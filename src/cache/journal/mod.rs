@@ -1,11 +1,11 @@
-//! Exports under `durability = "local"`: acknowledged when their bytes are fsynced on remora's own disk, and
-//! finished from there, however long the store is away and however often remora ends meanwhile.
+//! The journal: the durable queue of exports under `durability = "local"`.
 //!
-//! Each blob and each manifest is an entry: two files (`files`) and a line in memory. A few at a time go to the
-//! store (`finish`), blobs in the order in which they came, a manifest when none of the blobs that it names is
-//! left here. While an export still arrives, its blobs wait: the build has the machine first. An entry ends when
-//! the store has it, or when its own bytes turn out to be damaged. What finds no room here is not acknowledged: its
-//! export waits for the store, as it does under `"s3"`.
+//! In: verified blobs, and manifests. They are acknowledged when their bytes are fsynced on remora's own disk (`acknowledge`).
+//! Out: entries that are ready to be finished, which `background` does, however long the store is away and however often
+//! remora ends meanwhile. Each entry is two files (`files`) and a line in memory. Blobs are ready in the order in which they
+//! came, a manifest when none of the blobs that it names is left here. While an export still arrives, its blobs wait: the
+//! build has the machine first. An entry ends when the store has it, or when its own bytes turn out to be damaged. What finds
+//! no room here is not acknowledged: its export waits for the store, as it does under `"s3"`.
 
 mod acknowledge;
 mod files;
@@ -32,25 +32,25 @@ use crate::types::{Digest, Scope};
 const HELD_BACK: Duration = Duration::from_secs(5);
 /// Entries that may wait; about a KiB of memory each.
 const MAX_ENTRIES: usize = 1 << 16;
-/// Pauses between tries of an entry while the store does not answer, the first and the longest.
+/// The first pause between tries of an entry while the store does not answer, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
-/// The same of one that the store refuses: only an operator can change that.
+/// The pause between tries of an entry that the store refuses: only an operator can change that.
 const REFUSED: Duration = Duration::from_secs(120);
 
-/// What is acknowledged and not in the store. Cheap to clone.
+/// What is acknowledged and not in the store yet. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Journal(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
-    /// The spool's, and the part of it that may be filled from here: the rest is for what still arrives.
+    /// The budget of the spool, and the part of it that the journal may take: the other part is for what still arrives.
     spool: Budget,
     share: Budget,
     /// With more bytes than these, no blob is held back.
     half: u64,
     metrics: Metrics,
-    /// There is something new to do.
+    /// Tells that there is something new to do.
     added: Notify,
     state: Mutex<JournalState>,
 }
@@ -60,7 +60,7 @@ struct JournalState {
     next_id: u64,
     /// In the order in which they were acknowledged.
     entries: BTreeMap<u64, Waiting>,
-    /// What the entries hold, by its place: how often, and its size.
+    /// How often an entry has each blob or manifest, and its size, by bucket and key.
     places: HashMap<Arc<str>, (usize, u64)>,
     bytes: u64,
     last_error: Option<String>,
@@ -71,7 +71,7 @@ struct JournalState {
 pub(super) struct JournalEntry {
     pub(super) scope: Scope,
     pub(super) item: Item,
-    /// Of its bytes.
+    /// The digest of its bytes.
     pub(super) digest: Digest,
     size: u64,
     taken: OffsetDateTime,
@@ -84,11 +84,11 @@ struct Waiting {
     entry: Arc<JournalEntry>,
     /// The blobs that a manifest names, and how many of them are known to be here no more.
     needs: (Vec<Digest>, usize),
-    /// `None`: found at the start, when there was no room for it.
+    /// Its room. `None`: it was found at the start, when there was no room for it.
     _held: Option<(Hold, Hold)>,
     backoff: Backoff,
     not_before: Instant,
-    /// Its time is that of the export that it belongs to, and not of another try.
+    /// It waits for the manifest of its export, and not for another try.
     is_held_back: bool,
     is_running: bool,
 }
@@ -103,7 +103,7 @@ pub struct JournalStatus {
     /// When the oldest was acknowledged.
     #[serde(with = "time::serde::rfc3339::option")]
     pub oldest: Option<OffsetDateTime>,
-    /// Why the last try that failed did, since the journal was last empty.
+    /// Why the last failed try has failed, since the journal was last empty.
     pub last_error: Option<String>,
 }
 
@@ -118,19 +118,19 @@ impl JournalEntry {
 }
 
 impl Journal {
-    /// The journal in `dir`, with what earlier runs left there; for `spool` bytes of a spool that has `max` in all.
+    /// Opens the journal in `dir`, with what earlier runs left there. Its bytes count in `spool`, a budget of `max` bytes.
     pub(super) async fn open(dir: PathBuf, spool: Budget, max: u64, metrics: Metrics) -> Result<Self> {
         let scanned = dir.clone();
         let found = blocking(move || Ok(files::scan(&scanned)?)).await;
         let found = found.map_err(|error| Error::Internal(format!("data_dir: cannot read {}: {error}", dir.display())))?;
         let most = max / 4 * 3;
-        let (share, added, state) = (Budget::new(most), Notify::new(), Mutex::default());
-        let journal = Self(Arc::new(Inner { dir, spool, share, half: most / 2, metrics, added, state }));
+        let inner = Inner { dir, spool, share: Budget::new(most), half: most / 2, metrics, added: Notify::new(), state: Mutex::default() };
+        let journal = Self(Arc::new(inner));
         if !found.is_empty() {
             tracing::info!("the journal has {} entries of earlier runs to finish", found.len());
         }
         for (id, entry, needs) in found {
-            // Acknowledged, so it stays, also where the bounds are tighter now.
+            // It was acknowledged, so it stays, also where the bounds are tighter now.
             let held = journal.0.share.try_hold(entry.size).zip(journal.0.spool.try_hold(entry.size));
             journal.insert(id, entry, needs, held);
         }
@@ -164,7 +164,7 @@ impl Journal {
         }
     }
 
-    /// Makes an entry durable. Room for it is waited for so long.
+    /// Makes an entry durable. Waits for room at most as long as `patience`.
     ///
     /// # Errors
     /// [`Error::Exhausted`] where there is none, [`Error::Internal`] where the disk fails.
@@ -176,7 +176,7 @@ impl Journal {
         let share = self.0.share.hold(entry.size, patience).await.ok_or_else(full)?;
         let spool = self.0.spool.hold(entry.size, patience).await.ok_or_else(full)?;
         let journal = self.clone();
-        // Also where its caller gives up meanwhile: what is on disk is in memory too.
+        // This is done also where the caller gives up meanwhile: what is on disk must be in memory, too.
         blocking(move || {
             let id = journal.next_id();
             files::write(&journal.0.dir, id, &entry, &body)?;
@@ -209,18 +209,21 @@ impl Journal {
         }
         let is_held_back = is_blob && !is_short;
         let not_before = if is_held_back { Instant::now() + HELD_BACK } else { Instant::now() };
-        let (entry, backoff) = (entry.into(), Backoff::new(PAUSES.0, PAUSES.1));
+        let entry = entry.into();
+        let backoff = Backoff::new(PAUSES.0, PAUSES.1);
         state.entries.insert(id, Waiting { entry, needs: (needs, 0), _held: held, backoff, not_before, is_held_back, is_running: false });
         self.show(&state);
     }
 
     /// The next entry that can be tried. Manifests of one name go in their order.
     pub(super) fn next(&self) -> Option<(u64, Arc<JournalEntry>)> {
-        let (mut state, now, mut names) = (self.state(), Instant::now(), HashSet::new());
+        let mut state = self.state();
+        let now = Instant::now();
+        let mut names = HashSet::new();
         let JournalState { entries, places, .. } = &mut *state;
         for (id, waiting) in entries {
-            let is_in_turn = matches!(waiting.entry.item, Item::Blob(_)) || names.insert(Arc::clone(&waiting.entry.place));
-            if is_in_turn && !waiting.is_running && waiting.not_before <= now && waiting.has_what_it_needs(places) {
+            let is_first_of_name = matches!(waiting.entry.item, Item::Blob(_)) || names.insert(Arc::clone(&waiting.entry.place));
+            if is_first_of_name && !waiting.is_running && waiting.not_before <= now && waiting.has_what_it_needs(places) {
                 waiting.is_running = true;
                 return Some((*id, Arc::clone(&waiting.entry)));
             }
@@ -233,7 +236,7 @@ impl Journal {
         Body::File { path: files::data_path(&self.0.dir, id), offset: 0, len: entry.size }
     }
 
-    /// An entry is at its end.
+    /// Ends an entry.
     pub(super) async fn remove(&self, id: u64) {
         let dir = self.0.dir.clone();
         if let Err(error) = blocking(move || Ok(files::remove(&dir, id)?)).await {
@@ -255,13 +258,15 @@ impl Journal {
         self.show(&state);
     }
 
-    /// A try has failed; there will be another.
+    /// Records that a try has failed. There will be another.
     pub(super) fn failed(&self, id: u64, error: &Error) {
         let mut state = self.state();
         let Some(waiting) = state.entries.get_mut(&id) else { return };
         let is_passing = matches!(error, Error::Unavailable(_) | Error::Exhausted(_));
         let pause = if is_passing { waiting.backoff.pause() } else { REFUSED };
-        (waiting.is_running, waiting.is_held_back, waiting.not_before) = (false, false, Instant::now() + pause);
+        waiting.is_running = false;
+        waiting.is_held_back = false;
+        waiting.not_before = Instant::now() + pause;
         let text = format!("{}: {error}", waiting.entry.item);
         if is_passing {
             tracing::debug!(%error, "the journal cannot finish {text}");
@@ -289,7 +294,8 @@ impl JournalState {
     /// Lets some of the entries that are held back go.
     fn hasten(&mut self, which: impl Fn(&JournalEntry) -> bool) {
         for waiting in self.entries.values_mut().filter(|waiting| waiting.is_held_back && which(&waiting.entry)) {
-            (waiting.is_held_back, waiting.not_before) = (false, Instant::now());
+            waiting.is_held_back = false;
+            waiting.not_before = Instant::now();
         }
     }
 }

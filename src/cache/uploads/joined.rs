@@ -13,19 +13,19 @@ use crate::cache::write::spool::{FinishedFile, create_blocking};
 use crate::store::Body;
 use crate::transfer::{Hold, Payload};
 
-/// So many bytes go to the disk while more arrive: the build waits for the last of them alone.
+/// Bytes that are written before they are synced, while more arrive: the build waits only for the last of them.
 const SYNC_BYTES: u64 = 64 << 20;
 
-/// The file. Removed when dropped.
+/// The file of the joined parts. Removed when dropped.
 #[derive(Debug)]
 pub(in crate::cache) struct Joined {
     file: File,
     guard: FinishedFile,
-    /// Its bytes in the spool.
+    /// Its room in the spool.
     hold: Hold,
     /// Where each part ends.
     ends: Vec<u64>,
-    /// Written since the disk was made to have it all.
+    /// Bytes written since the last sync.
     unsynced: u64,
 }
 
@@ -65,12 +65,12 @@ impl Joined {
         Ok(())
     }
 
-    /// All of it. The file goes with `self`.
+    /// All parts together. The file is removed with `self`.
     pub(in crate::cache) fn body(&self) -> Body {
         Body::File { path: self.guard.path().to_owned(), offset: 0, len: self.len() }
     }
 
-    /// Its parts; the file goes with the last of them.
+    /// Its parts. The file is removed with the last of them.
     pub(in crate::cache) fn into_payloads(self) -> Vec<Payload> {
         let (path, held) = (self.guard.path().to_owned(), Arc::new((self.guard, self.hold)));
         let starts = std::iter::once(0).chain(self.ends.iter().copied());

@@ -30,7 +30,7 @@ pub(in crate::cache) struct Sequence {
 /// The parts that are hashed.
 #[derive(Debug)]
 struct Hashed {
-    /// The hash behind each, from that of no part on.
+    /// The state of the hash behind each part. The first state is that of no part.
     behind: Vec<Hasher>,
     /// Their bytes, where those are kept.
     joined: Option<Joined>,
@@ -41,7 +41,7 @@ struct Hashed {
 pub(in crate::cache) struct Advanced {
     /// Parts that must be sent again: they were hashed behind one that is now another.
     pub(in crate::cache) lost: Vec<u16>,
-    /// The file could not take the next part, which waits still.
+    /// The file could not take the next part, which still waits.
     pub(in crate::cache) is_stuck: bool,
 }
 
@@ -58,11 +58,11 @@ impl Sequence {
 
     /// Waits until all parts before this one are hashed.
     pub(in crate::cache) async fn predecessors_of(&self, number: u16) {
-        // An error is for a sender that is gone, which is `self`'s.
+        // This fails only when the sender is gone, which is in `self`.
         let _ = self.next.subscribe().wait_for(|next| usize::from(number) <= *next).await;
     }
 
-    /// A part that waits still.
+    /// A part that still waits.
     pub(in crate::cache) fn waiting_part(&self, number: u16) -> Option<Payload> {
         self.waiting().get(&number).cloned()
     }
@@ -92,7 +92,7 @@ impl Sequence {
             if let Some(joined) = joined
                 && joined.put(index - 1, &payload).is_err()
             {
-                // One that came meanwhile is newer.
+                // A part of the same number that has come meanwhile is newer, and stays.
                 self.waiting().entry(number).or_insert(payload);
                 advanced.is_stuck = true;
                 break;
@@ -113,7 +113,7 @@ impl Sequence {
         hashed.joined.as_ref().filter(|_| all).map(Joined::body)
     }
 
-    /// The parts in the file, from the first on. None is joined any more.
+    /// The parts in the file, from the first on. No more are joined.
     pub(in crate::cache) fn leave_file(&self) -> Vec<Payload> {
         self.hashed().joined.take().map(Joined::into_payloads).unwrap_or_default()
     }

@@ -96,8 +96,8 @@ impl Upload {
         }
     }
 
-    /// Checks that `wanted` were sent with those tags, in rising order. Whether they are copies of the
-    /// object itself.
+    /// Checks that the parts `wanted` were sent with those ETags and are named in rising order. Returns whether they are copies
+    /// of the object itself.
     pub(super) fn check_parts(&self, wanted: &[(u16, ETag)]) -> Result<bool> {
         if wanted.is_empty() || !wanted.is_sorted_by(|(left, _), (right, _)| left < right) {
             return Err(Error::Invalid("the parts of an upload must be named, in rising order".to_owned()));
@@ -132,7 +132,7 @@ impl Upload {
         .await
     }
 
-    /// The parts of a manifest, one behind the other.
+    /// The bytes of a manifest's parts, one part behind the other.
     pub(super) fn join(&self, numbers: &[u16]) -> Result<Bytes> {
         let mut joined = BytesMut::new();
         for number in numbers {

@@ -9,12 +9,12 @@ use tokio::io::AsyncWriteExt;
 use crate::cache::{Error, Result};
 use crate::store::Body;
 
-/// tokio hands a file's bytes to a blocking thread in pieces of this size: fewer hand-overs, less CPU.
+/// tokio hands a file's bytes to a blocking thread in chunks of this size: larger ones take less CPU time.
 const WRITE_BYTES: usize = 1 << 20;
-/// The names of files that nothing can take up again after a restart begin so.
+/// What the names of files begin with that nobody can go on with after a restart.
 const TEMPORARY: &str = "tmp-";
 
-/// The error of `what` that finds no room below the bound.
+/// The error of `what` for which there is no room in the spool.
 pub(in crate::cache) fn spool_full(what: &str, max_bytes: u64) -> Error {
     Error::Exhausted(format!("{what}: unfinished uploads have the {max_bytes} bytes that limits.max_spool_bytes allows"))
 }
@@ -41,9 +41,9 @@ impl SpoolFile {
         Ok(Self { file, guard: FinishedFile { path, len: 0 } })
     }
 
-    pub(in crate::cache) async fn write(&mut self, piece: &[u8]) -> Result<()> {
-        self.file.write_all(piece).await?;
-        self.guard.len += piece.len() as u64;
+    pub(in crate::cache) async fn write(&mut self, chunk: &[u8]) -> Result<()> {
+        self.file.write_all(chunk).await?;
+        self.guard.len += chunk.len() as u64;
         Ok(())
     }
 
@@ -53,7 +53,7 @@ impl SpoolFile {
     }
 }
 
-/// A temporary file, empty, to be written in a blocking thread.
+/// An empty temporary file that is to be written in a blocking thread.
 pub(in crate::cache) fn create_blocking(spool_dir: &Path) -> io::Result<(std::fs::File, FinishedFile)> {
     let path = spool_dir.join(format!("{TEMPORARY}{:032x}", rand::random::<u128>()));
     let file = std::fs::File::create_new(&path)?;
@@ -82,7 +82,7 @@ impl Drop for FinishedFile {
     }
 }
 
-/// Makes the spool's folder and removes what an earlier run left and nobody can take up.
+/// Makes the spool's folder, and removes what an earlier run left and nobody can go on with.
 pub(in crate::cache) async fn prepare(spool_dir: &Path) -> Result<()> {
     let failed = |error: io::Error| Error::Internal(format!("data_dir: cannot prepare {}: {error}", spool_dir.display()));
     tokio::fs::create_dir_all(spool_dir).await.map_err(failed)?;

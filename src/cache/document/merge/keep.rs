@@ -18,7 +18,7 @@ use crate::types::Digest;
 /// The export that had a result last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Generation {
-    /// Of a manifest in which exports were not counted yet: by its time. Such are older than all that were.
+    /// That of a manifest in which exports were not counted yet: its time. It is older than every counted one.
     At(OffsetDateTime),
     /// The count of exports then.
     Number(u64),
@@ -40,11 +40,11 @@ pub(super) fn candidates<'a>(sent: &Parts, stored: &'a Parts, hits: &BTreeSet<Di
     candidates.retain(|candidate| candidate.is_hit || candidate.result.exported >= limits.oldest);
     let generations: BTreeSet<Generation> =
         candidates.iter().filter(|candidate| !candidate.is_hit).map(|candidate| candidate.result.generation).collect();
-    // One is that of what is sent.
+    // One generation is that of the config that is sent.
     let kept = limits.max_generations.saturating_sub(1);
     let oldest = generations.iter().rev().take(kept).next_back().copied();
     candidates.retain(|candidate| candidate.is_hit || oldest.is_some_and(|oldest| candidate.result.generation >= oldest));
-    // The id decides last, so that it is always the same order.
+    // The id decides last, so that the order is always the same.
     let order = |candidate: &Candidate<'_>| (candidate.is_hit, candidate.result.generation, candidate.result.exported, candidate.record);
     candidates.sort_by_key(|candidate| Reverse(order(candidate)));
     candidates

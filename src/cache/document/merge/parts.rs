@@ -19,10 +19,10 @@ const EXPORTED_AT: &str = "remoraExportedAt";
 /// last had it.
 const GENERATION: &str = "remoraGeneration";
 
-/// The digest of what something is.
+/// The name of a part: the digest of its content.
 pub(super) type Id = Digest;
 
-/// A config by what its parts are.
+/// A config as maps of its parts, by their ids.
 #[derive(Debug, Clone)]
 pub(super) struct Parts {
     layers: BTreeMap<Id, (Layer, Option<Id>)>,
@@ -241,7 +241,7 @@ impl Exported {
         single.chain(chained).map(exported).collect()
     }
 
-    /// The newest has the highest; of two made at the same time, always the same one.
+    /// The newest result has the highest rank. Of two that were made at the same time it is always the same one.
     fn rank(&self) -> (OffsetDateTime, Id) {
         let content = match &self.content {
             Content::Layer(id, _) => id_of(&id),
@@ -250,7 +250,7 @@ impl Exported {
         (self.created, content)
     }
 
-    /// The same in the next manifest: with its age beside it, or as young as that.
+    /// The result as it stands in the next manifest: with its age beside it, or as young as the manifest.
     fn inherited(&self, is_young: bool) -> Self {
         let mut inherited = self.clone();
         if !is_young {
@@ -269,7 +269,7 @@ impl Exported {
     }
 }
 
-/// What stands beside an inherited result.
+/// The age that stands beside an inherited result.
 #[derive(Debug)]
 struct Mark {
     exported: Option<OffsetDateTime>,
@@ -297,7 +297,7 @@ fn indexes(ids: impl Iterator<Item = Id>) -> BTreeMap<Id, i64> {
     ids.zip(0..).collect()
 }
 
-/// -1 for what is not there: a valid config has none of that.
+/// The index of a part; -1 where it is missing, which it is not in a valid config.
 fn index(indexes: &BTreeMap<Id, i64>, id: &Id) -> i64 {
     indexes.get(id).copied().unwrap_or(-1)
 }
