@@ -123,7 +123,8 @@ async fn sums(body: Body) -> Result<Option<Sums>> {
 fn report(journal: &Journal) {
     let status = journal.status();
     let error = status.last_error.map(|error| format!("; the last error: {error}")).unwrap_or_default();
-    let (entries, mib) = (status.entries, status.bytes.div_ceil(1 << 20));
+    let entries = status.entries;
+    let mib = status.bytes.div_ceil(1 << 20);
     tracing::info!(
         journal.entries = entries,
         journal.bytes = status.bytes,

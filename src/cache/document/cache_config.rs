@@ -204,7 +204,8 @@ impl CacheConfig {
     }
 
     fn validate_records(&self) -> Result<(), MalformedConfig> {
-        let (layers, records) = (self.layers().len(), self.records());
+        let layers = self.layers().len();
+        let records = self.records();
         for (index, record) in records.iter().enumerate() {
             let offence = |what: String| MalformedConfig(format!("record {index}: {what}"));
             let single = record.results.iter().flatten().map(|result| result.layer);

@@ -1,7 +1,7 @@
 //! The topological order of a graph whose nodes are the indexes of a list.
 
-/// All nodes, each after those that its edges lead to; or a node that can be reached from itself.
-/// Iterative: a chain may be as long as the document.
+/// All nodes, each after those that its edges lead to. The error is a node that can be reached from itself. This is no
+/// recursion, as a chain may be as long as the document.
 pub(in crate::cache) fn topological_order(nodes: usize, edges: impl Fn(usize) -> Vec<usize>) -> Result<Vec<usize>, usize> {
     #[derive(Clone, Copy, PartialEq)]
     enum Seen {
@@ -9,7 +9,8 @@ pub(in crate::cache) fn topological_order(nodes: usize, edges: impl Fn(usize) ->
         OnPath,
         Done,
     }
-    let (mut seen, mut order) = (vec![Seen::No; nodes], Vec::with_capacity(nodes));
+    let mut seen = vec![Seen::No; nodes];
+    let mut order = Vec::with_capacity(nodes);
     for start in 0..nodes {
         if seen[start] != Seen::No {
             continue;

@@ -1,6 +1,7 @@
-//! The manifest as pure data: the typed cache config, what is left of it without lost blobs, and the union of two.
+//! The manifest as pure data.
 //!
-//! In: documents as BuildKit writes them. Out: values, and documents again. Nothing here does I/O.
+//! In: documents as BuildKit writes them. Out: typed values (`cache_config`), what is left of a config without its lost blobs
+//! (`strip`), and two configs merged into one (`merge`). Nothing here does I/O.
 
 pub(in crate::cache) mod cache_config;
 mod graph;

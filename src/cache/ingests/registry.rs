@@ -75,7 +75,9 @@ pub(super) struct IngestLock {
 impl Registry {
     /// Takes up the ingests that an earlier run left in the spool, which has room for `budget`.
     pub(in crate::cache) async fn open(settings: &Settings, budget: Budget) -> Result<Self> {
-        let (files, expiry, room) = (Files::below(&settings.spool_dir), settings.ingest_expiry, budget.clone());
+        let files = Files::below(&settings.spool_dir);
+        let expiry = settings.ingest_expiry;
+        let room = budget.clone();
         let found = files.clone();
         let entries = Arc::new(Mutex::new(blocking(move || take_up(&found, expiry, &room)).await?));
         Ok(Self { files, entries, budget, max_bytes: settings.max_spool_bytes, max_open: settings.max_open_ingests, expiry })

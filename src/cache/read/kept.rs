@@ -44,7 +44,8 @@ impl<K: PartialEq + Send + 'static, R: Send + 'static> KeptReads<K, R> {
             }
             reads.push_back(Kept { key, read, watch });
         }
-        let (reads, shutdown) = (Arc::downgrade(&self.reads), self.shutdown.clone());
+        let reads = Arc::downgrade(&self.reads);
+        let shutdown = self.shutdown.clone();
         self.shutdown.spawn(async move {
             tokio::select! {
                 _ = &mut ended => return,

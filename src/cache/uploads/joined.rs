@@ -72,7 +72,8 @@ impl Joined {
 
     /// Its parts. The file is removed with the last of them.
     pub(in crate::cache) fn into_payloads(self) -> Vec<Payload> {
-        let (path, held) = (self.guard.path().to_owned(), Arc::new((self.guard, self.hold)));
+        let path = self.guard.path().to_owned();
+        let held = Arc::new((self.guard, self.hold));
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
         let slices = starts.zip(&self.ends);
         slices

@@ -1,8 +1,8 @@
-//! Two cache configs in one: what an exporter sends, and what others exported to the same name.
+//! Merging two cache configs: what an exporter sends, and what others exported to the same name.
 //!
-//! In: a config that is sent, the stored one, and which blobs imports have read of it. Out: their union, without
-//! the results that nobody used for long. Nothing here does I/O. [`parts`] takes configs apart and puts them together
-//! again, [`keep`] has the rule. Each record and layer is walked once, so the time grows with their number.
+//! In: the config that is sent, the stored one, and which blobs of that imports have read. Out: their union, without the
+//! results that nobody has used for long. [`parts`] takes configs apart and puts them together again; [`keep`] has the rule
+//! by which results stay. Each record and layer is walked once, so the time grows with their number.
 
 mod keep;
 mod parts;
@@ -20,7 +20,7 @@ use parts::Parts;
 pub struct MergeLimits {
     /// Exports whose results are kept, that which is sent included.
     pub max_generations: usize,
-    /// Records.
+    /// Records of the merged config.
     pub max_records: usize,
     /// Bytes of the document.
     pub max_bytes: u64,
@@ -55,7 +55,8 @@ impl CacheConfig {
     /// `inherited` is 0, what is sent needs nothing of what was stored. It must be valid.
     #[must_use]
     pub fn merged(&self, stored: &StoredConfig<'_>, limits: &MergeLimits) -> Merged {
-        let (sent, stored_parts) = (Parts::of(self, None), Parts::of(stored.config, Some(stored.at)));
+        let sent = Parts::of(self, None);
+        let stored_parts = Parts::of(stored.config, Some(stored.at));
         let all = stored_parts.results().filter(|(id, _)| sent.result(id).is_none()).count();
         let mut candidates = keep::candidates(&sent, &stored_parts, stored.hits, limits);
         loop {

@@ -122,7 +122,8 @@ impl Parts {
 
     /// This config with as many of the `candidates`, results of `stored`, as there is room for; and how many those are.
     pub(super) fn inheriting(&self, stored: &Self, candidates: &[Candidate<'_>], max_records: usize) -> (CacheConfig, usize) {
-        let (mut union, mut inherited) = (self.clone(), 0);
+        let mut union = self.clone();
+        let mut inherited = 0;
         for candidate in candidates {
             let needed = stored.needed_by(&candidate.record, &union);
             if union.records.len() + needed.len() > max_records.max(self.records.len()) {
@@ -150,7 +151,8 @@ impl Parts {
 
     /// The record and its ancestors, those that `union` does not have.
     fn needed_by(&self, id: &Id, union: &Self) -> BTreeSet<Id> {
-        let (mut needed, mut open) = (BTreeSet::new(), vec![*id]);
+        let mut needed = BTreeSet::new();
+        let mut open = vec![*id];
         while let Some(id) = open.pop() {
             // A record that is there has brought its ancestors along.
             if !union.records.contains_key(&id) && needed.insert(id) {
@@ -219,13 +221,16 @@ impl Exported {
         let layer_id = |index: i64| index_in(index, layers.len()).and_then(|index| layers[index]);
         let single = record.results.iter().flatten().filter_map(|result| {
             let mut result = result.clone();
-            let (id, created, mark) = (layer_id(result.layer)?, time(result.created_at.as_deref()), Mark::taken(&mut result.extra));
+            let id = layer_id(result.layer)?;
+            let created = time(result.created_at.as_deref());
+            let mark = Mark::taken(&mut result.extra);
             Some((Content::Layer(id, result), created, mark))
         });
         let chained = record.chained_results.iter().flatten().filter_map(|result| {
             let mut result = result.clone();
             let ids: Option<Vec<Id>> = result.layers.iter().flatten().map(|&layer| layer_id(layer)).collect();
-            let (created, mark) = (time(result.created_at.as_deref()), Mark::taken(&mut result.extra));
+            let created = time(result.created_at.as_deref());
+            let mark = Mark::taken(&mut result.extra);
             Some((Content::Chain(ids?, result), created, mark))
         });
         let exported = |(content, created, mark): (Content, Option<OffsetDateTime>, Mark)| {
