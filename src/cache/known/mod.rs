@@ -149,8 +149,8 @@ impl Known {
         self.blobs().get(&layout::blob_place(scope, digest))?.trust_in(etag)
     }
 
-    /// Whether all blobs of a manifest are due to be looked up at once. Asking makes them due again only when what is
-    /// remembered of them has become too old.
+    /// Records that all blobs of a manifest are looked up at once now. Returns whether that was due: it is when what an earlier
+    /// bulk lookup found is too old to be remembered.
     pub(super) fn begin_bulk_lookup(&self, scope: &Scope, name: &ManifestName) -> bool {
         let mut scopes = self.scopes();
         if scopes.bulk_lookups.len() >= MAX_SCOPES {

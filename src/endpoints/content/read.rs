@@ -22,7 +22,8 @@ const CHUNK_BYTES: usize = 64 << 10;
 /// The bytes of a blob from `offset` on, `size` of them or as many as there are; 0: all.
 ///
 /// # Errors
-/// As [`Cache::read_blob`]. A read from just behind the last byte is empty, not an error, as in containerd.
+/// Those of [`Blobs::read`](crate::cache::Blobs::read). A read from just behind the last byte is empty and no error, as in
+/// containerd.
 pub(super) async fn open(calls: &Calls, grant: &Grant, digest: &Digest, offset: u64, size: u64) -> Result<Part> {
     let left = if size == 0 { u64::MAX } else { size };
     let stop = Stop { scope: grant.scope().clone(), digest: *digest, offset };
