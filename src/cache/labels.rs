@@ -74,7 +74,7 @@ impl Labels {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Denied`], or the store's.
     pub async fn of(&self, grant: &Grant, digest: &Digest) -> Result<Labelled> {
-        if grant.documents().is_some() {
+        if grant.is_session() {
             // A session asks for size and digest alone, and for each layer once.
             return Ok(Labelled::new(&self.lookups.stat(grant, digest).await?, None));
         }

@@ -72,7 +72,7 @@ pub(super) fn or_miss<T>(grant: &Grant, item: &Item, result: Result<T>) -> Resul
 ///
 /// # Errors
 /// Those of `step` that are no outage, or where the grant does not allow that.
-pub async fn unless_dropped<T>(grant: &Grant, step: impl Future<Output = Result<T>>) -> Result<Export<T>> {
+pub(super) async fn unless_dropped<T>(grant: &Grant, step: impl Future<Output = Result<T>>) -> Result<Export<T>> {
     if is_dropped(grant) { Ok(Export::Dropped) } else { or_dropped(grant, step.await) }
 }
 

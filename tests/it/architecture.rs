@@ -13,7 +13,7 @@ const PROTO: &str = "proto";
 const CONTROL_ROOMS: [&str; 9] = ["client", "builds", "session", "transports", "progress", "replay", "options", "proxy", "grpc"];
 /// Any room of the control endpoint may use these; they use none.
 const CONTROL_LEAVES: [&str; 1] = ["admission"];
-const MAX_LINES: usize = 500;
+const MAX_LINES: usize = 400;
 /// The bound of files of the cache.
 const MAX_CACHE_LINES: usize = 400;
 /// The bound of the facade, which holds rooms and does nothing itself.

@@ -30,7 +30,7 @@ pub(super) struct IngestName {
 
 impl IngestName {
     pub(super) fn new(grant: &Grant, reference: &str) -> Self {
-        Self { scope: scope_text(grant.scope()), reference: reference.to_owned(), of_build: grant.documents().is_some() }
+        Self { scope: scope_text(grant.scope()), reference: reference.to_owned(), of_build: grant.is_session() }
     }
 }
 

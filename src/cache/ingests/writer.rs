@@ -89,7 +89,7 @@ impl Ingest {
         if data.is_empty() {
             return Ok(());
         }
-        if self.grant.documents().is_none() {
+        if !self.grant.is_session() {
             let grant = self.grant.clone();
             self.run(move |file| take(&grant, file, &data)).await?;
             return self.send_early();
@@ -181,7 +181,7 @@ impl Ingest {
     pub async fn expect(&mut self, digest: &Digest) -> Result<()> {
         self.settle().await?;
         // A build's blob was looked up when it was announced: storing what another build has stored since does no harm.
-        let is_announced = self.grant.documents().is_some() && self.status()?.expected == Some(*digest);
+        let is_announced = self.grant.is_session() && self.status()?.expected == Some(*digest);
         if is_announced && !outage::is_dropped(&self.grant) {
             return Ok(());
         }
@@ -258,7 +258,7 @@ impl Ingest {
         }
         lock.give_away()?;
         // Labels first: a blob without its labels would be seen, labels without a blob are not.
-        if self.grant.documents().is_none() {
+        if !self.grant.is_session() {
             self.ingests.0.labels.write(&self.grant, &digest, labels).await?;
         }
         early.publish(&self.ingests.0.writes, &self.grant, &sums, &lock.payload(offset)).await?;

@@ -21,10 +21,8 @@ use crate::cache::known::Known;
 use crate::cache::{BlobInfo, BlobRead, Error, Outgoing, Result};
 use crate::metrics::Metrics;
 use crate::store::Meta;
-use crate::types::{ByteRange, Digest, ETag, Grant};
+use crate::types::{ByteRange, Digest, ETag, Grant, RangeSpec};
 
-/// A range that ends here, or further on, has no end of its own: no blob is so large.
-const NO_END: u64 = i64::MAX.cast_unsigned();
 /// A reader that begins at most this far ahead of a fill follows it; one that is further ahead asks the bucket.
 const NEAR: u64 = 16 << 20;
 /// Blocks that are read from the disk at once, for one reader.
@@ -90,7 +88,7 @@ impl DiskReads {
         let digest = &source.digest;
         let place = source.place();
         let start = range.map_or(0, ByteRange::start);
-        let is_whole = range.is_none_or(|range| range.start() == 0 && range.end() >= NO_END);
+        let is_whole = range.is_none_or(|range| RangeSpec::from(range) == RangeSpec::From(0));
         // The fills are asked first: a fill ends when its blob is on disk.
         let joined = self.disk.fills.join(&place).filter(|fill| fill.so_far() + NEAR >= start);
         let (mut follower, is_new) = match joined {

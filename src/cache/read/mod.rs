@@ -170,7 +170,7 @@ impl Reads {
     /// Records a manifest that a build is served: what it reads next is predicted from that.
     pub(super) fn expect(&self, grant: &Grant, name: &ManifestName, config: &CacheConfig) {
         // Without a disk cache, read-ahead is for builds that read over their session.
-        if matches!(self.middle, Middle::Disk(_)) || grant.documents().is_some() {
+        if matches!(self.middle, Middle::Disk(_)) || grant.is_session() {
             self.predictions.learn(grant.scope(), name, config);
         }
     }
@@ -199,5 +199,5 @@ impl Reads {
 
 /// Whether a build reads this blob as one of many, one after the other, over its session.
 fn is_sequential(grant: &Grant, source: &BlobSource, range: Option<ByteRange>) -> bool {
-    grant.documents().is_some() && range.is_none() && source.store.prefers_multipart()
+    grant.is_session() && range.is_none() && source.store.prefers_multipart()
 }

@@ -12,7 +12,7 @@ use super::calls::{Call, Calls, Stop, bytes};
 use super::status::from_error;
 use crate::cache::{Cache, Error, KeptReads, Outgoing, Result};
 use crate::proto::content::ReadContentResponse;
-use crate::types::{ByteRange, Digest, Grant, Right};
+use crate::types::{Digest, Grant, RangeSpec, Right};
 
 /// Below every client's bound (4 MiB unless set), large enough that the cost of a message does not count.
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -54,7 +54,7 @@ async fn open_at(cache: &Cache, grant: &Grant, digest: &Digest, offset: u64) -> 
         return at_end(size);
     }
     // Offsets beyond what an i64 holds exist in no store.
-    let read = match ByteRange::new(offset, i64::MAX.cast_unsigned()) {
+    let read = match RangeSpec::From(offset).to_byte_range() {
         _ if offset == 0 => cache.blobs().read_promised(grant, digest, None).await,
         Some(range) => cache.blobs().read_promised(grant, digest, Some(range)).await,
         None => Err(Error::OutOfRange(String::new())),

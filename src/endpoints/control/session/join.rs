@@ -147,7 +147,7 @@ impl Sessions {
             return self.proxy.forward_unread(&client, request, call).await;
         };
         let grant = match self.keyring.lookup(key) {
-            Ok(credential) if credential.grant.documents().is_some() => credential.grant,
+            Ok(credential) if credential.grant.is_session() => credential.grant,
             Ok(_) => return Ok(status::response(Status::permission_denied("this grant is not for a session"))),
             Err(refused) => return Ok(status::response(Status::permission_denied(refused.to_string()))),
         };
