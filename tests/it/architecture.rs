@@ -1,6 +1,7 @@
 //! The rules that one crate's compiler does not know: the direction of imports, the size of files, who
 //! may spawn.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Each may use those after it.
@@ -229,6 +230,29 @@ fn the_rooms_of_the_cache_use_each_other_one_way() {
     assert!(edges > 100, "{edges} edges alone were found: the scan is broken");
     assert!(allowed_in_cache("write", "read") && allowed_in_cache("read", "error") && allowed_in_cache("rooms", "write"));
     assert!(!allowed_in_cache("read", "write") && !allowed_in_cache("read", "mod") && !allowed_in_cache("error", "read"));
+}
+
+/// `mod.rs` is left out: it names its files, and they name what it holds for all of them.
+#[test]
+fn files_of_a_control_room_use_each_other_without_circles() {
+    fn reaches(from: &str, to: &str, uses: &BTreeMap<String, Vec<String>>, passed: &mut BTreeSet<String>) -> bool {
+        let next = uses.get(from).into_iter().flatten();
+        next.into_iter().any(|file| file == to || (passed.insert(file.clone()) && reaches(file, to, uses, passed)))
+    }
+    let mut folders = BTreeMap::<String, BTreeMap<String, Vec<String>>>::new();
+    for (path, text) in sources().iter().filter(|(path, _)| path.starts_with("endpoints/control/")) {
+        let (folder, file) = path.trim_end_matches(".rs").rsplit_once('/').unwrap();
+        if !["mod", "tests"].contains(&file) {
+            let code = code(text.split("#[cfg(test)]").next().unwrap());
+            folders.entry(folder.to_owned()).or_default().insert(file.to_owned(), used(&code, "super::"));
+        }
+    }
+    assert!(folders.len() > 9, "{} folders alone were found: the scan is broken", folders.len());
+    for (folder, uses) in &folders {
+        for file in uses.keys() {
+            assert!(!reaches(file, file, uses, &mut BTreeSet::new()), "{folder}/{file}.rs is in a circle of files");
+        }
+    }
 }
 
 #[test]
