@@ -2,12 +2,12 @@
 
 use tonic::{Request, Status};
 
-use super::read::KeptRead;
+use super::kept_read::{KeptRead, Stop};
 use super::scope;
 use super::status;
 use crate::cache::{self, Cache, KeptReads};
 use crate::metrics::{Class, Endpoint, Kind, Metrics};
-use crate::types::{Digest, Grant, Scope};
+use crate::types::{Digest, Grant};
 
 /// What both services share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -16,14 +16,6 @@ pub(super) struct Calls {
     metrics: Metrics,
     /// Reads that stopped before their blob did, of all callers or of one session's, by the place where they stopped.
     kept: KeptReads<Stop, KeptRead>,
-}
-
-/// Where a read has stopped: the blob and the next offset in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stop {
-    pub(super) scope: Scope,
-    pub(super) digest: Digest,
-    pub(super) offset: u64,
 }
 
 /// One call under way; counted when it is dropped.

@@ -6,6 +6,7 @@
 
 mod calls;
 mod filters;
+mod kept_read;
 mod manifests;
 mod read;
 mod scope;

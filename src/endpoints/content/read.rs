@@ -8,7 +8,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, stream};
 use tonic::Status;
 
-use super::calls::{Call, Calls, Stop, bytes};
+use super::calls::{Call, Calls, bytes};
+use super::kept_read::{KeptRead, Stop};
 use super::status::from_error;
 use crate::cache::{Cache, Error, KeptReads, Outgoing, Result};
 use crate::proto::content::ReadContentResponse;
@@ -64,12 +65,6 @@ async fn open_at(cache: &Cache, grant: &Grant, digest: &Digest, offset: u64) -> 
         Err(Error::OutOfRange(_)) => at_end(cache.blobs().stat(grant, digest).await?.size),
         Err(error) => Err(error),
     }
-}
-
-/// A read that has stopped: first come the bytes that are here already, then those that are not read yet.
-pub(super) struct KeptRead {
-    ready: Bytes,
-    unread: Outgoing,
 }
 
 /// The part of a blob that one call asks for.

@@ -9,29 +9,9 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use time::OffsetDateTime;
-
 use super::MergeLimits;
-use super::parts::{Exported, Id, Parts};
+use super::parts::{Candidate, Exported, Generation, Id, Parts};
 use crate::types::Digest;
-
-/// The export that had a result last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Generation {
-    /// That of a manifest in which exports were not counted yet: its time. It is older than every counted one.
-    At(OffsetDateTime),
-    /// The count of exports then.
-    Number(u64),
-}
-
-/// A result of a stored config that goes on.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Candidate<'a> {
-    pub(super) record: Id,
-    pub(super) result: &'a Exported,
-    /// An import has read it.
-    pub(super) is_hit: bool,
-}
 
 /// The results of `stored` that go on in a manifest with what is `sent`, those most recently used first.
 pub(super) fn candidates<'a>(sent: &Parts, stored: &'a Parts, hits: &BTreeSet<Digest>, limits: &MergeLimits) -> Vec<Candidate<'a>> {

@@ -9,7 +9,6 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::keep::{Candidate, Generation};
 use crate::cache::document::cache_config::{CacheConfig, CacheInput, CacheRecord, CacheResult, ChainedResult, Layer, index_in};
 use crate::types::Digest;
 
@@ -46,6 +45,24 @@ pub(super) struct Exported {
     created: OffsetDateTime,
     pub(super) exported: OffsetDateTime,
     pub(super) generation: Generation,
+}
+
+/// The export that had a result last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Generation {
+    /// That of a manifest in which exports were not counted yet: its time. It is older than every counted one.
+    At(OffsetDateTime),
+    /// The count of exports then.
+    Number(u64),
+}
+
+/// A result of a stored config that goes on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Candidate<'a> {
+    pub(super) record: Id,
+    pub(super) result: &'a Exported,
+    /// An import has read it.
+    pub(super) is_hit: bool,
 }
 
 #[derive(Debug, Clone)]
