@@ -1,8 +1,8 @@
 //! remora: a sidecar that serves BuildKit's S3 build cache and keeps the credentials out of the builder.
 //!
 //! Layers, each using only those after it:
-//! `cli` > `config`, `app` > `endpoints`, `admin` > `auth` > `cache` > `transfer` > `store` > `types`.
-//! `metrics`, `shutdown` and `telemetry` are leaves that any of them may use.
+//! `cli` > `app` > `config` > `admin` > `endpoints` > `auth` > `cache` > `transfer` > `store` > `types`.
+//! `metrics`, `shutdown` and `telemetry` are leaves that any of them may use. `proto` is for the endpoints alone.
 
 pub mod admin;
 pub mod app;

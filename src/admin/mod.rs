@@ -31,7 +31,7 @@ use status::StatusSource;
 pub use readiness::{Check, CheckReport, Fault, Readiness, Report};
 pub use status::{Status, StoreStatus};
 
-/// Probes and scrapers need only a few.
+/// Health checks and scrapers need only a few.
 const MAX_CONNECTIONS: usize = 64;
 /// A caller that has not sent a whole request after this time is disconnected.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,8 +63,8 @@ impl Admin {
         Self { router }
     }
 
-    /// Serves until `shutdown`. The admin endpoint has a shutdown of its own, so that probes are answered while everything
-    /// else drains.
+    /// Serves until `shutdown`. The admin endpoint has a shutdown of its own, so that health checks are answered
+    /// while everything else drains.
     pub async fn serve(self: Arc<Self>, listener: Listener, shutdown: Shutdown) {
         accept_loop(listener, shutdown, MAX_CONNECTIONS, |connection, _| {
             let service = TowerToHyperService::new(self.router.clone());

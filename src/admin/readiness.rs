@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use crate::shutdown::Shutdown;
 
-/// Probes within this time get the last answer, since a check writes to the store.
+/// Requests within this time get the last answer, since a check writes to the store.
 const FRESH: Duration = Duration::from_secs(5);
 /// A check that takes longer than this has failed.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -90,7 +90,7 @@ pub struct Report {
 pub struct Readiness {
     checks: Vec<Check>,
     shutdown: Shutdown,
-    /// Held while the checks run, so that they run once for all probes that arrive meanwhile.
+    /// Held while the checks run, so that they run once for all requests that arrive meanwhile.
     last: Mutex<Option<(Instant, Arc<Report>)>>,
 }
 

@@ -5,7 +5,8 @@
 //! call carries a [`Grant`](crate::types::Grant), and nothing here knows gRPC, S3 or HTTP.
 //!
 //! [`Cache`] is a facade over rooms, each of which has only the fields that it needs and uses only the rooms after it:
-//! `background` > `uploads` > `ingests` > `manifests` > `labels` > `write` > `journal` > `read` > `disk` > `known` > `document`.
+//! `background` > `uploads` > `ingests` > `settings` > `manifests` > `labels` > `write` > `journal` > `read` > `disk` >
+//! `known` > `document`.
 
 mod background;
 mod blob;

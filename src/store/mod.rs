@@ -1,7 +1,7 @@
 //! The storage seam: one bucket of objects, in S3 or in a directory.
 //!
 //! [`Store`] is narrow on purpose. Every backend passes the same contract suite
-//! (`tests/it/store_contract.rs`). Names of caches, blobs and manifests mean nothing here.
+//! (`tests/it/store/contract`). Names of caches, blobs and manifests mean nothing here.
 
 mod backoff;
 mod contract;

@@ -1,7 +1,7 @@
 //! The documents of one build's session: small blobs that BuildKit writes or reads beside the layers.
 //!
-//! Over a session, a cache manifest is transferred in its OCI form, which is two JSON documents. The store holds neither of
-//! them, so they are kept here, in memory, until the build is over.
+//! Over a session, a cache manifest is transferred in its OCI form, which is two or more JSON documents. The store
+//! holds none of them, so they are kept here, in memory, until the build is over.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -20,8 +20,8 @@ pub(super) struct EarlyParts {
 }
 
 impl EarlyParts {
-    /// Begins to send parts of a blob of `total` bytes (0: unknown). `None`: its store takes it as fast in one piece, or the
-    /// grant does not write it.
+    /// Begins to send parts of a blob of `total` bytes (0: unknown). `None`: its store takes it as fast in one request,
+    /// or the grant does not write it.
     pub(super) fn begin(writes: &Writes, grant: &Grant, digest: &Digest, total: u64) -> Result<Option<Self>> {
         if !writes.prefers_multipart(grant)? || grant.check_blob(Right::Write, digest).is_err() {
             return Ok(None);

@@ -41,8 +41,8 @@ struct Arrived {
 }
 
 impl StreamParts {
-    /// Begins to take a blob of `total` bytes. `None`: its store takes it as fast in one piece, or it is small or of unknown
-    /// size.
+    /// Begins to take a blob of `total` bytes. `None`: its store takes it as fast in one request, or it is small or of
+    /// unknown size.
     pub(super) fn begin(writes: &Arc<Writes>, shutdown: &Shutdown, grant: &Grant, digest: &Digest, total: u64) -> Result<Option<Self>> {
         if total <= SINGLE_PUT_BYTES {
             return Ok(None);

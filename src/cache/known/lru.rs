@@ -1,7 +1,7 @@
 //! A map that keeps what was used last.
 //!
-//! It has two generations in place of an order of use. An entry of the old generation that is asked for moves to the
-//! young one, and a young generation that is full becomes the old one.
+//! It has two halves in place of an order of use. An entry of the old half that is asked for moves to the young one, and
+//! a young half that is full becomes the old one.
 
 use std::collections::HashMap;
 

@@ -51,7 +51,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// A peer that vanished must not hold a ref for good.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// Calls without a token: probes have none.
+/// Calls without a token: health checks have none.
 const HEALTH_PATH: &str = "/grpc.health.v1.Health/";
 
 /// How the endpoint is to behave.

@@ -1,7 +1,7 @@
 //! The control endpoint: buildkitd's own gRPC API, passed through unchanged except for cache options.
 //!
-//! A client's connection gets a connection to buildkitd of its own, and its calls are joined to calls there, frame by
-//! frame ([`proxy`]). The calls that carry cache options are read whole ([`options`]): their `type=s3` entries are
+//! A client's connection gets a connection to buildkitd of its own, and its calls are forwarded there, frame by frame
+//! ([`proxy`]). The calls that carry cache options are read whole ([`options`]): their `type=s3` entries are
 //! pointed at the s3 endpoint, with a grant made for the build in place of the client's credentials ([`transports`]),
 //! and everything else in them keeps its bytes ([`grpc`]). Where buildkitd does not reach the s3 endpoint, the cache
 //! goes through the build's session ([`session`]), and its progress is put right ([`progress`]). A build that fails

@@ -32,7 +32,7 @@ struct Client {
     arrival: Arrival,
 }
 
-/// The doors of the rooms that calls go through.
+/// The rooms that calls go through, each by the struct that it shows.
 #[derive(Debug)]
 pub(super) struct Rooms {
     pub(super) shutdown: Shutdown,

@@ -23,13 +23,13 @@ struct Import {
 }
 
 impl Import {
-    async fn start(outlived: bool) -> Self {
+    async fn start(replayable: bool) -> Self {
         let memory = MemoryStore::default();
         let promises = Arc::<Promises>::default();
         let store = FaultStore::new(memory.clone());
         let fixture = Setup::through(Arc::new(store.clone()), memory).start_merging(Duration::ZERO).await;
         fixture.plant(&Bytes::from_static(LAYER));
-        promises.set_replayable(outlived);
+        promises.set_replayable(replayable);
         let grant = Grant::builder(scope(), Rights::IMPORT).losses(Arc::clone(&promises)).build();
         Self { fixture, store, promises, grant }
     }
