@@ -94,7 +94,7 @@ impl Blobs {
         self.writes.put(grant, digest, size, body).await
     }
 
-    /// Looks up a blob that its caller would write otherwise. One that is old is touched later, and passes for young from
+    /// Looks up a blob before its caller sends it. One that is old is queued for a touch, and is reported as young from
     /// now on.
     ///
     /// # Errors
@@ -103,8 +103,8 @@ impl Blobs {
         self.writes.find_to_reuse(grant, digest).await
     }
 
-    /// Makes a blob young again for lifecycle rules; a build does not wait for it. `None`: it stays as it is, which is
-    /// bearable for a build whose store fails.
+    /// Makes a blob young again for lifecycle rules; a build does not wait for it. `None`: the store has failed, and this
+    /// build may go on without the touch.
     ///
     /// # Errors
     /// [`Error::NotFound`](super::Error::NotFound), [`Error::Denied`](super::Error::Denied), or the store's.

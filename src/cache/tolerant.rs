@@ -1,7 +1,7 @@
 //! Calls of builds that go on without their cache when the store fails.
 //!
-//! Each call does what the room's own call does, and then makes of an outage what the grant allows (see `outage`): a lookup is
-//! a miss, and the first write that fails drops the export. Endpoints translate the outcome and decide nothing.
+//! Each call does what the room's own call does, and then handles an outage as the grant allows (see `outage`): a lookup
+//! becomes a miss, and the first write that fails drops the export. Endpoints only translate the outcome.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -90,16 +90,17 @@ impl Tolerant {
         Ok(outage::or_dropped(grant, self.writes.put(grant, digest, size, body).await)?)
     }
 
-    /// Whether a manifest of `size` bytes is worth reading. One that is too large drops its export.
+    /// Checks a manifest of `size` bytes before it is read. One that is too large drops its export, which the call that
+    /// follows then finds.
     ///
     /// # Errors
     /// [`Error::Denied`], or [`Error::Exhausted`] above the bound.
-    pub fn admit_manifest(&self, grant: &Grant, name: &ManifestName, size: u64) -> Result<Export<()>> {
+    pub fn admit_manifest(&self, grant: &Grant, name: &ManifestName, size: u64) -> Result<()> {
         if outage::is_dropped(grant) {
-            return Ok(Export::Dropped);
+            return Ok(());
         }
         grant.check_manifest(Right::Write, name)?;
-        outage::or_dropped(grant, self.manifests.check_size(size))
+        outage::or_dropped(grant, self.manifests.check_size(size)).map(|_| ())
     }
 
     /// Publishes a manifest. Of an export that is dropped, `document` is not read.
@@ -118,15 +119,14 @@ impl Tolerant {
         Ok(self.counted(published))
     }
 
-    /// Whether a part of `size` bytes is worth reading. A manifest with a part that is too large drops its export.
+    /// Checks a part of `size` bytes before it is read. A manifest with a part that is too large drops its export.
     ///
     /// # Errors
     /// [`Error::Exhausted`] above the bound.
-    pub fn admit_part(&self, grant: &Grant, item: &Item, size: u64) -> Result<Export<()>> {
+    pub fn admit_part(&self, grant: &Grant, item: &Item, size: u64) -> Result<()> {
         match item {
-            _ if outage::is_dropped(grant) => Ok(Export::Dropped),
-            Item::Blob(_) => Ok(Export::Stored(())),
-            Item::Manifest(_) => outage::or_dropped(grant, self.manifests.check_size(size)),
+            Item::Manifest(_) if !outage::is_dropped(grant) => outage::or_dropped(grant, self.manifests.check_size(size)).map(|_| ()),
+            Item::Blob(_) | Item::Manifest(_) => Ok(()),
         }
     }
 
@@ -146,18 +146,17 @@ impl Tolerant {
         outage::unless_dropped(grant, self.uploads.take_part(grant, item, id, part)).await
     }
 
-    /// Whether what the parts `numbers` join to may be stored. A manifest that is too large drops its export.
+    /// Checks the size of what the parts `numbers` join to. A manifest that is too large drops its export.
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown upload, or [`Error::Exhausted`] above the bound.
-    pub fn admit_parts(&self, grant: &Grant, item: &Item, id: &UploadId, numbers: &[u16]) -> Result<Export<()>> {
-        if outage::is_dropped(grant) {
-            return Ok(Export::Dropped);
+    pub fn admit_parts(&self, grant: &Grant, item: &Item, id: &UploadId, numbers: &[u16]) -> Result<()> {
+        if outage::is_dropped(grant) || matches!(item, Item::Blob(_)) {
+            return Ok(());
         }
-        let Item::Manifest(_) = item else { return Ok(Export::Stored(())) };
         let sent = self.uploads.parts(grant, item, id)?;
         let size = sent.iter().filter(|sent| numbers.contains(&sent.number)).map(|part| part.size).sum();
-        outage::or_dropped(grant, self.manifests.check_size(size))
+        outage::or_dropped(grant, self.manifests.check_size(size)).map(|_| ())
     }
 
     /// Completes an upload.

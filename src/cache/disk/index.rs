@@ -14,7 +14,7 @@ pub(in crate::cache) struct DiskEntry {
     pub(super) generation: u64,
     /// Bytes of its file.
     pub(super) bytes: u64,
-    /// Its part of the read-ahead budget, while it was fetched ahead and nobody has read it.
+    /// Its part of the read-ahead budget, until it is read for the first time.
     ahead: Mutex<Option<Hold>>,
 }
 
@@ -36,7 +36,7 @@ impl DiskEntry {
         Self { digest, generation, bytes, ahead: Mutex::new(ahead) }
     }
 
-    /// Ends the time in which it was fetched ahead and read by nobody. Returns whether that time lasted until now.
+    /// Records that it is read. Returns whether it was fetched ahead and this is the first time.
     pub(in crate::cache) fn end_read_ahead(&self) -> bool {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
     }

@@ -37,7 +37,7 @@ enum WriterState {
     /// They go to the spool's file, by a write that goes on after its call has returned.
     Behind {
         done: JoinHandle<(IngestFile, Result<()>)>,
-        /// What will be when it is done.
+        /// The status once the write is done.
         status: IngestStatus,
     },
     /// They go into the store, and none of them to the spool's file: those of a build's large blob.

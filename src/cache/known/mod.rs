@@ -25,7 +25,7 @@ pub(super) use self::hits::Hits;
 pub(super) use self::lru::Lru;
 pub(super) use self::trust::Trust;
 
-/// Blobs that are remembered; about 450 bytes each.
+/// Blobs that are remembered as present, and as many whose bytes something is known of; about 250 bytes each.
 const MAX_BLOBS: usize = 1 << 16;
 /// Scopes and manifests that are remembered.
 const MAX_SCOPES: usize = 1 << 10;
@@ -40,16 +40,17 @@ struct Inner {
     max_age: Duration,
     /// How long a blob that was seen is not looked up again.
     lookup_interval: Duration,
-    blobs: Mutex<Lru<Blob>>,
+    blobs: Mutex<Blobs>,
     scopes: Mutex<Scopes>,
 }
 
-/// What is known of one blob.
-#[derive(Debug, Default)]
-struct Blob {
-    present: Option<Present>,
-    /// The last version that something is known of.
-    trust: Option<(ETag, Trust)>,
+/// What is known of blobs, by their places. Each half has a bound of its own: a listing says of thousands of blobs that
+/// they are present, and must not push out which versions are corrupt.
+#[derive(Debug)]
+struct Blobs {
+    present: Lru<Present>,
+    /// The last version of each that something is known of.
+    trust: Lru<(ETag, Trust)>,
 }
 
 #[derive(Debug)]
@@ -71,37 +72,39 @@ impl Known {
     /// Nothing is known yet. That a blob is present is remembered for `max_age`, and a bulk lookup asks for no blob that
     /// was seen within `lookup_interval`.
     pub(super) fn new(max_age: Duration, lookup_interval: Duration) -> Self {
-        let blobs = Mutex::new(Lru::new(MAX_BLOBS));
+        let blobs = Mutex::new(Blobs { present: Lru::new(MAX_BLOBS), trust: Lru::new(MAX_BLOBS) });
         Self(Arc::new(Inner { max_age, lookup_interval, blobs, scopes: Mutex::default() }))
     }
 
     /// Records that a store has a blob. Returns whether the blob counts as present: a corrupt version does not.
     pub(super) fn record_present(&self, scope: &Scope, digest: &Digest, meta: Meta) -> bool {
-        self.change(scope, digest, |blob| {
-            let is_corrupt = blob.trust_in(&meta.etag) == Some(Trust::Corrupt);
-            blob.present = (!is_corrupt).then(|| Present { meta, at: Instant::now() });
-            !is_corrupt
-        })
+        let place = layout::blob_place(scope, digest);
+        let mut blobs = self.blobs();
+        let is_corrupt = blobs.trust_in(&place, &meta.etag) == Some(Trust::Corrupt);
+        if is_corrupt {
+            blobs.present.remove(&place);
+        } else {
+            blobs.present.insert(place, Present { meta, at: Instant::now() });
+        }
+        !is_corrupt
     }
 
     /// Records that a blob was just stored, with these bytes.
     pub(super) fn record_written(&self, scope: &Scope, digest: &Digest, meta: Meta, crc: Crc64) {
-        self.change(scope, digest, |blob| {
-            blob.trust = Some((meta.etag.clone(), Trust::Verified(crc)));
-            blob.present = Some(Present { meta, at: Instant::now() });
-        });
+        let place = layout::blob_place(scope, digest);
+        let mut blobs = self.blobs();
+        blobs.trust.insert(place.clone(), (meta.etag.clone(), Trust::Verified(crc)));
+        blobs.present.insert(place, Present { meta, at: Instant::now() });
     }
 
     /// Records that a blob is not there, or may not be.
     pub(super) fn record_absent(&self, scope: &Scope, digest: &Digest) {
-        if let Some(blob) = self.blobs().get(&layout::blob_place(scope, digest)) {
-            blob.present = None;
-        }
+        self.blobs().present.remove(&layout::blob_place(scope, digest));
     }
 
     /// Records that a blob is young again. This is no proof that it is present, so it is not remembered any longer.
     pub(super) fn record_touched(&self, scope: &Scope, digest: &Digest, modified: OffsetDateTime) {
-        if let Some(present) = self.blobs().get(&layout::blob_place(scope, digest)).and_then(|blob| blob.present.as_mut()) {
+        if let Some(present) = self.blobs().present.get(&layout::blob_place(scope, digest)) {
             present.meta.modified = modified;
         }
     }
@@ -109,16 +112,16 @@ impl Known {
     /// Records how far the bytes of a version are trusted. Returns whether that is news. A blob that is found corrupt does
     /// not count as present any more.
     pub(super) fn record_trust(&self, scope: &Scope, digest: &Digest, etag: &ETag, trust: Trust) -> bool {
-        self.change(scope, digest, |blob| {
-            if trust == Trust::Corrupt {
-                blob.present = None;
-            }
-            let is_news = trust.adds_to(blob.trust_in(etag));
-            if is_news {
-                blob.trust = Some((etag.clone(), trust));
-            }
-            is_news
-        })
+        let place = layout::blob_place(scope, digest);
+        let mut blobs = self.blobs();
+        if trust == Trust::Corrupt {
+            blobs.present.remove(&place);
+        }
+        let is_news = trust.adds_to(blobs.trust_in(&place, etag));
+        if is_news {
+            blobs.trust.insert(place, (etag.clone(), trust));
+        }
+        is_news
     }
 
     /// A blob that was seen lately.
@@ -133,20 +136,20 @@ impl Known {
 
     fn recall_within(&self, scope: &Scope, digest: &Digest, age: Duration) -> Option<Meta> {
         let mut blobs = self.blobs();
-        let present = blobs.get(&layout::blob_place(scope, digest))?.present.as_ref()?;
+        let present = blobs.present.get(&layout::blob_place(scope, digest))?;
         (present.at.elapsed() < age).then(|| present.meta.clone())
     }
 
     /// What was last seen of a blob, however long ago: for what was looked up just now.
     pub(super) fn last(&self, scope: &Scope, digest: &Digest) -> Option<Meta> {
         let mut blobs = self.blobs();
-        let present = blobs.get(&layout::blob_place(scope, digest))?.present.as_ref()?;
+        let present = blobs.present.get(&layout::blob_place(scope, digest))?;
         Some(present.meta.clone())
     }
 
     /// How far the bytes of this version are trusted.
     pub(super) fn trust(&self, scope: &Scope, digest: &Digest, etag: &ETag) -> Option<Trust> {
-        self.blobs().get(&layout::blob_place(scope, digest))?.trust_in(etag)
+        self.blobs().trust_in(&layout::blob_place(scope, digest), etag)
     }
 
     /// Records that all blobs of a manifest are looked up at once now. Returns whether that was due: it is when what an earlier
@@ -175,19 +178,7 @@ impl Known {
         (at.elapsed() < self.0.max_age).then_some(blobs)
     }
 
-    fn change<T>(&self, scope: &Scope, digest: &Digest, change: impl FnOnce(&mut Blob) -> T) -> T {
-        let place = layout::blob_place(scope, digest);
-        let mut blobs = self.blobs();
-        if let Some(blob) = blobs.get(&place) {
-            return change(blob);
-        }
-        let mut blob = Blob::default();
-        let changed = change(&mut blob);
-        blobs.insert(place, blob);
-        changed
-    }
-
-    fn blobs(&self) -> MutexGuard<'_, Lru<Blob>> {
+    fn blobs(&self) -> MutexGuard<'_, Blobs> {
         self.0.blobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -196,9 +187,9 @@ impl Known {
     }
 }
 
-impl Blob {
-    fn trust_in(&self, etag: &ETag) -> Option<Trust> {
-        let (version, trust) = self.trust.as_ref()?;
+impl Blobs {
+    fn trust_in(&mut self, place: &str, etag: &ETag) -> Option<Trust> {
+        let (version, trust) = self.trust.get(place)?;
         (version == etag).then_some(*trust)
     }
 }
@@ -263,5 +254,15 @@ mod tests {
         assert_eq!(known.last(&scope, &digest), None);
         assert!(known.record_present(&scope, &digest, meta("good")));
         assert_eq!(known.last(&scope, &digest), Some(meta("good")));
+    }
+
+    #[test]
+    fn a_listing_of_many_blobs_lifts_no_quarantine() {
+        let (known, digest, scope) = (Known::new(AGE, AGE), Digest::of(b"x"), scope(""));
+        known.record_trust(&scope, &digest, &ETag::new("bad"), Trust::Corrupt);
+        for index in 0..2 * MAX_BLOBS {
+            known.record_present(&scope, &Digest::of(&index.to_le_bytes()), meta("listed"));
+        }
+        assert!(!known.record_present(&scope, &digest, meta("bad")));
     }
 }

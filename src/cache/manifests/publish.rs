@@ -51,7 +51,8 @@ pub(super) struct Publisher {
     reader: ManifestReader,
     vouching: Vouching,
     rules: Option<MergeRules>,
-    /// Exporters of this process wait for each other: fewer puts meet in the store, and where it knows no conditions, none.
+    /// Exporters of this process wait for each other: they rarely meet in the store, and
+    /// never in one that knows no conditional writes.
     locks: Locks,
     /// Whether the store of each bucket heeds the conditions of writes, where that is known.
     conditional: Mutex<HashMap<BucketName, bool>>,

@@ -87,8 +87,8 @@ impl Vouching {
         bad
     }
 
-    /// Trusts those blobs of a stored manifest that are still the version that it vouches for. Returns those that are another
-    /// version, of which nothing good is known, with what the manifest says of them.
+    /// Trusts those blobs of a stored manifest that are still the version that it vouches for. Returns those
+    /// whose stored version is another one that is not trusted, with what the manifest says of each.
     pub(super) fn accept_vouched<'a>(&self, scope: &Scope, config: &'a CacheConfig) -> BTreeMap<Digest, Vouched<'a>> {
         let mut vouched = config.vouched();
         vouched.retain(|digest, vouched| {

@@ -70,7 +70,7 @@ impl BucketReads {
         self.downloads.get_sequential(store, &layout::blob_key(scope, digest)).await
     }
 
-    /// The bytes from `at` on of a version of which somebody waits for the rest now, as fast as they come. `None` where
+    /// Reads the rest of this version again from `at` on, at full speed, because a reader is waiting for it now. `None` where
     /// they come no faster than with one request at a time.
     pub(super) async fn speed_up(&self, source: &BlobSource, meta: &Meta, at: u64) -> Option<ByteStream> {
         let range = ByteRange::new(at, meta.size).filter(|range| range.len() > RANGE_BYTES)?;

@@ -36,14 +36,25 @@ impl<K: PartialEq + Send + 'static, R: Send + 'static> KeptReads<K, R> {
 
     /// Keeps a read from now on.
     pub(crate) fn put(&self, key: K, read: R) {
-        let (watch, mut ended) = oneshot::channel();
-        {
-            let mut reads = self.reads();
-            if reads.len() >= MAX_KEPT {
-                reads.pop_front();
-            }
-            reads.push_back(Kept { key, read, watch });
+        let reads = self.reads();
+        self.add(reads, key, read);
+    }
+
+    /// Begins a read and keeps it, unless there is one of this key.
+    pub(in crate::cache) fn put_new(&self, key: K, begin: impl FnOnce() -> R) {
+        let reads = self.reads();
+        if reads.iter().all(|kept| kept.key != key) {
+            self.add(reads, key, begin());
         }
+    }
+
+    fn add(&self, mut reads: MutexGuard<'_, VecDeque<Kept<K, R>>>, key: K, read: R) {
+        let (watch, mut ended) = oneshot::channel();
+        let oldest = if reads.len() >= MAX_KEPT { reads.pop_front() } else { None };
+        reads.push_back(Kept { key, read, watch });
+        // What ends with a read may be long: not under the lock.
+        drop(reads);
+        drop(oldest);
         let reads = Arc::downgrade(&self.reads);
         let shutdown = self.shutdown.clone();
         self.shutdown.spawn(async move {

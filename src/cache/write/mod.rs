@@ -138,7 +138,7 @@ impl Writes {
         BlobInfo::new(*digest, meta)
     }
 
-    /// Looks up a blob that its caller would write otherwise. One that is old is touched later, and passes for young from
+    /// Looks up a blob before its caller sends it. One that is old is queued for a touch, and is reported as young from
     /// now on.
     ///
     /// # Errors
@@ -160,8 +160,8 @@ impl Writes {
         Ok(found)
     }
 
-    /// Makes a blob young again for lifecycle rules; a build does not wait for it. `None`: it stays as it is, which is
-    /// bearable for a build whose store fails.
+    /// Makes a blob young again for lifecycle rules; a build does not wait for it. `None`: the store has failed, and this
+    /// build may go on without the touch.
     ///
     /// # Errors
     /// Those of [`Self::touch`].

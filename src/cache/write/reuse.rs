@@ -42,9 +42,9 @@ impl Reuse {
         if OffsetDateTime::now_utc() - found.modified > TOUCH_AFTER { self.touches.later(grant, found) } else { Ok(found) }
     }
 
-    /// The store's answer, or a guess where there is none and the journal takes what is sent. The blob is taken to be where
-    /// it was seen last. One that was never seen is not found, and sent. What turns out wrong is left out when the manifest
-    /// is published.
+    /// The store's answer. Where the store gives none and the journal takes the export, a blob counts as stored if it was
+    /// ever seen there. One that was never seen is reported missing, so that the client sends it. What turns out wrong is
+    /// left out when the manifest is published.
     fn or_guessed(&self, grant: &Grant, digest: &Digest, answer: Result<BlobInfo>) -> Result<BlobInfo> {
         match answer {
             Err(error) if error.is_outage() => match self.known.last(grant.scope(), digest) {

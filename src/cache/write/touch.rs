@@ -90,8 +90,8 @@ impl Touches {
         }
     }
 
-    /// Makes a blob young in the store. Some objects get another ETag by that. What is known of the bytes then goes with
-    /// them, for which the touched object is looked up and returned.
+    /// Makes a blob young in the store. That may change its ETag: where the old version was trusted, the object is looked
+    /// up again, so that the trust carries over, and what the lookup said is returned.
     pub(super) async fn touch(&self, scope: &Scope, store: &dyn Store, digest: &Digest) -> store::Result<Option<Meta>> {
         let key = layout::blob_key(scope, digest);
         let trust = |etag: &ETag| self.known.trust(scope, digest, etag);

@@ -80,9 +80,12 @@ impl Sequential {
             if !next.store.has_headroom() || self.shutdown.is_closing() {
                 return;
             }
-            let (sender, read) = mpsc::channel(1);
-            self.shutdown.spawn(begin(self.bucket.clone(), next, sender, self.metrics.clone(), self.shutdown.clone()));
-            self.begun.put(place, Begun { read, metrics: self.metrics.clone() });
+            // Another build may have begun it since.
+            self.begun.put_new(place, || {
+                let (sender, read) = mpsc::channel(1);
+                self.shutdown.spawn(begin(self.bucket.clone(), next, sender, self.metrics.clone(), self.shutdown.clone()));
+                Begun { read, metrics: self.metrics.clone() }
+            });
         }
     }
 }

@@ -39,6 +39,8 @@ impl Client {
         {
             return Ok(refuse(call, refusal));
         }
+        // A build lives as long as somebody holds it, and what it was granted with it: a call that does not need it lets go.
+        let build = build.filter(|_| path == NEW_CONTAINER);
         if let Some(kind) = SolveCall::of(path) {
             return self.solve(kind, request, call).await;
         }

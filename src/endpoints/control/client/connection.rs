@@ -13,7 +13,7 @@ use crate::endpoints::control::proxy::Upstream;
 use crate::endpoints::{Activity, Connection};
 use crate::shutdown::Shutdown;
 
-/// When the endpoints close no build runs. The calls that are left then, of clients that watch, have so long to end.
+/// No build is running when the endpoints close. The calls that are left, of clients that only watch, have so long to end.
 const LEFT_CALLS: Duration = Duration::from_secs(1);
 
 /// Serves the calls of a connection, which go to buildkitd through `upstream`, at most `max_streams` at once.

@@ -38,9 +38,9 @@ struct NamedStream {
 enum NextStream {
     /// No stream follows.
     No,
-    /// That is not known before the messages are over.
+    /// Decided once the messages are over.
     Later(FollowUp),
-    /// That is being found out. The messages ended with this frame.
+    /// Being decided. The messages ended with this frame.
     Now(FollowUp, Option<Frame<Bytes>>),
 }
 

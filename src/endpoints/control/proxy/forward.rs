@@ -23,7 +23,7 @@ use crate::endpoints::control::grpc::message::{ReadError, Unary};
 use crate::endpoints::control::grpc::status;
 use crate::metrics::Metrics;
 
-/// How a call is answered. With the error it is reset towards the caller, as the peer has reset it.
+/// How a call is answered. On an error the stream to the caller is reset, as the peer has reset its own.
 pub(crate) type Answered = Result<Response<ResponseBody>, hyper::Error>;
 
 /// Passes calls on.
