@@ -5,9 +5,6 @@
 
 use crate::types::{Digest, Key, ManifestName, Scope};
 
-/// The prefix of labels, below the scope's own: what the content endpoint knows of a blob beyond its bytes.
-const LABELS_PREFIX: &str = "labels/";
-
 /// The key of a blob.
 #[must_use]
 pub fn blob_key(scope: &Scope, digest: &Digest) -> Key {
@@ -20,10 +17,10 @@ pub fn manifest_key(scope: &Scope, name: &ManifestName) -> Key {
     Key::new(&manifests_prefix(scope), name.as_str())
 }
 
-/// The key of a blob's labels.
+/// The key of a blob's labels: what the content endpoint knows of it beyond its bytes.
 #[must_use]
 pub fn labels_key(scope: &Scope, digest: &Digest) -> Key {
-    Key::new(&format!("{}{LABELS_PREFIX}", scope.prefix()), &digest.to_string())
+    Key::new(&format!("{}{}", scope.prefix(), Scope::LABELS_PREFIX), &digest.to_string())
 }
 
 /// What the keys of all blobs of a scope begin with.

@@ -80,6 +80,11 @@ impl JournalFinish<'_> {
                 );
                 journal.remove(id).await;
             }
+            // It would be refused again and again.
+            Err(Error::Denied(why)) => {
+                tracing::error!("{} of {} was acknowledged and cannot be stored: {why}", entry.item, entry.scope);
+                journal.remove(id).await;
+            }
             Err(error) => journal.failed(id, &error),
         }
     }

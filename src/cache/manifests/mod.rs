@@ -135,6 +135,9 @@ impl Manifests {
             }
             (condition, _) => {
                 let store = self.stores.store(grant.scope())?;
+                if condition != Condition::Absent {
+                    self.publisher.base(store.as_ref(), grant, name).await?;
+                }
                 let lost = self.publisher.lost(store.as_ref(), grant, &[&config]).await?;
                 publish::refuse_missing(name, &config, &lost)?;
                 store.put(&layout::manifest_key(grant.scope(), name), Body::Bytes(document), condition).await?

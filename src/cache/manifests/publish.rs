@@ -20,7 +20,7 @@ use crate::cache::read::ManifestReader;
 use crate::cache::{CacheConfig, Condition, Error, Manifest, MergeLimits, Result, StoredConfig, Stripped, layout};
 use crate::metrics::Metrics;
 use crate::store::{self, Backoff, Body, Store};
-use crate::types::{BucketName, Digest, ETag, Grant, Key, ManifestName};
+use crate::types::{BucketName, Denied, Digest, ETag, Grant, Key, ManifestName};
 
 /// Missing blobs that an error names.
 const MISSING_SHOWN: usize = 3;
@@ -153,11 +153,8 @@ impl Publisher {
     /// What to store now, and under which condition.
     async fn merged(&self, store: &dyn Store, publication: &Publication<'_>) -> Result<(Bytes, Condition)> {
         let Publication { grant, name, config: sent, promised, .. } = publication;
-        let base = match self.rules {
-            Some(_) => self.base(store, publication).await?,
-            None => None,
-        };
-        let stored = base.as_ref().and_then(|(_, manifest)| manifest.as_ref());
+        let base = self.base(store, grant, name).await?;
+        let stored = base.as_ref().filter(|_| self.rules.is_some());
         let configs: Vec<&CacheConfig> = std::iter::once(sent).chain(stored.map(|stored| &stored.config)).collect();
         let lost = self.lost(store, grant, &configs).await?;
         refuse_missing(name, sent, &lost.difference(promised).copied().collect())?;
@@ -182,7 +179,7 @@ impl Publisher {
         let condition = match (self.rules, base) {
             (None, _) => Condition::None,
             (Some(_), None) => Condition::Absent,
-            (Some(_), Some((etag, _))) => Condition::Matches(etag),
+            (Some(_), Some(stored)) => Condition::Matches(stored.etag),
         };
         Ok((document, condition))
     }
@@ -236,19 +233,21 @@ impl Publisher {
         Some(document.into())
     }
 
-    /// The version that is stored, with the manifest where it can be read as one.
-    async fn base(&self, store: &dyn Store, publication: &Publication<'_>) -> Result<Option<(ETag, Option<Manifest>)>> {
-        let Publication { grant, name, key, .. } = publication;
+    /// The manifest that is stored under this name, which a new one takes the place of.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] where something else is stored there, or the store's.
+    pub(super) async fn base(&self, store: &dyn Store, grant: &Grant, name: &ManifestName) -> Result<Option<Manifest>> {
         match self.reader.read(store, grant.scope(), name).await {
-            Ok(manifest) => Ok(Some((manifest.etag.clone(), Some(manifest)))),
+            Ok(manifest) => Ok(Some(manifest)),
             Err(Error::NotFound(_)) => Ok(None),
             Err(unreadable @ (Error::Corrupt(_) | Error::Exhausted(_))) => {
-                tracing::warn!(manifest.name = %name, "what is stored as {name} is replaced: {unreadable}");
-                match store.head(key).await {
-                    Ok(meta) => Ok(Some((meta.etag, None))),
-                    Err(store::Error::NotFound(_)) => Ok(None),
-                    Err(error) => Err(error.into()),
-                }
+                let place = layout::manifest_place(grant.scope(), name);
+                Err(Denied::new(format!(
+                    "what is stored as {place} is no cache manifest, and is not replaced by one ({unreadable}): export to another name, \
+                     or delete it"
+                ))
+                .into())
             }
             Err(error) => Err(error),
         }

@@ -90,9 +90,10 @@ impl Permissions {
     /// Checks a right on a manifest.
     ///
     /// # Errors
-    /// [`Denied`] without the right, or for a manifest that is not among the names.
+    /// [`Denied`] without the right, for a manifest that is not among the names, or for one whose key is no manifest's.
     pub fn check_manifest(&self, right: Right, name: &ManifestName) -> Result<(), Denied> {
         self.check(right)?;
+        self.scope.check_manifest_key(name).map_err(|invalid| Denied::new(invalid.to_string()))?;
         match &self.names {
             Some(names) if !names.contains(name) => Err(Denied::new(format!("this grant is not for manifest {name}"))),
             _ => Ok(()),

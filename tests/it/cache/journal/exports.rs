@@ -1,5 +1,7 @@
 //! Exports that end before their store has them.
 
+use time::OffsetDateTime;
+
 use super::*;
 
 #[tokio::test]
@@ -119,4 +121,18 @@ async fn a_large_blob_of_a_session_goes_to_the_journal_and_in_parts_from_there()
     process.until_empty().await;
     assert!(machine.has(&blob));
     machine.store.wait_for_no_upload().await;
+}
+
+#[tokio::test]
+async fn an_export_to_the_place_of_something_else_is_given_up_and_leaves_it() {
+    let machine = Machine::new();
+    let process = machine.start().await;
+    let blob = content(3000, 1);
+    process.put(&local(), &blob).await.unwrap();
+    process.publish(&local(), &[&blob]).await.unwrap();
+    machine.store.plant("manifests/app", Bytes::from_static(b"not a manifest"), OffsetDateTime::now_utc());
+    machine.faults.fails_with(Fault::None);
+    process.until_empty().await;
+    assert!(machine.has(&blob));
+    assert_eq!(machine.store.bytes("manifests/app").unwrap(), &b"not a manifest"[..]);
 }

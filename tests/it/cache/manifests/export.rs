@@ -87,16 +87,6 @@ async fn a_put_with_a_condition_replaces_or_fails() {
 }
 
 #[tokio::test]
-async fn a_manifest_that_cannot_be_read_is_replaced() {
-    let fixture = Fixture::merging(HOUR).await;
-    plant(&fixture, "a");
-    fixture.store.plant("manifests/app", Bytes::from_static(b"not json"), OffsetDateTime::now_utc());
-    let sent = chain(&["a"], OffsetDateTime::UNIX_EPOCH);
-    fixture.publish(&sent).await.unwrap();
-    assert_eq!(fixture.store.bytes("manifests/app").unwrap(), sent);
-}
-
-#[tokio::test]
 async fn a_store_without_conditional_writes_still_merges_what_one_process_puts() {
     for conditions in [Conditions::Refused, Conditions::Ignored] {
         let (log, _guard) = Log::capture();
@@ -128,4 +118,24 @@ async fn an_export_of_what_is_there_costs_few_calls() {
     let calls = fixture.store.calls();
     assert_eq!((calls.heads, calls.gets, calls.puts, calls.lists), (0, 1, 1, 1), "{calls:?}");
     assert_eq!(fixture.store.bytes("manifests/app").unwrap(), sent, "byte for byte");
+}
+
+#[tokio::test]
+async fn what_is_no_manifest_is_not_replaced_by_one() {
+    let large = vec![b'x'; 2 << 20];
+    for found in [&b"not a manifest"[..], b"[]", b"{\"layers\":1}", &large] {
+        for fixture in [Fixture::merging(HOUR).await, Fixture::new(|settings| settings.max_manifest_bytes = 1 << 20).await] {
+            fixture.store.plant("manifests/app", Bytes::copy_from_slice(found), OffsetDateTime::now_utc());
+            plant(&fixture, "layer");
+            let document = chain(&["layer"], OffsetDateTime::now_utc());
+            let etag = fixture.cache.manifests().stat(&fixture.grant, &name()).await.unwrap().etag;
+            for condition in [Condition::None, Condition::Matches(etag)] {
+                let refused = fixture.cache.manifests().publish(&fixture.grant, &name(), document.clone(), condition).await;
+                assert!(matches!(&refused, Err(Error::Denied(why)) if why.contains("bucket/manifests/app")), "{refused:?}");
+            }
+            let refused = fixture.cache.manifests().publish(&fixture.grant, &name(), document, Condition::Absent).await;
+            assert!(matches!(refused, Err(Error::Conflict(_))), "{refused:?}");
+            assert_eq!(fixture.store.bytes("manifests/app").unwrap(), found);
+        }
+    }
 }
