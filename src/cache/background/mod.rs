@@ -3,8 +3,8 @@
 //! In: touches that builds have left for later, and the entries of the journal. Out: younger blobs, and blobs and manifests
 //! in their stores.
 
+mod do_touches;
 mod finish_journal;
-mod touch;
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ impl Background {
 
     /// Does the touches that were left for later, until the process begins to end.
     pub async fn touch(self, shutdown: Shutdown) {
-        touch::run(self.writes.touches(), &shutdown).await;
+        do_touches::run(self.writes.touches(), &shutdown).await;
     }
 
     /// Finishes what exports left in the journal, until the process begins to end. The next start goes on.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::document;
 use super::manifest::ManifestReader;
+use super::session_document;
 use super::verify::quarantined;
 use crate::cache::known::Known;
 use crate::cache::locks::Locks;
@@ -38,7 +38,7 @@ impl Lookups {
     /// [`Error::NotFound`](crate::cache::Error::NotFound), [`Error::Denied`](crate::cache::Error::Denied), or the store's.
     pub(in crate::cache) async fn stat(&self, grant: &Grant, digest: &Digest) -> Result<BlobInfo> {
         grant.check(Right::Exists)?;
-        if let Some(document) = document::of(grant, digest) {
+        if let Some(document) = session_document::of(grant, digest) {
             return Ok(BlobInfo::unstored(*digest, document.len() as u64));
         }
         let store = self.stores.store(grant.scope())?;
@@ -79,7 +79,7 @@ impl Lookups {
     /// # Errors
     /// [`Error::Denied`](crate::cache::Error::Denied).
     pub(in crate::cache) fn remembered_size(&self, grant: &Grant, digest: &Digest) -> Result<Option<u64>> {
-        if let Some(document) = document::of(grant, digest) {
+        if let Some(document) = session_document::of(grant, digest) {
             return Ok(Some(document.len() as u64));
         }
         grant.check_blob(Right::Read, digest)?;

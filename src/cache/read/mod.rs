@@ -10,14 +10,14 @@
 
 mod bucket;
 mod disk;
-mod document;
-mod fill;
+mod fetch;
 mod kept;
 mod lookup;
 mod manifest;
-mod promised;
 mod read_ahead;
+mod session_document;
 mod verify;
+mod wait_for_store;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use self::bucket::{BlobSource, BucketReads};
 use self::disk::DiskReads;
-use self::fill::Fetcher;
+use self::fetch::Fetcher;
 use self::read_ahead::{IntoDisk, Predictions, Sequential};
 use self::verify::Verifier;
 use super::disk::Disk;
@@ -104,8 +104,8 @@ impl Reads {
     /// [`Error::NotFound`], [`Error::OutOfRange`] for a range that begins behind the blob, [`Error::Denied`], or the
     /// store's. In the body also [`Error::Corrupt`] where the bytes are not right.
     pub(super) async fn read(&self, grant: &Grant, digest: &Digest, range: Option<ByteRange>) -> Result<BlobRead> {
-        if let Some(document) = document::of(grant, digest) {
-            return document::read(*digest, &document, range);
+        if let Some(document) = session_document::of(grant, digest) {
+            return session_document::read(*digest, &document, range);
         }
         grant.check_blob(Right::Read, digest)?;
         let source = self.source(grant, digest)?;
@@ -142,7 +142,7 @@ impl Reads {
     where
         F: Future<Output = Result<T>>,
     {
-        promised::promised(&self.stores, grant, digest, look).await
+        wait_for_store::promised(&self.stores, grant, digest, look).await
     }
 
     /// Reads a blob as it is stored: nothing is verified, and one in quarantine is read too.

@@ -8,7 +8,7 @@
 pub(in crate::cache) mod receive;
 mod reuse;
 pub(in crate::cache) mod spool;
-mod touch;
+mod touch_queue;
 
 use std::future::pending;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use crate::transfer::{MultipartUploads, Payload, SINGLE_PUT_BYTES, Upload};
 use crate::types::{Digest, Durability, ETag, Grant, Hasher, Right, Sums};
 
 pub(super) use self::receive::Intake;
-pub(super) use self::touch::Touches;
+pub(super) use self::touch_queue::Touches;
 
 /// What writes are made from.
 pub(super) struct Parts {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::touch::Touches;
+use super::touch_queue::Touches;
 use crate::cache::journal::Journal;
 use crate::cache::known::Known;
 use crate::cache::read::Lookups;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::chains::Predictions;
 use crate::cache::disk::{Disk, Fill};
 use crate::cache::read::bucket::BlobSource;
-use crate::cache::read::fill::Fetcher;
+use crate::cache::read::fetch::Fetcher;
 use crate::shutdown::Shutdown;
 use crate::transfer::{Budget, Hold};
 use crate::types::Grant;

@@ -4,14 +4,14 @@
 //! through the build's session ([`Progress`]). A client's traces enter and leave without the credentials in them.
 //! Every other byte of both stays.
 
-mod names;
 mod stream;
 mod traces;
-mod vertex;
+mod vertex_digest;
+mod vertex_names;
 
-pub(super) use names::Progress;
 pub(super) use stream::{named, uncompressed};
 pub(super) use traces::{EXPORT_TRACES, masked};
+pub(super) use vertex_names::Progress;
 
 /// The path of the call by which clients follow a build.
 pub(super) const STATUS: &str = "/moby.buildkit.v1.Control/Status";

@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 
-use super::names::Progress;
+use super::vertex_names::Progress;
 use crate::endpoints::control::grpc::message::{self, Messages, Unary};
 use crate::endpoints::control::proxy::{BodyError, RequestBody, ResponseBody};
 

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::vertex;
+use super::vertex_digest;
 use crate::endpoints::control::grpc::wire::{self, Edit, Malformed};
 use crate::endpoints::control::options::{Decision, exports};
 use crate::types::Digest;
@@ -39,12 +39,12 @@ impl Progress {
             let Some(entry) = entry.as_ref().filter(|entry| entry.kind == "local") else { continue };
             let Some(dest) = entry.attrs.get("dest") else {
                 let name = format!("importing cache manifest from {target} through remora");
-                self.name(reference, &vertex::of_import(entry), name);
+                self.name(reference, &vertex_digest::of_import(entry), name);
                 continue;
             };
             if let Some(index) = exports(request)?.iter().position(|export| export.get("dest") == Some(dest)) {
                 let name = format!("exporting cache to {target} through remora");
-                self.name(reference, &vertex::of_export(session, index), name);
+                self.name(reference, &vertex_digest::of_export(session, index), name);
             }
         }
         Ok(())
