@@ -43,7 +43,7 @@ stop_buildkitd() {
 }
 
 start_remora() {
-    setpriv --pdeathsig KILL -- setsid target/debug/remora serve --data-dir "$work/remora" --buildkitd "unix://$work/buildkitd.sock" \
+    setpriv --pdeathsig KILL -- setsid "${CARGO_TARGET_DIR:-target}/debug/remora" serve --data-dir "$work/remora" --buildkitd "unix://$work/buildkitd.sock" \
         --control "unix://$work/remora.sock" --s3 "tcp://127.0.0.1:$1" --s3-advertise "http://127.0.0.1:$1" \
         --admin "tcp://127.0.0.1:$2" >"$work/remora.log" 2>&1 &
     remora=$!
